@@ -1,8 +1,7 @@
-"""What every test may count on: no model hub, few threads, fixed seeds, and GPU tests that say why they were skipped."""
+"""What every test may count on: no model hub, few threads, fixed seeds, and GPU tests that say why they skip."""
 
 import os
 import random
-from collections.abc import Iterator
 
 # Set before torch, tokenizers or matplotlib are imported: each reads its variable once, on import.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -11,9 +10,14 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["MPLBACKEND"] = "agg"
 os.environ.setdefault("OMP_NUM_THREADS", str(min(2, os.cpu_count() or 1)))
 
-import numpy as np  # noqa: E402
-import pytest  # noqa: E402
-import torch  # noqa: E402
+import hypothesis
+import numpy as np
+import pytest
+import torch
+
+# The same examples in every run, and no verdict that depends on how busy the machine is.
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("repeatable")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -27,9 +31,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def fixed_seed() -> Iterator[None]:
+def fixed_seed() -> None:
     """Start every test from the same random numbers, whichever tests ran before it."""
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
-    yield
