@@ -1,0 +1,175 @@
+"""What an optimizer's state costs, counted on the tensors themselves.
+
+Two figures, for any ``torch.optim.Optimizer``:
+
+* *elements*, the numbers that the optimizer keeps: every tensor by its (outer) shape, a Python number as one;
+* *bytes*, the memory that this takes: every storage in full and once, whatever views of it there are.
+
+``MB`` means MiB (2**20 bytes) everywhere.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import numbers
+import types
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_MIB = 2**20
+_PYTHON_NUMBER_BYTES = 8  # an int64 or a float64
+_ADAMW_STEP_BYTES = 4  # one float32
+
+_SPARSE_PARTS = {
+    torch.sparse_coo: ("_indices", "_values"),
+    torch.sparse_csr: ("crow_indices", "col_indices", "values"),
+    torch.sparse_bsr: ("crow_indices", "col_indices", "values"),
+    torch.sparse_csc: ("ccol_indices", "row_indices", "values"),
+    torch.sparse_bsc: ("ccol_indices", "row_indices", "values"),
+}
+
+_SETTINGS = (types.NoneType, bool, str, bytes, enum.Enum, type, types.ModuleType, types.FunctionType)
+
+
+@dataclasses.dataclass(frozen=True)
+class StateSize:
+    """The size of one or several optimizers' state.
+
+    Attributes:
+        elements: How many numbers are kept.
+        bytes: How many bytes they take.
+    """
+
+    elements: int
+    bytes: int
+
+    @property
+    def megabytes(self) -> float:
+        """The bytes in MB (MiB, 2**20 bytes), unrounded."""
+        return self.bytes / _MIB
+
+
+def compute_optimizer_size(states: Iterable[object]) -> tuple[float, int]:
+    """Computes what an optimizer's state costs: ``compute_optimizer_size(optimizer.state.values())``.
+
+    Args:
+        states: The states of the parameters, ``optimizer.state.values()``; see :func:`measure_state`.
+
+    Returns:
+        ``(total_size_megabytes, total_num_elements)``, MB meaning MiB; zero both before the first step.
+    """
+    size = measure_state(states)
+    return size.megabytes, size.elements
+
+
+@torch.no_grad()  # without it DTensor.to_local() would record a graph
+def measure_state(states: Iterable[object]) -> StateSize:
+    """Counts the elements and the bytes that an optimizer's state holds on this process.
+
+    Every tensor is visited, however deep it lies in mappings, lists, tuples, sets, dataclasses and other
+    objects. A DTensor counts as its local shard. A tensor subclass that wraps others (torchao's 8-bit states)
+    has the elements of its outer shape and the bytes of the tensors inside. A sparse tensor counts as its
+    indices and values.
+
+    A storage's bytes count once and in full, even where only a part of it is in use, for all of it stays
+    allocated; rounding by the allocator is not counted. Within one parameter's state, elements count once
+    too: a tensor and a reshaped view of it are not two. A tensor that several parameters share (bitsandbytes'
+    quantization maps) is among each one's elements, as published tables have it, yet takes its bytes once.
+
+    A Python number is one element of 8 bytes. None, booleans, strings, enums, classes and functions are
+    settings and count as nothing.
+
+    Args:
+        states: One state per parameter, ``optimizer.state.values()``. A mapping stands for its values.
+
+    Returns:
+        The size of all states together.
+    """
+    elements = number_bytes = 0
+    storages: set[torch.UntypedStorage] = set()
+    for state in states.values() if isinstance(states, Mapping) else states:
+        counted: set[tuple[Any, ...]] = set()
+        for leaf in _leaves(state, {}):
+            if not isinstance(leaf, Tensor):
+                elements += 1
+                number_bytes += _PYTHON_NUMBER_BYTES
+                continue
+            parts = list(_plain_tensors(leaf))
+            place = tuple((part.untyped_storage(), part.storage_offset(), part.numel()) for part in parts)
+            storages.update(storage for storage, _, _ in place)
+            if place not in counted:
+                counted.add(place)
+                elements += leaf.numel()
+    return StateSize(elements, number_bytes + sum(storage.nbytes() for storage in storages))
+
+
+def adamw_state(parameters: Iterable[Tensor]) -> StateSize:
+    """Computes what ``torch.optim.AdamW`` would hold for these parameters once all of them have been stepped.
+
+    For each parameter that is two moments of its shape and dtype, and a float32 step. A parameter given twice
+    counts once, a DTensor as its local shard, and one that does not require a gradient not at all.
+
+    Args:
+        parameters: The parameters, ``model.parameters()``; tensors on the meta device will do.
+
+    Returns:
+        The size that AdamW's state would have (without ``amsgrad``, which adds a third moment).
+    """
+    trained = {id(parameter): parameter for parameter in parameters if parameter.requires_grad}.values()
+    with torch.no_grad():
+        shards = [_local(parameter) for parameter in trained]
+    return StateSize(
+        elements=sum(2 * shard.numel() + 1 for shard in shards),
+        bytes=sum(2 * shard.numel() * shard.element_size() + _ADAMW_STEP_BYTES for shard in shards),
+    )
+
+
+def _leaves(node: object, seen: dict[int, object]) -> Iterator[Tensor | numbers.Number]:
+    """Yields the tensors and numbers in ``node``; ``seen`` keeps what was met alive, so that no id recurs."""
+    if isinstance(node, _SETTINGS):
+        return
+    if isinstance(node, numbers.Number):
+        yield node
+        return
+    if id(node) in seen:
+        return
+    seen[id(node)] = node
+    if isinstance(node, Tensor):
+        tensor = _local(node)
+        if tensor.layout in _SPARSE_PARTS:
+            yield from (getattr(tensor, part)() for part in _SPARSE_PARTS[tensor.layout])
+        else:
+            yield tensor
+        return
+    for child in _children(node):
+        yield from _leaves(child, seen)
+
+
+def _children(node: object) -> Iterable[object]:
+    """Returns what a container or an object holds."""
+    if isinstance(node, Mapping):
+        return node.values()
+    if isinstance(node, (list, tuple, set, frozenset, deque)):
+        return node
+    if dataclasses.is_dataclass(node):
+        return [getattr(node, field.name, None) for field in dataclasses.fields(node)]
+    return getattr(node, "__dict__", {}).values()
+
+
+def _local(tensor: Tensor) -> Tensor:
+    """Returns this process's shard of a DTensor, and any other tensor as it is."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+def _plain_tensors(tensor: Tensor) -> Iterator[Tensor]:
+    """Yields the tensors that own a (wrapped) tensor's memory: itself, unless it is a wrapper of others."""
+    if not hasattr(tensor, "__tensor_flatten__"):
+        yield tensor
+        return
+    for name in tensor.__tensor_flatten__()[0]:
+        yield from _plain_tensors(getattr(tensor, name))
