@@ -1,0 +1,132 @@
+"""Loading configurations, tokenizers and models of Hugging Face transformers, with errors in a sentence."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+
+from recipes.errors import RecipeError
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
+
+
+def load_config(name: str, key: str, **kwargs: Any) -> "PretrainedConfig":
+    """Loads the configuration of a model.
+
+    Args:
+        name: A hub name or a folder.
+        key: The configuration key that the name stands under, for error messages.
+        kwargs: Values put in place of the configuration's own.
+
+    Raises:
+        RecipeError: If it cannot be found or read.
+    """
+    from transformers import AutoConfig
+
+    return _load(AutoConfig.from_pretrained, name, key, "a model", **kwargs)
+
+
+def load_tokenizer(name: str, key: str) -> "PreTrainedTokenizerBase":
+    """Loads the tokenizer of a model; one without a padding token pads with its end-of-text token.
+
+    Args:
+        name: A hub name or a folder.
+        key: The configuration key that the name stands under, for error messages.
+
+    Raises:
+        RecipeError: If it cannot be found or read, or has nothing to pad with.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer = _load(AutoTokenizer.from_pretrained, name, key, "a tokenizer")
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise RecipeError(
+                f"{key}: the tokenizer '{name}' has neither a padding nor an end-of-text token, so texts "
+                "cannot share a batch: give one that has"
+            )
+        tokenizer.pad_token = tokenizer.eos_token
+        rank_zero_info(f"The tokenizer '{name}' has no padding token: padding with '{tokenizer.eos_token}'.")
+    return tokenizer
+
+
+def load_model(
+    auto_class: Any, name: str, key: str, config: "PretrainedConfig", dtype: str
+) -> "PreTrainedModel":
+    """Loads a model's safetensors weights in train mode and says which parameters they do not cover.
+
+    Args:
+        auto_class: One of transformers' ``AutoModelFor...`` classes.
+        name: A hub name or a folder.
+        key: The configuration key that the name stands under, for error messages.
+        config: The configuration to load with.
+        dtype: The parameters' dtype, whatever the file's; ``float32`` or ``bfloat16``.
+
+    Returns:
+        The model in train mode: ``from_pretrained`` returns eval mode, in which dropout stays off.
+
+    Raises:
+        RecipeError: If the weights cannot be found or read.
+    """
+    folder = Path(name)
+    if folder.is_dir() and not any(next(folder.glob(pattern), None) for pattern in WEIGHTS):
+        raise RecipeError(
+            f"{key}: the folder '{name}' holds no weights (model.safetensors): give a folder written by "
+            "save_pretrained; pickled weights (.bin, .pt) are not loaded"
+        )
+    import transformers
+
+    # What is missing from the checkpoint is said below in one line instead of transformers' table.
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        model, info = _load(
+            auto_class.from_pretrained,
+            name,
+            key,
+            "a model",
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+        transformers.logging.enable_progress_bar()
+    fresh = sorted({*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])})
+    if fresh:
+        rank_zero_info(f"Not in the weights of '{name}' and so random at first: {', '.join(fresh)}.")
+    return model.train()
+
+
+def check_vocabulary(
+    tokenizer: "PreTrainedTokenizerBase", config: "PretrainedConfig", name: str, key: str
+) -> None:
+    """Raises a RecipeError if the tokenizer can produce ids that the model has no embedding for."""
+    size = getattr(config, "vocab_size", None)
+    if size is not None and len(tokenizer) > size:
+        raise RecipeError(
+            f"{key}: the tokenizer has {len(tokenizer)} tokens but the model '{name}' embeds {size}: "
+            "give the tokenizer that the model was trained with"
+        )
+
+
+def _load(load: Any, name: str, key: str, what: str, **kwargs: Any) -> Any:
+    import huggingface_hub
+
+    huggingface_hub.logging.set_verbosity_error()  # its client reports each of its retries; we say it once
+    try:
+        return load(name, **kwargs)
+    except (OSError, ValueError, ImportError, RuntimeError, KeyError) as error:
+        cause = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if Path(name).is_dir():
+            raise RecipeError(f"{key}: {what} cannot be loaded from the folder '{name}': {cause}") from error
+        raise RecipeError(
+            f"{key}: '{name}' is neither a folder here nor within reach on the Hugging Face hub as {what}: "
+            f"check the name and the network ({cause})"
+        ) from error
