@@ -1,4 +1,4 @@
-"""What every test may count on: no model hub, few threads, fixed seeds, and GPU tests that say why they skip."""
+"""What every test may count on: no model hub, few threads, fixed seeds, GPU tests that say why they skip."""
 
 import os
 import random

@@ -1,0 +1,84 @@
+# Everything below sets up what it needs first, and does so once: a second run starts at once.
+#
+#   PYTHON           the Python (3.10 or later) that .venv is made with
+#   VARIANT          cpu or cuda; found out if not given
+#   TORCH_CPU_INDEX  where PyTorch's CPU builds are looked for, if pip's configured sources have none
+#   CONFIG, ARGS     for `make fit`: the configuration, and further arguments of recipes.fit
+#                    for `make test` and `make lock`: ARGS are pytest's and scripts/lock.py's
+
+PYTHON ?= python3
+VENV ?= .venv
+CONFIG ?= cls.yaml
+ARGS ?=
+TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+
+# An environment that was once set up for CUDA stays so on a machine without a GPU, such as a cluster's login node.
+VARIANT ?= $(shell \
+	if [ -e /proc/driver/nvidia/version ] || nvidia-smi -L >/dev/null 2>&1 || [ -e $(VENV)/.runtime-cuda ]; \
+	then echo cuda; else echo cpu; fi)
+ifneq ($(VARIANT),cpu)
+ifneq ($(VARIANT),cuda)
+$(error VARIANT=$(VARIANT) is not known: use VARIANT=cpu or VARIANT=cuda)
+endif
+endif
+
+RUN := $(VENV)/bin/python
+LOCKS := requirements/$(VARIANT).txt requirements/assets.txt $(if $(filter cpu,$(VARIANT)),requirements/torch-cpu.txt)
+RUNTIME := $(VENV)/.runtime-$(VARIANT)
+DEV := $(VENV)/.dev
+
+.DEFAULT_GOAL := help
+.PHONY: help fit setup test test-slow lint format lock clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+fit: $(RUNTIME) ## Fine-tune: CONFIG=cls.yaml and ARGS="--trainer.max_epochs 2" choose what and how
+	$(RUN) -m recipes.fit --config $(CONFIG) $(ARGS)
+
+setup: $(DEV) ## Make .venv with all locked packages, and nothing else
+
+test: $(DEV) ## Run the tests, but for those marked slow
+	$(RUN) -m pytest -m "not slow" $(ARGS)
+
+test-slow: $(DEV) ## Run the tests marked slow
+	$(RUN) -m pytest -m slow $(ARGS)
+
+lint: $(DEV) ## Check style and types
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+format: $(DEV) ## Put the code into the project's style
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+lock: $(DEV) ## Rewrite the lock files after a change in pyproject.toml; ARGS=--upgrade moves every pin
+	TORCH_CPU_INDEX=$(TORCH_CPU_INDEX) $(RUN) scripts/lock.py $(ARGS)
+
+clean: ## Remove .venv and what tools left behind; runs/ stays
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .hypothesis .ruff_cache .mypy_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/pyvenv.cfg:
+	@$(PYTHON) -c 'import sys' 2>/dev/null || { \
+		echo "'$(PYTHON)' does not run: install Python 3.10 or later, or name one, as in: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; \
+		exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+		echo "$$($(PYTHON) --version 2>&1) is too old: name Python 3.10 or later, as in: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; \
+		exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "$$($(PYTHON) --version) lacks its venv and ensurepip modules: install them (Debian, Ubuntu: apt install python3-venv)" >&2; \
+		exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+
+# What `make fit` needs. The stamp of another variant or of an older lock is void from the moment pip starts.
+$(RUNTIME): $(VENV)/pyvenv.cfg $(LOCKS) scripts/install.py
+	@rm -f $(VENV)/.runtime-* $(DEV)
+	$(RUN) scripts/install.py $(VARIANT) --torch-cpu-index=$(TORCH_CPU_INDEX)
+	@touch $@
+
+# What tests and checks need beyond that.
+$(DEV): $(RUNTIME) requirements/dev.txt
+	$(RUN) scripts/install.py dev
+	@touch $@

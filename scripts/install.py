@@ -1,0 +1,108 @@
+"""Install locked packages into the virtual environment whose Python runs this file; ``make setup`` runs it.
+
+A machine needs nothing but Python, make and a package index. pip is the only tool: it keeps to the indexes,
+mirrors, proxies and certificates that the machine is configured for. Every file is checked against the sha256
+in its lock. ``--no-deps`` is safe because a lock names each package that is needed, and it keeps pip from
+fetching a torch build that was not asked for.
+"""
+
+import argparse
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+WHAT = {
+    "cpu": "the application, with PyTorch's CPU build",
+    "cuda": "the application, with torch as the package index serves it: a CUDA build on Linux",
+    "dev": "what tests and checks need beyond the application",
+}
+
+
+def pip(*arguments: str, quietly: bool = False) -> subprocess.CompletedProcess[str]:
+    """Run pip in this environment; with ``quietly``, keep what it complains about instead of printing it."""
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", *arguments]
+    return subprocess.run(command, text=True, stderr=subprocess.PIPE if quietly else None, check=False)
+
+
+def install(*locks: str, options: tuple[str, ...] = ()) -> None:
+    """Install exactly what the lock files name, or exit."""
+    run = pip("install", "--no-deps", "--require-hashes", *options, *requirements(*locks))
+    if run.returncode:
+        raise SystemExit("\nThe packages could not be installed; pip's reason is above.")
+
+
+def requirements(*locks: str) -> list[str]:
+    """Return pip's options that name the lock files."""
+    return [f"--requirement={ROOT / 'requirements' / lock}" for lock in locks]
+
+
+def install_torch_for_cpu(index: str) -> None:
+    """Install PyTorch's CPU build from wherever this machine can get it.
+
+    First from what pip is configured to search: a folder of wheels, a company's mirror, or, on macOS and
+    Windows, the ordinary index. On most Linux machines that has no CPU build, so PyTorch's own index comes
+    next, with a time limit short enough that a blocked network is noticed within a minute.
+
+    Args:
+        index: address of the index that serves PyTorch's CPU builds.
+
+    Raises:
+        SystemExit: neither has a wheel whose sha256 is in the lock.
+    """
+    command = ("install", "--no-deps", "--require-hashes", *requirements("torch-cpu.txt"))
+    configured = pip(*command, quietly=True)
+    if configured.returncode == 0:
+        return
+    print(f"pip's configured sources have no CPU build of torch for this machine; trying {index}", flush=True)
+    official = pip(*command, f"--index-url={index}", "--timeout=15", "--retries=2", quietly=True)
+    if official.returncode == 0:
+        return
+    for source, failure in (("pip's configured sources", configured), (index, official)):
+        print(f"--- {source}:\n{failure.stderr.strip()}", file=sys.stderr)
+    raise SystemExit(
+        f"\nNo locked CPU build of torch could be had for Python {platform.python_version()} on "
+        f"{sys.platform} {platform.machine()}, neither from pip's configured sources nor from {index}; pip's "
+        "words are above. If the network blocks that address, name a mirror: make setup TORCH_CPU_INDEX=URL. "
+        "If you have the wheel, name its folder: PIP_FIND_LINKS=FOLDER make setup. Or take the ordinary "
+        "index's build, several gigabytes that run without a GPU too: make setup VARIANT=cuda."
+    )
+
+
+def installed_torch() -> str:
+    """Return the installed torch's version, or an empty string."""
+    try:
+        return metadata.version("torch")
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def main() -> None:
+    """Parse the command line and install what it asks for."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument(
+        "what", choices=WHAT, help="; ".join(f"{name}: {text}" for name, text in WHAT.items())
+    )
+    parser.add_argument(
+        "--torch-cpu-index", metavar="URL", help="index of CPU builds, for what pip's sources lack"
+    )
+    arguments = parser.parse_args()
+
+    if arguments.what == "dev":
+        install("dev.txt")
+        return
+    if arguments.what == "cpu":
+        install_torch_for_cpu(arguments.torch_cpu_index)
+    elif installed_torch().endswith("+cpu"):
+        # pip would call the requirement torch==X satisfied by X+cpu.
+        pip("uninstall", "--yes", "torch")
+    install(f"{arguments.what}.txt", "assets.txt")
+    # The project itself, so that `python -m recipes.fit` works from any folder.
+    if pip("install", "--no-deps", "--no-build-isolation", "--editable", str(ROOT)).returncode:
+        raise SystemExit("\nThe project itself could not be installed; pip's reason is above.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""Rewrite the lock files in requirements/ from the ranges in pyproject.toml; ``make lock`` runs it.
+
+Four files come from the package index alone: ``cuda.txt`` (everything the application needs, with torch as the
+index serves it, a CUDA build on Linux), ``cpu.txt`` (the same pins without torch and NVIDIA's libraries),
+``dev.txt`` (what tests and checks need beyond either) and ``assets.txt`` (weights and text). ``torch-cpu.txt``
+needs PyTorch's own index as well; where that is out of reach it is left as it is, which is right as long as
+torch stays at the same version.
+"""
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+TORCH_CPU_INDEX = os.environ.get("TORCH_CPU_INDEX") or "https://download.pytorch.org/whl/cpu"
+COMMON = [
+    "--universal",
+    "--python-version=3.10",
+    "--generate-hashes",
+    "--quiet",
+    "--custom-compile-command=make lock",
+]
+
+
+def uv_compile(*arguments: str, config: str | None = None, stdin: str | None = None) -> str:
+    """Run ``uv pip compile`` in the repository's root and return its output.
+
+    Args:
+        arguments: the input file, ``-`` for ``stdin``, and options beyond those common to all lock files.
+        config: a uv.toml to use in place of the project's own.
+        stdin: the requirements, where the input file is ``-``.
+
+    Raises:
+        SystemExit: uv failed; the message is uv's.
+    """
+    command = [sys.executable, "-m", "uv", *(["--config-file", config] if config else []), "pip", "compile"]
+    run = subprocess.run(
+        [*command, *arguments, *COMMON],
+        cwd=ROOT,
+        env={**os.environ, "UV_PYTHON_DOWNLOADS": "never"},
+        input=stdin,
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    if run.returncode:
+        raise SystemExit(run.stderr)
+    return run.stdout
+
+
+def pinned(path: str) -> list[str]:
+    """Return the names that the lock file at ``path`` pins, each once."""
+    return sorted(set(re.findall(r"^([a-z0-9._-]+)==", (ROOT / path).read_text(), flags=re.MULTILINE)))
+
+
+def lock_torch_for_cpu(version: str) -> None:
+    """Write torch-cpu.txt: PyTorch's CPU wheels for Linux; elsewhere the ordinary index's are CPU builds."""
+    path = ROOT / "requirements" / "torch-cpu.txt"
+    try:
+        linux = uv_compile(
+            "-",
+            "--no-deps",
+            "--no-header",
+            f"--index-url={TORCH_CPU_INDEX}",
+            stdin=f"torch=={version}+cpu ; sys_platform == 'linux'",
+        )
+    except SystemExit as failure:
+        if path.exists() and f"torch=={version}+cpu " in path.read_text():
+            print(f"requirements/torch-cpu.txt stays as it is: {TORCH_CPU_INDEX} cannot be read from here")
+            return
+        raise SystemExit(f"torch {version}+cpu cannot be locked from {TORCH_CPU_INDEX}:\n{failure}") from None
+    plain = f"torch=={version} ; sys_platform != 'linux'"
+    elsewhere = uv_compile("-", "--no-deps", "--no-header", stdin=plain)
+    header = "# This file was written by uv via the following command:\n#    make lock\n"
+    note = "# CPU builds of torch: from PyTorch's own index on Linux, from the ordinary index elsewhere.\n"
+    path.write_text(header + note + linux + elsewhere)
+
+
+def main() -> None:
+    """Parse the command line and rewrite the five lock files."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument(
+        "--upgrade", action="store_true", help="take the newest releases that the ranges allow"
+    )
+    upgrade = ["--upgrade"] if parser.parse_args().upgrade else []
+
+    uv_compile("pyproject.toml", "-c=requirements/constraints.in", "-o=requirements/cuda.txt", *upgrade)
+    uv_compile(
+        "pyproject.toml",
+        "-c=requirements/cuda.txt",
+        "--no-emit-package=torch",
+        "-o=requirements/cpu.txt",
+        *upgrade,
+        config="requirements/cpu.toml",
+    )
+    uv_compile(
+        "pyproject.toml",
+        "--extra=dev",
+        "-c=requirements/cuda.txt",
+        *(f"--no-emit-package={name}" for name in ["torch", *pinned("requirements/cpu.txt")]),
+        "-o=requirements/dev.txt",
+        *upgrade,
+        config="requirements/cpu.toml",
+    )
+    uv_compile("requirements/assets.in", "--no-deps", "-o=requirements/assets.txt", *upgrade)
+    torch = re.search(r"^torch==([0-9.]+)", (ROOT / "requirements/cuda.txt").read_text(), flags=re.MULTILINE)
+    assert torch is not None, "cuda.txt always pins torch: pyproject.toml requires it"
+    lock_torch_for_cpu(torch[1])
+
+
+if __name__ == "__main__":
+    main()
