@@ -1,0 +1,275 @@
+"""``Adafactor``: arguments, state and bookkeeping. The rule is in ``rule.py``, its execution in ``plain.py``."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.optim.optimizer import Optimizer, ParamsT
+
+from lightning_adafactor import conversion, plain
+from lightning_adafactor.entry import Entry
+from lightning_adafactor.rule import Dialect, Rule, state_dtype
+
+
+class Adafactor(Optimizer):
+    r"""Adafactor (Shazeer & Stern 2018, arXiv 1804.04235) with ``torch.optim.Adafactor``'s arguments and numbers.
+
+    An (n, m) matrix costs n + m numbers of state where AdamW keeps 2·n·m. Tensors of more dimensions are batches of
+    matrices over their last two; vectors and scalars keep one number per element. Arithmetic and state are float32
+    whatever the parameter's dtype (float64 for float64), with one rounding per step where the parameter is written.
+
+    For step t from 1, with ω = t^beta2_decay, ρ = min(lr, 1/√t), α = max(ε₂, RMS(p))·ρ::
+
+        R ← (1-ω)·R + ω·mean_m(G²)      C ← (1-ω)·C + ω·mean_n(G²)      V̂ = max(R·C / max(mean(R), ε₁), ε₁²)
+        U = G/√V̂                        p ← p·(1 - lr·λ) - α·U / max(1, RMS(U)/d)
+
+    To fine-tune with a constant or scheduled learning rate, as most recipes do, pass
+    ``scale_parameter=False, relative_step=False``.
+
+    ``state[p]`` has torch's names and shapes: ``step`` and ``row_var`` (..., n, 1), ``col_var`` (..., 1, m), or
+    ``variance``; with ``beta1`` also ``exp_avg``. :meth:`load_state_dict` accepts what ``torch.optim.Adafactor``
+    and ``transformers.Adafactor`` saved.
+
+    Args:
+        params: Parameters, named parameters, or dicts that define parameter groups.
+        lr: Upper bound of the relative step size ρ, or ρ itself with ``relative_step=False``; also the
+            coefficient of weight decay.
+        beta2_decay: Exponent of t in ω, the weight of the newest squared gradient.
+        eps: ``(ε₁, ε₂)``. ε₁ bounds √V̂ from below; None takes the machine epsilon of each parameter's dtype.
+            ε₂ is the smallest parameter scale.
+        d: Clip threshold of RMS(U).
+        weight_decay: Decoupled weight decay λ, multiplied with lr.
+        foreach: Accepted for torch's sake; the step is batched in tiles without it and needs no extra memory.
+        maximize: Maximize the objective instead of minimizing it.
+        scale_parameter: Multiply the step size with max(ε₂, RMS(p)).
+        relative_step: Bound the step size by 1/√t; False uses ``lr`` as it is.
+        warmup_init: With ``relative_step``, also bound the step size by 1e-6·t.
+        beta1: Weight of the past in an exponential average of the updates (costs one number per element);
+            None keeps no average.
+        stochastic_rounding: Round written bfloat16 parameters up or down at random, so that updates below half
+            a unit in the last place are not lost. None means yes. Other dtypes are rounded to nearest.
+        seed: Key of the random numbers of stochastic rounding; saved with the state.
+
+    Raises:
+        ValueError: An argument is out of its range.
+    """
+
+    _dialect: Dialect = "torch"
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-2,
+        beta2_decay: float = -0.8,
+        eps: tuple[float | None, float] = (None, 1e-3),
+        d: float = 1.0,
+        weight_decay: float = 0.0,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        scale_parameter: bool = True,
+        relative_step: bool = True,
+        warmup_init: bool = False,
+        beta1: float | None = None,
+        stochastic_rounding: bool | None = None,
+        seed: int = 0,
+    ) -> None:
+        if isinstance(lr, Tensor) and lr.numel() != 1:
+            raise ValueError("Tensor lr must be 1-element")
+        if not 0.0 <= lr:
+            raise ValueError(f"Learning rate should be >= 0 but is: {lr}")
+        if not 0.0 >= beta2_decay:
+            raise ValueError(f"beta2_decay should be <= 0 but is: {beta2_decay}")
+        if eps[0] is not None and not 0.0 <= eps[0]:
+            raise ValueError(f"epsilon1 should be >= 0 but is: {eps[0]}")
+        if not 0.0 <= eps[1]:
+            raise ValueError(f"epsilon2 should be >= 0 but is: {eps[1]}")
+        if not 1.0 <= d:
+            raise ValueError(f"Clipping threshold d should be >= 1 but is: {d}")
+        if not 0.0 <= weight_decay:
+            raise ValueError(f"weight_decay should be >= 0 but is: {weight_decay}")
+        if beta1 is not None and not 0.0 <= beta1 < 1.0:
+            raise ValueError(f"beta1 should be None or in [0, 1) but is: {beta1}")
+        if warmup_init and not relative_step:
+            raise ValueError("warmup_init=True requires relative_step=True")
+        defaults = {
+            "lr": lr,
+            "beta2_decay": beta2_decay,
+            "eps": eps,
+            "d": d,
+            "weight_decay": weight_decay,
+            "foreach": foreach,
+            "maximize": maximize,
+            "scale_parameter": scale_parameter,
+            "relative_step": relative_step,
+            "warmup_init": warmup_init,
+            "beta1": beta1,
+            "stochastic_rounding": stochastic_rounding,
+            "seed": seed,
+        }
+        super().__init__(params, defaults)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds a parameter group, and warns of parameters that have lost their shape to FSDP1."""
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        names = group.get("param_names", [None] * len(group["params"]))
+        for name, param in zip(names, group["params"], strict=True):
+            if getattr(param, "_fsdp_flattened", False) and param.dim() == 1:
+                name = name or ", ".join(getattr(param, "_fqns", ())) or "unnamed"
+                warnings.warn(
+                    f"Parameter {name!r} ({param.numel():,} elements) is a flat shard of FSDP1: Adafactor cannot "
+                    "factor its state and keeps one number per element. Shard with FSDP2 instead "
+                    "(torch.distributed.fsdp.fully_shard), which keeps shapes.",
+                    stacklevel=2,
+                )
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:
+            for key, value in self.defaults.items():
+                group.setdefault(key, value)
+        for param_state in self.state.values():
+            if param_state and not torch.is_tensor(param_state["step"]):
+                param_state["step"] = _new_step(float(param_state["step"]))
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Loads a state saved by this class, ``torch.optim.Adafactor`` or ``transformers.Adafactor``.
+
+        Names, shapes and group keys are converted, keys that the saved groups lack keep their present values, and
+        the state is kept in (or brought to) the dtype of the arithmetic, where ``Optimizer.load_state_dict`` would
+        round it to a bfloat16 parameter's.
+
+        Args:
+            state_dict: What ``state_dict()`` of one of these classes returned.
+
+        Raises:
+            ValueError: Number or sizes of the parameter groups differ.
+        """
+        loaded: dict[str, Any] = {}
+
+        def convert(_: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+            loaded.update(conversion.convert_state_dict(state_dict, self.state_dict()["param_groups"]))
+            return loaded
+
+        def restore_precision(_: Optimizer) -> None:
+            params = [param for group in self.param_groups for param in group["params"]]
+            saved = [key for group in loaded["param_groups"] for key in group["params"]]
+            for param, key in zip(params, saved, strict=True):
+                if key in loaded["state"]:
+                    self.state[param] = self._adopted_state(param, loaded["state"][key])
+
+        # hooks, so that users' own hooks before and after see what they would see with any optimizer
+        before = self.register_load_state_dict_pre_hook(convert)
+        after = self.register_load_state_dict_post_hook(restore_precision, prepend=True)
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            before.remove()
+            after.remove()
+
+    def _adopted_state(self, param: Tensor, saved: dict[str, Any]) -> dict[str, Any]:
+        """A copy of a saved state where and in which dtype this parameter's state belongs."""
+        adopted: dict[str, Any] = {}
+        for key, value in saved.items():
+            if key == "step":
+                adopted[key] = _new_step(float(value))
+            elif torch.is_tensor(value):
+                adopted[key] = value.detach().to(param.device, state_dtype(param), copy=True)
+            else:
+                adopted[key] = value
+        return adopted
+
+    def _rule(self, group: dict[str, Any]) -> Rule:
+        """A group's options in the vocabulary of the rule."""
+        return Rule(
+            lr=group["lr"],
+            beta2_decay=group["beta2_decay"],
+            eps1=group["eps"][0],
+            eps2=group["eps"][1],
+            d=group["d"],
+            weight_decay=group["weight_decay"],
+            maximize=group["maximize"],
+            scale_parameter=group["scale_parameter"],
+            relative_step=group["relative_step"],
+            warmup_init=group["warmup_init"],
+            beta1=group["beta1"],
+            dialect=self._dialect,
+            stochastic_rounding=group["stochastic_rounding"] is not False,
+            seed=group["seed"],
+        )
+
+    def _new_state(self, param: Tensor, rule: Rule) -> dict[str, Tensor]:
+        """The state before the first step: zeros."""
+        state = {"step": _new_step(0.0)}
+        dtype = state_dtype(param)
+        if param.dim() > 1:
+            *batch, n, m = param.shape
+            state["row_var"] = torch.zeros(*batch, n, 1, dtype=dtype, device=param.device)
+            state["col_var"] = torch.zeros(*batch, 1, m, dtype=dtype, device=param.device)
+        else:
+            state["variance"] = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
+        if rule.beta1 is not None:
+            state["exp_avg"] = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
+        return state
+
+    def _entries(self) -> list[Entry]:
+        """Everything that has a gradient this step, state created where there is none yet."""
+        entries: list[Entry] = []
+        index = -1
+        for group in self.param_groups:
+            rule = self._rule(group)
+            for param in group["params"]:
+                index += 1
+                if param.grad is None:
+                    continue
+                if torch.is_complex(param):
+                    raise RuntimeError("Adafactor does not support complex parameters")
+                if param.grad.is_sparse:
+                    raise RuntimeError("Adafactor does not support sparse gradients")
+                if isinstance(param, DTensor):
+                    raise RuntimeError("Adafactor does not support DTensor parameters (fully_shard, tensor parallel)")
+                state = self.state[param]
+                if len(state) == 0:
+                    state.update(self._new_state(param, rule))
+                elif rule.beta1 is not None and "exp_avg" not in state:
+                    state["exp_avg"] = torch.zeros_like(param, dtype=state_dtype(param))
+                entries.append(Entry.of(param.detach(), param.grad, state, index, rule))
+        return entries
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """Takes one step for every parameter that has a gradient.
+
+        ``self.grad_scale`` and ``self.found_inf``, where a gradient scaler has set them, are honoured: gradients are
+        divided by the one, and nothing changes if the other is not zero.
+
+        Args:
+            closure: Evaluates the model again and returns the loss; called first, with gradients enabled.
+
+        Returns:
+            What the closure returned, or None without one.
+
+        Raises:
+            RuntimeError: A parameter is complex or a DTensor, or a gradient is sparse.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        plain.adafactor(
+            self._entries(),
+            grad_scale=getattr(self, "grad_scale", None),
+            found_inf=getattr(self, "found_inf", None),
+        )
+        return loss
+
+
+def _new_step(value: float) -> Tensor:
+    """The counter t, on the CPU, where its value can be read without waiting for a device."""
+    return torch.tensor(value, dtype=torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32)

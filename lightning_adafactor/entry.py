@@ -1,0 +1,69 @@
+"""What one step needs of one parameter: the unit that every implementation of the step works on."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from torch import Tensor
+
+from lightning_adafactor.rule import Rule
+
+
+@dataclasses.dataclass(slots=True)
+class Entry:
+    """One parameter's share of a step, seen in the order of its memory.
+
+    The rule treats rows and columns alike but for one place, the mean of R. So a parameter whose last two
+    dimensions lie transposed in memory is worked on as its transpose, with R and C changing roles: reads stay
+    contiguous, and all implementations number elements alike (which decides their random bits).
+
+    Attributes:
+        param: The parameter, shape (..., n, m), or (m,) or () for one that is not factored. Any float dtype.
+        grad: Its gradient; same shape, possibly another dtype or other strides.
+        step: t, the number of steps taken; one element.
+        row_var: R, shape (..., n, 1): averages of G² along m. None if not factored. float32/float64 like all state.
+        col_var: C, shape (..., 1, m): averages of G² along n. None if not factored.
+        variance: V, the parameter's shape. None if factored.
+        exp_avg: The average of updates with momentum (``beta1``), the parameter's shape; else None.
+        rms: Where RMS(p) of this step is recorded; one element, or None.
+        index: The parameter's position in the optimizer, a part of the key of its random bits.
+        rule: Its group's options.
+        transposed: Whether the last two dimensions of everything here are swapped against the parameter's own.
+    """
+
+    param: Tensor
+    grad: Tensor
+    step: Tensor
+    row_var: Tensor | None
+    col_var: Tensor | None
+    variance: Tensor | None
+    exp_avg: Tensor | None
+    rms: Tensor | None
+    index: int
+    rule: Rule
+    transposed: bool = False
+
+    @classmethod
+    def of(cls, param: Tensor, grad: Tensor, state: dict[str, Tensor], index: int, rule: Rule) -> Entry:
+        """Gathers a parameter, its gradient and its state (torch's names), and puts them in memory order."""
+        row_var, col_var, exp_avg = state.get("row_var"), state.get("col_var"), state.get("exp_avg")
+        transposed = param.dim() > 1 and param.stride(-2) < param.stride(-1) and param.size(-2) > 1
+        if transposed and row_var is not None and col_var is not None:
+            param, grad = param.mT, grad.mT
+            row_var, col_var = col_var.mT, row_var.mT
+            exp_avg = None if exp_avg is None else exp_avg.mT
+        variance, rms = state.get("variance"), state.get("RMS")
+        step = state["step"]
+        return cls(param, grad, step, row_var, col_var, variance, exp_avg, rms, index, rule, transposed)
+
+    @property
+    def factored(self) -> bool:
+        """Whether second moments are kept as R and C rather than element by element."""
+        return self.row_var is not None
+
+    def mean_of_rows(self) -> Tensor:
+        """mean(R) over n, of each matrix, shape (..., 1, 1); of the parameter's own R also where roles have changed."""
+        assert self.row_var is not None and self.col_var is not None
+        if self.transposed:
+            return self.col_var.mean(dim=-1, keepdim=True)
+        return self.row_var.mean(dim=-2, keepdim=True)

@@ -1,0 +1,97 @@
+"""Stochastic rounding of float32 to bfloat16, with random bits that any implementation can compute again.
+
+Round-to-nearest loses every update smaller than half a step of the parameter's grid, so a bfloat16 parameter
+(8 bits of mantissa) stops learning at small learning rates. Rounding up with the probability of the part that
+would be cut off keeps the mean right.
+
+The bits come from Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), a function of
+a key and a counter without any state. bfloat16 is the upper half of float32, so one element needs 16 random bits
+and one Philox block serves 8 neighbours in a row:
+
+* key: the seed, 64 bits;
+* counter: (column // 8, row, step, parameter), 32 bits each. Rows are counted over all matrices of a batch, a
+  vector is one row; rows and columns are those of :class:`lightning_adafactor.entry.Entry`, in memory order;
+* column % 8 = 2·word + half picks word 0…3 of the block and its low or high half.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+LANES = 8
+"""Elements served by one Philox block."""
+
+ROUNDS = 10
+"""Rounds of Philox."""
+
+_MULTIPLIER = (0xD2511F53, 0xCD9E8D57)
+_WEYL = (0x9E3779B9, 0xBB67AE85)
+_MASK = 0xFFFFFFFF
+
+
+def philox(seed: int, counter: Sequence[Tensor]) -> list[Tensor]:
+    """Philox4x32-10.
+
+    Args:
+        seed: The key, 64 bits.
+        counter: Four int64 tensors of values below 2³², broadcastable against each other.
+
+    Returns:
+        Four int64 tensors of values below 2³², the four words of each block.
+    """
+    c0, c1, c2, c3 = counter
+    k0, k1 = seed & _MASK, (seed >> 32) & _MASK
+    for _ in range(ROUNDS):
+        # int64 wraps around in the product's upper bits, which the mask makes the unsigned ones again
+        left, right = c0 * _MULTIPLIER[0], c2 * _MULTIPLIER[1]
+        c0, c1 = (right >> 32 & _MASK) ^ c1 ^ k0, right & _MASK
+        c2, c3 = (left >> 32 & _MASK) ^ c3 ^ k1, left & _MASK
+        k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
+    return [c0, c1, c2, c3]
+
+
+def random_bits(seed: int, rows: Tensor, columns: slice, *, step: int, parameter: int) -> Tensor:
+    """The 16 random bits of each element of a tile.
+
+    Args:
+        seed: The key.
+        rows: int64 row numbers, any shape (...).
+        columns: The tile's columns; they start at a multiple of 8.
+        step: t.
+        parameter: The parameter's position in the optimizer.
+
+    Returns:
+        int32 values below 2¹⁶, shape (..., columns).
+    """
+    width = columns.stop - columns.start
+    first = columns.start // LANES
+    blocks = torch.arange(first, first + -(-width // LANES), device=rows.device)
+    words = philox(
+        seed,
+        (
+            blocks.expand(*rows.shape, -1),
+            rows.unsqueeze(-1),
+            torch.tensor(step & _MASK, device=rows.device),
+            torch.tensor(parameter & _MASK, device=rows.device),
+        ),
+    )
+    halves = [half for word in words for half in ((word & 0xFFFF).int(), (word >> 16).int())]
+    return torch.stack(halves, dim=-1).flatten(-2)[..., :width]
+
+
+def round_stochastically(values: Tensor, bits: Tensor) -> Tensor:
+    """Rounds float32 to bfloat16 up or down, with mean ``values`` over uniform ``bits``.
+
+    Args:
+        values: float32, any shape; used as scratch space and left rounded.
+        bits: int32 below 2¹⁶, same shape. A finite value is rounded away from zero where bits + the 16 lowest
+            bits of its mantissa carry; infinities and NaN pass unchanged.
+
+    Returns:
+        ``values``, each exactly representable in bfloat16.
+    """
+    rounded = (values.view(torch.int32) + bits).bitwise_and_(-65536).view(torch.float32)
+    return values.copy_(torch.where(values.isfinite(), rounded, values))

@@ -1,0 +1,110 @@
+"""``TransformersAdafactor``: transformers' arguments and numbers on the same engine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import Optimizer, ParamsT
+
+from lightning_adafactor.adafactor import Adafactor
+from lightning_adafactor.rule import Dialect, Rule, state_dtype
+
+
+class TransformersAdafactor(Adafactor):
+    """Adafactor with ``transformers.Adafactor``'s arguments and numbers.
+
+    It differs from :class:`~lightning_adafactor.Adafactor` in what ε₁ and weight decay mean (see
+    ``lightning_adafactor.rule``), and keeps RMS(p) in ``state[p]["RMS"]``, where ``AdafactorSchedule`` of
+    transformers looks for it. Otherwise the state has torch's names and shapes; :meth:`load_state_dict` accepts
+    both libraries' own.
+
+    Args:
+        params: Parameters, named parameters, or dicts that define parameter groups.
+        lr: Step size; None with ``relative_step``.
+        eps: ``(ε₁, ε₂)``: what is added to squared gradients, and the smallest parameter scale.
+        clip_threshold: Clip threshold d of RMS(U).
+        decay_rate: Exponent of t in ω, the weight of the newest squared gradient.
+        beta1: Weight of the past in an exponential average of the updates; None keeps no average.
+        weight_decay: Decoupled weight decay λ, multiplied with the step size α.
+        scale_parameter: Multiply the step size with max(ε₂, RMS(p)).
+        relative_step: Step size min(1e-2, 1/√t) instead of ``lr``.
+        warmup_init: Step size min(1e-6·t, 1/√t); needs ``relative_step``.
+        stochastic_rounding: Round written bfloat16 parameters up or down at random (None means yes). transformers
+            rounds to nearest, and so does this class by default.
+        seed: Key of the random numbers of stochastic rounding; saved with the state.
+
+    Raises:
+        ValueError: ``lr`` together with ``relative_step``, or ``warmup_init`` without it.
+    """
+
+    _dialect: Dialect = "transformers"
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor | None = None,
+        eps: tuple[float, float] = (1e-30, 1e-3),
+        clip_threshold: float = 1.0,
+        decay_rate: float = -0.8,
+        beta1: float | None = None,
+        weight_decay: float = 0.0,
+        scale_parameter: bool = True,
+        relative_step: bool = True,
+        warmup_init: bool = False,
+        *,
+        stochastic_rounding: bool | None = False,
+        seed: int = 0,
+    ) -> None:
+        if lr is not None and relative_step:
+            raise ValueError("Cannot combine manual `lr` and `relative_step=True` options")
+        if warmup_init and not relative_step:
+            raise ValueError("`warmup_init=True` requires `relative_step=True`")
+        defaults = {
+            "lr": lr,
+            "eps": eps,
+            "clip_threshold": clip_threshold,
+            "decay_rate": decay_rate,
+            "beta1": beta1,
+            "weight_decay": weight_decay,
+            "scale_parameter": scale_parameter,
+            "relative_step": relative_step,
+            "warmup_init": warmup_init,
+            "stochastic_rounding": stochastic_rounding,
+            "seed": seed,
+        }
+        # past Adafactor's own arguments, whose names and checks are torch's
+        Optimizer.__init__(self, params, defaults)
+
+    def _rule(self, group: dict[str, Any]) -> Rule:
+        if group["lr"] is None and not group["relative_step"]:
+            raise ValueError("TransformersAdafactor needs an `lr` when `relative_step=False`")
+        return Rule(
+            lr=1e-2 if group["relative_step"] else group["lr"],
+            beta2_decay=group["decay_rate"],
+            eps1=group["eps"][0],
+            eps2=group["eps"][1],
+            d=group["clip_threshold"],
+            weight_decay=group["weight_decay"],
+            scale_parameter=group["scale_parameter"],
+            relative_step=group["relative_step"],
+            warmup_init=group["warmup_init"],
+            beta1=group["beta1"],
+            dialect=self._dialect,
+            stochastic_rounding=group["stochastic_rounding"] is not False,
+            seed=group["seed"],
+        )
+
+    def _new_state(self, param: Tensor, rule: Rule) -> dict[str, Tensor]:
+        state = super()._new_state(param, rule)
+        state["RMS"] = torch.zeros((), dtype=state_dtype(param), device=param.device)
+        return state
+
+    def _adopted_state(self, param: Tensor, saved: dict[str, Any]) -> dict[str, Any]:
+        rms = torch.as_tensor(saved.get("RMS", 0.0))
+        return super()._adopted_state(param, {**saved, "RMS": rms})
+
+    def _get_lr(self, param_group: dict[str, Any], param_state: dict[str, Any]) -> float:
+        """α of a group's first parameter; the name and signature that transformers' ``AdafactorSchedule`` calls."""
+        return self._rule(param_group).alpha(float(param_state["step"]), float(param_state["RMS"]))
