@@ -3,17 +3,19 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from lightning import LightningModule
+from lightning import Callback, LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from torch.nn import functional
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
+from lightning_adafactor import Adafactor
 from recipes import optimization
 from recipes.errors import RecipeError
+from recipes.predictions import PredictionWriter
 from recipes.pretrained import check_vocabulary, load_config, load_model
+from recipes.run_history import RunHistory
 from recipes.text_classification_data import TextClassificationData
 
 if TYPE_CHECKING:
@@ -50,7 +52,9 @@ class TextClassifier(LightningModule):
     def __init__(
         self,
         pretrained: str,
-        optimizer: OptimizerCallable = lambda params: torch.optim.Adafactor(params, lr=3e-4),
+        optimizer: OptimizerCallable = lambda params: Adafactor(
+            params, lr=3e-4, scale_parameter=False, relative_step=False
+        ),
         schedule: optimization.Schedule | None = "linear",
         warmup: float = 0.06,
         schedule_args: dict[str, Any] | None = None,
@@ -68,8 +72,13 @@ class TextClassifier(LightningModule):
         self.label_smoothing = label_smoothing
         self.dropout = dropout
         self.dtype_name = dtype
-        self.predictions = predictions
+        self.run_callbacks: list[Callback] = [RunHistory(), PredictionWriter(predictions)]
         self.model: PreTrainedModel | None = None
+
+    def configure_callbacks(self) -> list[Callback]:
+        """The history that the report is made of, and the writer of predictions."""
+        present = self.trainer.callbacks  # type: ignore[attr-defined]
+        return [callback for callback in self.run_callbacks if callback not in present]
 
     @property
     def data(self) -> TextClassificationData:

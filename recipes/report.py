@@ -1,0 +1,202 @@
+"""What a finished run leaves: the best checkpoint's ``model/``, ``report.json``, ``report.png``, a table."""
+
+import importlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+
+from lightning_adafactor.memory import StateSize, adamw_state, measure_state
+from recipes.run_history import RunHistory, peak_memory_mb
+
+if TYPE_CHECKING:
+    from lightning.pytorch.cli import LightningCLI
+
+PACKAGES = ("torch", "lightning", "transformers", "datasets", "torchmetrics", "lightning-adafactor")
+
+
+def finish(cli: "LightningCLI") -> None:
+    """Tests the best checkpoint and writes ``model/``, ``report.json``, ``report.png`` into the run's folder.
+
+    It serves any recipe: the module has ``save_pretrained(folder)``, the data module ``has_test``, and the
+    trainer a :class:`~recipes.run_history.RunHistory`. All ranks call it, for the test is shared among them;
+    rank 0 writes.
+
+    Args:
+        cli: The command line after ``fit``: its trainer, model and datamodule.
+    """
+    trainer, module = cli.trainer, cli.model
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    history = next(callback for callback in callbacks if isinstance(callback, RunHistory))
+    # The optimizers are gone from the trainer once it tests.
+    report = _about_training(trainer, module, history)
+    best = _best_checkpoint(trainer)
+    test_metrics = _evaluate_best(cli, best)
+    metrics = {**best_evaluation(history, trainer), **test_metrics}
+    if not trainer.is_global_zero:
+        return
+    report["metrics"] = {name: value for name, value in metrics.items() if "/" in name}
+    report["seconds"] = {phase: round(seconds, 3) for phase, seconds in history.seconds.items()}
+    if trainer.log_dir is None:
+        rank_zero_info(
+            "The trainer has no logger, so there is no folder for model/, report.json and report.png."
+        )
+    else:
+        folder = Path(trainer.log_dir)
+        module.save_pretrained(folder / "model")
+        (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        _draw(report, history, folder / "report.png")
+    _print_table(report, trainer.log_dir)
+
+
+def best_evaluation(history: RunHistory, trainer: Trainer) -> dict[str, float]:
+    """The validation metrics at the best checkpoint, or at the last validation where none was monitored."""
+    if not history.evaluations:
+        return {}
+    checkpoint = trainer.checkpoint_callback
+    if (
+        isinstance(checkpoint, ModelCheckpoint)
+        and checkpoint.monitor
+        and checkpoint.best_model_score is not None
+    ):
+        score = checkpoint.best_model_score.item()
+        for _, metrics in history.evaluations:
+            if metrics.get(checkpoint.monitor) == score:
+                return metrics
+    return history.evaluations[-1][1]
+
+
+def _best_checkpoint(trainer: Trainer) -> str | None:
+    checkpoint = trainer.checkpoint_callback
+    return (checkpoint.best_model_path or None) if isinstance(checkpoint, ModelCheckpoint) else None
+
+
+def _evaluate_best(cli: "LightningCLI", best: str | None) -> dict[str, float]:
+    """Leaves the best checkpoint's weights in the module; returns its test metrics if there is a test."""
+    trainer = cli.trainer
+    if best is None:
+        rank_zero_info("No checkpoint was kept: the weights of the last step are tested and saved.")
+    if cli.datamodule.has_test:
+        return dict(trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path=best, verbose=False)[0])
+    if best is not None:
+        trainer.validate(cli.model, datamodule=cli.datamodule, ckpt_path=best, verbose=False)
+    return {}
+
+
+def _about_training(trainer: Trainer, module: LightningModule, history: RunHistory) -> dict[str, Any]:
+    state = measure_state(
+        [state for optimizer in trainer.strategy.optimizers for state in optimizer.state.values()]
+    )
+    samples = history.samples * trainer.world_size
+    return {
+        "recipe": _recipe_name(trainer, module),
+        "optimizer": ", ".join(import_path(type(optimizer)) for optimizer in trainer.strategy.optimizers),
+        "optimizer_state": _as_dict(state),
+        "adamw_state": _as_dict(adamw_state(module.parameters())),
+        "parameters": sum(parameter.numel() for parameter in module.parameters()),
+        "metrics": {},
+        "steps": trainer.global_step,
+        "seconds": {},
+        "samples_per_second": round(samples / history.training_seconds, 3)
+        if history.training_seconds
+        else 0.0,
+        "peak_memory_mb": round(peak_memory_mb(trainer.strategy.root_device), 1),
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "device": device_name(trainer.strategy.root_device),
+        "seed": int(os.environ["PL_GLOBAL_SEED"]) if "PL_GLOBAL_SEED" in os.environ else None,
+        "git_commit": git_commit(),
+    }
+
+
+def _recipe_name(trainer: Trainer, module: LightningModule) -> str:
+    return Path(trainer.log_dir).parent.name if trainer.log_dir else type(module).__name__
+
+
+def _as_dict(size: StateSize) -> dict[str, int | float]:
+    return {"elements": size.elements, "bytes": size.bytes, "megabytes": size.megabytes}
+
+
+def import_path(cls: type) -> str:
+    """The shortest path that a class can be imported from, as a YAML names it (``torch.optim.AdamW``)."""
+    parts = cls.__module__.split(".")
+    for end in range(1, len(parts) + 1):
+        package = ".".join(parts[:end])
+        if getattr(importlib.import_module(package), cls.__name__, None) is cls:
+            return f"{package}.{cls.__name__}"
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def device_name(device: torch.device) -> str:
+    """The accelerator's name, or the processor's with the threads that torch uses of it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type != "cpu":
+        return str(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return f"{next(names, platform.processor() or platform.machine())}, {torch.get_num_threads()} threads"
+
+
+def git_commit() -> str | None:
+    """The commit that this package's repository is at, or None outside one."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def _draw(report: dict[str, Any], history: RunHistory, file: Path) -> None:
+    from recipes.report_picture import draw
+
+    draw(report, history.losses, history.evaluations, file)
+
+
+def _print_table(report: dict[str, Any], folder: str | None) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    state, adamw = report["optimizer_state"], report["adamw_state"]
+    table = Table(
+        title=f"{report['recipe']}: {report['optimizer']}, {report['steps']} steps", show_header=False
+    )
+    table.add_column(style="bold")
+    table.add_column(justify="right")
+    for name, value in report["metrics"].items():
+        table.add_row(name, f"{value:.4f}")
+    table.add_section()
+    table.add_row("optimizer state", f"{state['megabytes']:,.2f} MB, {state['elements']:,} elements")
+    table.add_row("AdamW would hold", f"{adamw['megabytes']:,.2f} MB, {adamw['elements']:,} elements")
+    table.add_row("parameters", f"{report['parameters']:,}")
+    table.add_row("peak memory", f"{report['peak_memory_mb']:,.0f} MB")
+    table.add_section()
+    seconds = report["seconds"]
+    table.add_row("seconds", ", ".join(f"{phase} {value:.0f}" for phase, value in seconds.items()))
+    table.add_row("training examples a second", f"{report['samples_per_second']:.1f}")
+    console = Console()
+    console.print(table)
+    if folder is not None:
+        console.print(f"Model, report.json and report.png are in {folder}", soft_wrap=True, highlight=False)

@@ -1,0 +1,108 @@
+"""What happened during a run: its loss and evaluations step by step, its seconds and its examples."""
+
+import time
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+
+class RunHistory(Callback):
+    """Records what the report shows. It survives a resumed run through the checkpoint, times excepted.
+
+    Attributes:
+        losses: ``(step, loss)``, the mean training loss since the entry before, every ``log_every_n_steps``.
+        evaluations: For each validation ``(step, {metric: value})``.
+        seconds: ``setup`` from the making of this callback to the first training step (data, model, sanity
+            check), ``train`` the training loop with its validations, ``test`` the test loop.
+        samples: Training examples seen by this process.
+        training_seconds: ``seconds["train"]`` without the validations.
+    """
+
+    def __init__(self) -> None:
+        self.losses: list[tuple[int, float]] = []
+        self.evaluations: list[tuple[int, dict[str, float]]] = []
+        self.seconds = {"setup": 0.0, "train": 0.0, "test": 0.0}
+        self.samples = 0
+        self.training_seconds = 0.0
+        self._mark = time.perf_counter()
+        self._validation_mark = 0.0
+        self._validation_seconds = 0.0
+        self._loss_sum: Tensor | None = None
+        self._loss_count = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stops the clock of the setup and starts that of training."""
+        self._lap("setup")
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stops the clock of training."""
+        self._lap("train")
+        self.training_seconds = self.seconds["train"] - self._validation_seconds
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the clock of the test."""
+        self._mark = time.perf_counter()
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stops the clock of the test."""
+        self._lap("test")
+
+    def _lap(self, phase: str) -> None:
+        now = time.perf_counter()
+        self.seconds[phase] = now - self._mark
+        self._mark = now
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Counts the examples and, every ``log_every_n_steps``, notes the mean loss since the last time."""
+        first = next((value for value in batch.values() if isinstance(value, Tensor)), None)
+        self.samples += 0 if first is None else len(first)
+        if isinstance(outputs, dict) and "loss" in outputs:
+            # Lightning divides the loss by the batches that make up a step. Summed on the device, none is
+            # waited for.
+            loss = outputs["loss"].detach().float() * trainer.accumulate_grad_batches
+            self._loss_sum = loss if self._loss_sum is None else self._loss_sum + loss
+            self._loss_count += 1
+        step = trainer.global_step
+        due = trainer.is_last_batch or step % max(trainer.log_every_n_steps, 1) == 0  # type: ignore[attr-defined]
+        noted = self.losses[-1][0] if self.losses else 0
+        if self._loss_sum is not None and due and step > noted:
+            self.losses.append((step, self._loss_sum.item() / self._loss_count))
+            self._loss_sum, self._loss_count = None, 0
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the clock of a validation."""
+        self._validation_mark = time.perf_counter()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Notes the metrics of a validation within training."""
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        self._validation_seconds += time.perf_counter() - self._validation_mark
+        metrics = {
+            name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("val/")
+        }
+        self.evaluations.append((trainer.global_step, metrics))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The curves, to be carried on by a resumed run."""
+        return {"losses": self.losses, "evaluations": self.evaluations}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes up the curves of the run that is resumed."""
+        self.losses = list(state_dict["losses"])
+        self.evaluations = list(state_dict["evaluations"])
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Peak memory in MB: the most that tensors took on CUDA, elsewhere what the process had resident."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    import resource
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
