@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from recipes.errors import RecipeError
 from recipes.labels import label_name, ordered, trained_labels
+from recipes.length_grouping import LengthGroupedSampler
 from recipes.pretrained import load_config, load_tokenizer
 from recipes.sources import carve, load_split
 
@@ -286,8 +287,6 @@ class TextClassificationData(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled batches, of similar lengths if asked for; an order of its own for each seed and epoch."""
-        from transformers.trainer_pt_utils import DistributedLengthGroupedSampler
-
         assert self.trainer is not None
         dataset = self._encoded["train"]
         # Lightning would wrap any other sampler in a shuffle of its own, which tears grouped batches apart.
@@ -300,7 +299,7 @@ class TextClassificationData(LightningDataModule):
         }
         sampler: DistributedSampler
         if self.group_by_length:
-            sampler = DistributedLengthGroupedSampler(self.batch_size, lengths=dataset["length"][:], **shard)
+            sampler = LengthGroupedSampler(dataset["length"][:], self.batch_size, **shard)
         else:
             sampler = DistributedSampler(dataset, shuffle=True, **shard)
         return self._loader("train", self.batch_size, sampler)
