@@ -64,6 +64,7 @@ class TextClassifier(LightningModule):
         predictions: str = "predictions.csv",
     ) -> None:
         super().__init__()
+        self.save_hyperparameters(ignore=["optimizer"])  # weights_only loading would refuse a callable
         self.pretrained = pretrained
         self.optimizer = optimizer
         self.schedule = schedule
