@@ -7,9 +7,12 @@ fetching a torch build that was not asked for.
 """
 
 import argparse
+import compileall
 import platform
+import re
 import subprocess
 import sys
+import sysconfig
 from importlib import metadata
 from pathlib import Path
 
@@ -27,9 +30,9 @@ def pip(*arguments: str, quietly: bool = False) -> subprocess.CompletedProcess[s
     return subprocess.run(command, text=True, stderr=subprocess.PIPE if quietly else None, check=False)
 
 
-def install(*locks: str, options: tuple[str, ...] = ()) -> None:
+def install(*locks: str) -> None:
     """Install exactly what the lock files name, or exit."""
-    run = pip("install", "--no-deps", "--require-hashes", *options, *requirements(*locks))
+    run = pip("install", "--no-compile", "--no-deps", "--require-hashes", *requirements(*locks))
     if run.returncode:
         raise SystemExit("\nThe packages could not be installed; pip's reason is above.")
 
@@ -52,7 +55,7 @@ def install_torch_for_cpu(index: str) -> None:
     Raises:
         SystemExit: neither has a wheel whose sha256 is in the lock.
     """
-    command = ("install", "--no-deps", "--require-hashes", *requirements("torch-cpu.txt"))
+    command = ("install", "--no-compile", "--no-deps", "--require-hashes", *requirements("torch-cpu.txt"))
     configured = pip(*command, quietly=True)
     if configured.returncode == 0:
         return
@@ -69,6 +72,12 @@ def install_torch_for_cpu(index: str) -> None:
         "If you have the wheel, name its folder: PIP_FIND_LINKS=FOLDER make setup. Or take the ordinary "
         "index's build, several gigabytes that run without a GPU too: make setup VARIANT=cuda."
     )
+
+
+def compile_modules() -> None:
+    """Byte-compile what a run imports, on all cores: pip would take one core, and every model of transformers."""
+    unused = re.compile(r"transformers.models.|torch.testing.|.tests.")
+    compileall.compile_dir(sysconfig.get_path("purelib"), rx=unused, quiet=2, workers=0)
 
 
 def installed_torch() -> str:
@@ -102,6 +111,7 @@ def main() -> None:
     # The project itself, so that `python -m recipes.fit` works from any folder.
     if pip("install", "--no-deps", "--no-build-isolation", "--editable", str(ROOT)).returncode:
         raise SystemExit("\nThe project itself could not be installed; pip's reason is above.")
+    compile_modules()
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """Rewrite the lock files in requirements/ from the ranges in pyproject.toml; ``make lock`` runs it.
 
-Four files come from the package index alone: ``cuda.txt`` (everything the application needs, with torch as the
-index serves it, a CUDA build on Linux), ``cpu.txt`` (the same pins without torch and NVIDIA's libraries),
-``dev.txt`` (what tests and checks need beyond either) and ``assets.txt`` (weights and text). ``torch-cpu.txt``
-needs PyTorch's own index as well; where that is out of reach it is left as it is, which is right as long as
-torch stays at the same version.
+Four files come from the package index alone: ``cuda.txt`` (everything the application needs, with torch as
+the index serves it, a CUDA build on Linux), ``cpu.txt`` (the same pins without torch and NVIDIA's libraries),
+``dev.txt`` (what tests and checks need beyond either) and ``assets.txt`` (weights and text).
+``torch-cpu.txt`` needs PyTorch's own index as well; where that is out of reach it is left as it is, which is
+right as long as torch stays at the same version.
 """
 
 import argparse
