@@ -1,6 +1,28 @@
-"""Recipes that fine-tune transformers with Adafactor, each one a module and its data."""
+"""Recipes that fine-tune transformers with Adafactor, each one a module and its data.
 
-from recipes.text_classification import TextClassifier
-from recipes.text_classification_data import TextClassificationData
+The classes are imported when they are first asked for, so that the command line starts quickly.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from recipes.text_classification import TextClassifier as TextClassifier
+    from recipes.text_classification_data import TextClassificationData as TextClassificationData
+
+_MODULES = {
+    "TextClassificationData": "recipes.text_classification_data",
+    "TextClassifier": "recipes.text_classification",
+}
 
 __all__ = ["TextClassificationData", "TextClassifier"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -1,0 +1,78 @@
+"""The outermost layer of the command line: exit codes, and sentences for what users can mend.
+
+Only light modules are imported here, so that a misspelt file name is answered before torch is loaded.
+"""
+
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+from recipes.errors import RecipeError, TrainingDiverged
+
+COMMANDS = ("fit", "validate", "test", "predict")
+USAGE = (
+    f"usage: python -m recipes {{{','.join(COMMANDS)}}} --config FILE [--config FILE ...] [--KEY VALUE ...]"
+)
+LINES_AT_MOST = 5
+
+SUCCESS, FAILURE, MISTAKE, INTERRUPTED = 0, 1, 2, 130
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs a command of the recipes.
+
+    Args:
+        args: The command line without the program, such as ``["fit", "--config", "cls.yaml"]``; by default
+            that of this process.
+
+    Returns:
+        The exit status: 0; 1 after a training that diverged; 2 for what the user can mend; 130 after Ctrl-C.
+        A fault of the program itself is not caught.
+    """
+    args = list(sys.argv[1:] if args is None else args)
+    try:
+        return _run(args)
+    except RecipeError as error:
+        return _fail(str(error), MISTAKE)
+    except TrainingDiverged as error:
+        return _fail(str(error), FAILURE)
+    except KeyboardInterrupt as interrupt:
+        print(f"\ninterrupted{f': {interrupt}' if str(interrupt) else ''}", file=sys.stderr)
+        return INTERRUPTED
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else SUCCESS if ended.code is None else FAILURE
+
+
+def _run(args: list[str]) -> int:
+    if not args:
+        raise RecipeError(
+            f"expected a command\n{USAGE}\nfor example: python -m recipes fit --config cls.yaml"
+        )
+    if args[0] not in COMMANDS and not args[0].startswith("-"):
+        near = get_close_matches(args[0], COMMANDS, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"expected one of {', '.join(COMMANDS)}"
+        raise RecipeError(f"unknown command '{args[0]}'; {hint}\n{USAGE}")
+
+    if args[0].startswith("-") and args[0] not in ("-h", "--help"):
+        raise RecipeError(f"'{args[0]}' stands before the command\n{USAGE}")
+
+    from recipes.command_line import configs_in
+
+    for _ in configs_in(args[1:]):
+        pass  # a file that is missing or no YAML is told before torch is loaded
+
+    from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+    from recipes.lightning_cli import RecipeCLI
+
+    try:
+        RecipeCLI(args)
+    except MisconfigurationException as error:
+        raise RecipeError(" ".join(str(error).split())) from error
+    return SUCCESS
+
+
+def _fail(message: str, status: int) -> int:
+    lines = f"error: {message}".splitlines()
+    print("\n".join(lines[:LINES_AT_MOST]), file=sys.stderr)
+    return status

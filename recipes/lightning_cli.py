@@ -1,0 +1,246 @@
+"""The one LightningCLI of all recipes: from the command line to a trained model in a run's folder.
+
+It knows no task: ``model`` and ``data`` are whatever classes the YAML names.
+"""
+
+import importlib
+import signal
+import sys
+from argparse import ArgumentError
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ActionConfigFile, set_parsing_settings
+from lightning import LightningDataModule, LightningModule, Trainer, __version__
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from omegaconf.errors import OmegaConfBaseException
+
+from recipes import checkpoints, noise, resolvers
+from recipes.command_line import given_in
+from recipes.config_files import find_config, is_inline, read_config
+from recipes.errors import RecipeError
+from recipes.given import Given, kept_arguments, plain_keys
+from recipes.interpolation import absolute_in, explain_interpolation
+from recipes.mistakes import explain, refuse_empty_groups, sentence
+from recipes.run_folder import RunFolder, claim, config_name, give_back, next_folder, runs_root
+from recipes.trainer_defaults import default_callbacks, loggers_of
+
+# The parser resolves ${...} once, after all files and options; without this, references inside a file would
+# be looked for above the subcommand. It is a setting of the whole process, read when a file is parsed.
+set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+
+USAGE = "--config FILE [--config FILE ...] [--KEY VALUE ...]"
+WHERE_RUNS_GO = (
+    "A run writes to runs/<name of the first --config>/version_N/, a new N each time. "
+    "The folder of all runs is trainer.default_root_dir, else the variable RUNS_DIR, else runs."
+)
+CHECKPOINT_PATHS = (
+    "A .ckpt file, the folder of a run, or 'best' or 'last' of the newest run of this --config."
+)
+
+
+class FindConfigFile(ActionConfigFile):
+    """``--config`` that looks in the working folder and in ``configs/``."""
+
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
+        """Puts the settings of a file on top of those given so far."""
+        if not is_inline(values):
+            path = find_config(values)
+            read_config(path)
+            values = str(path)
+        super().__call__(parser, cfg, values, option_string)
+
+
+class RecipeCLI(LightningCLI):
+    """Fits, validates, tests or predicts with the model and the data that the configuration names.
+
+    Args:
+        args: The command line, beginning with the subcommand.
+
+    Attributes:
+        run_folder: Where this run writes; None with ``trainer.fast_dev_run``.
+
+    Raises:
+        RecipeError: Something on the command line, in a file or on this machine is not as it has to be.
+    """
+
+    def __init__(self, args: Sequence[str]) -> None:
+        self.run_folder: RunFolder | None = None
+        self._given: list[Given] = []
+        noise.silence()
+        resolvers.register()
+        try:
+            super().__init__(
+                LightningModule,
+                LightningDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                seed_everything_default=42,
+                auto_configure_optimizers=False,
+                parser_kwargs=self._parser_settings(),
+                args=list(args),
+            )
+        except BaseException as error:
+            self._leave_no_empty_folder()
+            if isinstance(error, SystemExit) and self._interrupted():
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+                raise KeyboardInterrupt(self._where_it_stopped()) from None
+            raise
+
+    def _leave_no_empty_folder(self) -> None:
+        if self.run_folder is not None and is_first_rank():
+            give_back(self.run_folder)
+
+    def _interrupted(self) -> bool:
+        """Whether Lightning has ended the process because of Ctrl-C."""
+        return hasattr(self, "trainer") and self.trainer.interrupted
+
+    def _where_it_stopped(self) -> str:
+        last = next(
+            (c for c in self.trainer.checkpoint_callbacks if isinstance(c, checkpoints.LastCheckpoint)), None
+        )
+        if self.subcommand != "fit" or last is None or not last.best_model_path:
+            return ""
+        return f"go on with --ckpt_path {last.best_model_path}"
+
+    @classmethod
+    def _parser_settings(cls) -> dict[str, Any]:
+        commands = ",".join(cls.subcommands())
+        settings: dict[str, Any] = {
+            "prog": "python -m recipes",
+            "description": "Fine-tunes transformers with little optimizer memory, from YAML files.",
+            "usage": f"python -m recipes {{{commands}}} {USAGE}",
+            "parser_mode": "omegaconf+",
+            "allow_abbrev": False,
+            "exit_on_error": False,
+        }
+        for command in cls.subcommands():
+            settings[command] = {
+                "usage": f"python -m recipes {command} {USAGE}",
+                "epilog": WHERE_RUNS_GO,
+                "allow_abbrev": False,
+            }
+        return settings
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """A parser whose --config looks in the working folder and in configs/."""
+        kwargs.setdefault("dump_header", [f"lightning=={__version__}"])
+        parser = self.parser_class(**kwargs)
+        parser.add_argument(
+            "-c",
+            "--config",
+            action=FindConfigFile,
+            help="YAML file, looked for in the working folder and then in configs/. Several are laid on "
+            "top of each other from left to right, and so are the options between and after them.",
+        )
+        return parser
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds ``checkpoint``: which checkpoints ``fit`` keeps."""
+        parser.add_class_arguments(ModelCheckpoint, "checkpoint", skip={"dirpath", "save_last"})
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parses the command line, and answers a mistake with a sentence."""
+        assert isinstance(args, list)
+        command, options = args[0], args[1:]
+        subparser = self._subcommand_parsers.get(command)
+        self._given = list(given_in(options))
+        if subparser is not None:
+            refuse_empty_groups(subparser, self._given)
+        try:
+            self.config = parser.parse_args([command, *(absolute_in(command, option) for option in options)])
+        except ArgumentError as error:
+            if subparser is not None:
+                explain(subparser, self._given)
+            raise RecipeError(sentence(str(error), command)) from error
+        except OmegaConfBaseException as error:
+            raise explain_interpolation(error, command, self._given) from error
+        for note in kept_arguments(self._given, self.config[command].as_dict()):
+            tell(note)
+
+    def _parse_ckpt_path(self) -> None:
+        """Finds the checkpoint that is meant; takes from it what was not given of the model's settings."""
+        command = self.config["subcommand"]
+        settings = self.config[command]
+        if not settings.get("ckpt_path"):
+            return
+        root, name = self._run_group()
+        settings["ckpt_path"] = path = checkpoints.resolve(settings["ckpt_path"], command, root, name)
+        if not Path(path).is_file():
+            return
+        model = settings["model"]
+        given = {key.split(".")[1] for source in self._given for key in plain_keys(source.settings, "model")}
+        adopted, notes = checkpoints.adopt(path, model["class_path"], model["init_args"].as_dict(), given)
+        for note in notes:
+            tell(note)
+        if adopted:
+            settings = {command: {"model": {"class_path": model["class_path"], "init_args": adopted}}}
+            try:
+                self.config = self.parser.parse_object(settings, self.config)
+            except ArgumentError as error:
+                raise RecipeError(f"--ckpt_path {path}: {sentence(str(error), command)}") from error
+
+    def _run_group(self) -> tuple[Path, str]:
+        """The folder of all runs, and the name of this run's group."""
+        settings = self.config[self.config["subcommand"]]
+        first = next((given.file.path for given in self._given if given.file), None)
+        return runs_root(settings["trainer"]["default_root_dir"]), config_name(first)
+
+    def before_instantiate_classes(self) -> None:
+        """Lets the model say what makes a checkpoint the best one, where the configuration does not."""
+        settings = self.config[self.subcommand]
+        checkpoint = settings["checkpoint"]
+        if checkpoint["monitor"] is None and settings["trainer"]["limit_val_batches"] != 0:
+            module, _, name = settings["model"]["class_path"].rpartition(".")
+            model_class = getattr(importlib.import_module(module), name)
+            checkpoint["monitor"] = getattr(model_class, "monitor", "val/loss")
+            checkpoint["mode"] = getattr(model_class, "monitor_mode", "min")
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Makes the trainer with the recipes' loggers and callbacks, all writing to this run's folder."""
+        settings = self._get(self.config_init, "trainer")
+        if not settings["fast_dev_run"]:
+            root, name = self._run_group()
+            self.run_folder = claim(root, name) if is_first_rank() else next_folder(root, name)
+            kwargs["default_root_dir"] = str(self.run_folder.path)
+            kwargs["logger"] = loggers_of(self.run_folder, settings)
+        kwargs["callbacks"] = default_callbacks(
+            str(self.subcommand), {**settings, **kwargs}, self._get(self.config_init, "checkpoint")
+        )
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except MisconfigurationException as error:
+            if "No supported" in str(error):
+                raise RecipeError(
+                    f"trainer.accelerator is '{settings['accelerator']}', and torch finds no such device "
+                    "on this machine: use auto or cpu"
+                ) from error
+            raise
+        except ValueError as error:
+            raise RecipeError(f"trainer: {' '.join(str(error).split())}") from error
+
+    def after_fit(self) -> None:
+        """Tests the best checkpoint, saves the model and writes the report, if the module is a recipe's."""
+        if self.run_folder is None:
+            return
+        if not hasattr(self.model, "save_pretrained"):
+            tell(f"{type(self.model).__name__} has no save_pretrained: no model/ and no report are written")
+            return
+        from recipes.report import finish
+
+        finish(self)
+
+
+def is_first_rank() -> bool:
+    """Whether this process is rank 0, or the one that will start the others."""
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
+@rank_zero_only
+def tell(message: str) -> None:
+    """Says on standard error what the user should know and need not mend."""
+    print(f"note: {message}", file=sys.stderr)

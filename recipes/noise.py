@@ -1,0 +1,26 @@
+"""Messages of the libraries that no user of a recipe can do anything about are kept off the screen."""
+
+import logging
+import warnings
+
+USELESS_WARNINGS = (
+    r".*isinstance\(treespec, LeafSpec\).*",  # torch deprecates what Lightning uses inside
+    r".*You are using `torch.load` with `weights_only=False`.*",
+    r".*does not have many workers.*",  # texts are tokenised beforehand: the loaders have little to do
+    r".*Checkpoint directory .* exists and is not empty.*",  # best and last share a folder, on purpose
+)
+ADVERTISEMENT = "💡 Tip:"
+
+
+class _NoAdvertisements(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith(ADVERTISEMENT)
+
+
+def silence() -> None:
+    """Drops the advertisements of Lightning and the warnings that are known to mean nothing here."""
+    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    if not any(isinstance(known, _NoAdvertisements) for known in logger.filters):
+        logger.addFilter(_NoAdvertisements())
+    for message in USELESS_WARNINGS:
+        warnings.filterwarnings("ignore", message=message)

@@ -1,0 +1,130 @@
+"""The progress bar: Lightning's own on a terminal, whole lines where the output goes to a file or a pipe."""
+
+import sys
+import time
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
+from tqdm import tqdm
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+def progress_bar() -> ProgressBar:
+    """The bar that suits the standard output of this process."""
+    return RichProgressBar() if sys.stdout.isatty() else ProgressLines()
+
+
+class ProgressLines(ProgressBar):
+    """Prints a progress bar as a line of its own every few seconds, and at the end of every epoch.
+
+    A log file shows it as it was meant, where the redrawn bar of a terminal leaves one endless line.
+
+    Args:
+        seconds: Least time between two lines.
+    """
+
+    def __init__(self, seconds: float = SECONDS_BETWEEN_LINES) -> None:
+        super().__init__()
+        self._seconds = seconds
+        self._enabled = True
+        self._started = self._printed = 0.0
+
+    def enable(self) -> None:
+        """Prints from now on."""
+        self._enabled = True
+
+    def disable(self) -> None:
+        """Prints no more; called on all ranks but the first."""
+        self._enabled = False
+
+    def _start(self) -> None:
+        self._started = self._printed = time.monotonic()
+
+    def _line(self, done: int, total: int | float, title: str, metrics: dict[str, Any] | None = None) -> None:
+        now = time.monotonic()
+        if not self._enabled or (now - self._printed < self._seconds and done != total):
+            return
+        self._printed = now
+        known_total = int(total) if total != float("inf") else None
+        shown = ", ".join(
+            f"{name}={_short(value)}" for name, value in (metrics or {}).items() if name != "v_num"
+        )
+        bar = tqdm.format_meter(
+            done,
+            known_total,
+            now - self._started,
+            ncols=60,
+            prefix=title,
+            bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
+            if known_total
+            else None,
+            ascii=True,
+        )
+        print(f"{bar} {shown}".rstrip(), flush=True)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the clock of an epoch."""
+        self._start()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Prints how far the epoch is, with the metrics of the progress bar."""
+        epochs = f"/{trainer.max_epochs}" if (trainer.max_epochs or 0) > 0 else ""
+        title = f"epoch {trainer.current_epoch + 1}{epochs}"
+        self._line(batch_idx + 1, self.total_train_batches, title, self.get_metrics(trainer, pl_module))
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Notes when validation began."""
+        self._evaluation_started = time.monotonic()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Prints what validation found, and leaves its time out of the epoch's."""
+        if trainer.sanity_checking:
+            return
+        self._started += time.monotonic() - self._evaluation_started
+        found = {name: value for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+        if self._enabled and found:
+            shown = ", ".join(f"{name}={_short(value)}" for name, value in found.items())
+            print(f"validation after step {trainer.global_step}: {shown}", flush=True)
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the clock of the test."""
+        self._start()
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Prints how far the test is."""
+        self.has_dataloader_changed(dataloader_idx)
+        self._line(batch_idx + 1, self.total_test_batches_current_dataloader, "test")
+
+    def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the clock of the predictions."""
+        self._start()
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Prints how far the predictions are."""
+        self.has_dataloader_changed(dataloader_idx)
+        self._line(batch_idx + 1, self.total_predict_batches_current_dataloader, "predict")
+
+
+def _short(value: Any) -> str:
+    number = float(value)
+    return f"{number:.4g}" if number else "0"

