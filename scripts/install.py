@@ -75,7 +75,7 @@ def install_torch_for_cpu(index: str) -> None:
 
 
 def compile_modules() -> None:
-    """Byte-compile what a run imports, on all cores: pip would take one core, and every model of transformers."""
+    """Byte-compile what a run imports, on all cores; pip would do every file of every package on one."""
     unused = re.compile(r"transformers.models.|torch.testing.|.tests.")
     compileall.compile_dir(sysconfig.get_path("purelib"), rx=unused, quiet=2, workers=0)
 
