@@ -6,15 +6,20 @@ One parameter at a time, three passes over its gradient, each in tiles that stay
 2. ``measure_update``: RMS(U), U = G/√V̂, which clipping needs before anything can be applied;
 3. ``apply_update``: weight decay, U clipped and scaled, momentum, one write-back.
 
-Nothing as large as a parameter is ever allocated. Two identities make it fast. Where no floor is active,
-V̂ = r·C with r = R/mean(R) is separable, so U = (G·r^-½)·C^-½ needs no matrix V̂. And the column sums of G² are
-gathered by adding the squares of one tile after the other, elementwise, into a single tile that is summed once.
+Nothing as large as a parameter is ever allocated. What makes it fast:
+
+* Where no floor is active, V̂ = r·C with r = R/mean(R) is separable, so U = (G·C^-½)·r^-½ needs no matrix V̂, and
+  ΣU² = Σᵢ (1/rᵢ)·Σⱼ (G·C^-½)²ᵢⱼ.
+* The column sums of G² are gathered by adding the squares of one tile after the other, elementwise, into a single
+  tile that is summed once.
+* The third pass runs backwards: it starts with the tile that the second pass left in the cache and in a buffer.
 """
 
 from __future__ import annotations
 
-import itertools
+import dataclasses
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 
 import torch
@@ -23,12 +28,10 @@ from torch import Tensor
 from lightning_adafactor.entry import Entry
 from lightning_adafactor.rounding import random_bits, round_stochastically
 from lightning_adafactor.rule import state_dtype
-from lightning_adafactor.tiles import Index, Scratch, strips, tiles
+from lightning_adafactor.tiles import Grid, Scratch
 
-TILE_BYTES = 2 << 20
+TILE_BYTES = 4 << 20
 """Bytes of a tile in the dtype of the arithmetic: small enough for the cache, large enough to wake all cores."""
-
-_ROUNDED_TILE_BYTES = TILE_BYTES >> 2  # stochastic rounding needs several integers for each element
 
 
 def adafactor(
@@ -50,21 +53,30 @@ def adafactor(
         if entry.param.numel() > 0:
             kind = (state_dtype(entry.param), entry.param.device)
             scratch = buffers.setdefault(kind, Scratch(*kind))
-            _step_parameter(entry, scratch, unscale)
+            step = _MatrixStep if entry.factored else _VectorStep
+            step(entry, scratch, unscale).run()
 
 
-def _step_parameter(entry: Entry, scratch: Scratch, unscale: float | None) -> None:
-    rule, step = entry.rule, _ParameterStep(entry, scratch, unscale)
-    rms = step.measure_parameter() if rule.scale_parameter else 0.0
-    if entry.rms is not None:
-        entry.rms.fill_(rms)
-    step.average_squares()
-    clip = max(1.0, step.measure_update() / rule.d)
-    alpha = rule.alpha(step.t, rms)
-    step.apply_update(alpha / clip, retained=rule.retained(alpha))
+@dataclasses.dataclass(slots=True, eq=False)
+class _Tile:
+    """Views of what belongs to one tile.
+
+    Attributes:
+        gradient: G.
+        parameter: p.
+        averages: (R, C) as (..., rows, 1) and (..., 1, columns), or (V,).
+        exp_avg: The average of updates, or None.
+        separable: Whether V̂ = r·C on the whole tile; found out by the second pass.
+    """
+
+    gradient: Tensor
+    parameter: Tensor
+    averages: tuple[Tensor, ...]
+    exp_avg: Tensor | None
+    separable: bool = False
 
 
-class _ParameterStep:
+class _Step(ABC):
     """The passes over one parameter, and what the later ones know from the earlier.
 
     Args:
@@ -75,172 +87,225 @@ class _ParameterStep:
 
     def __init__(self, entry: Entry, scratch: Scratch, unscale: float | None) -> None:
         self.entry = entry
+        self.rule = entry.rule
         self.scratch = scratch
         self.unscale = unscale
         self.t = float(entry.step.item())
         self.numel = entry.param.numel()
-        self.rounds_stochastically = entry.rule.rounds_stochastically(entry.param)
-        tile_bytes = _ROUNDED_TILE_BYTES if self.rounds_stochastically else TILE_BYTES
-        self.tile_numel = tile_bytes // scratch.dtype.itemsize
         self.tiny = torch.finfo(scratch.dtype).tiny
-        floor = entry.rule.variance_floor(entry.param)
-        # ε₁² may underflow; U of a gradient that was always zero is to be 0 then, not 0·∞
-        self.floor = max(floor, self.tiny) if entry.rule.dialect == "torch" else 0.0
-        self.row_mean: Tensor | None = None
-        self.separable: list[bool] = []  # for each tile: is V̂ = r·C there, no floor being active?
+        # ε₁² may underflow; where the gradient was always zero, U is to be 0 then, not 0·∞
+        floor = self.rule.variance_floor(entry.param)
+        self.floor = max(floor, self.tiny) if self.rule.dialect == "torch" else 0.0
+        self.rounds_stochastically = self.rule.rounds_stochastically(entry.param)
+        self.grid = Grid(entry.param.shape, self.tile_bytes() // scratch.dtype.itemsize)
+        gradients = self.grid.cut(entry.grad)
+        exp_avgs = [None] * len(gradients) if entry.exp_avg is None else self.grid.cut(entry.exp_avg)
+        views = zip(gradients, self.grid.cut(entry.param), self.cut_averages(), exp_avgs, strict=True)
+        self.tiles = [_Tile(*view) for view in views]
+        self.left_in_work: _Tile | None = None
 
-    # What a tile holds, in the dtype of the arithmetic --------------------------------------------------------
+    def tile_bytes(self) -> int:
+        """Smaller tiles where more buffers are needed, so that all of them together stay below 8 MiB."""
+        if self.rounds_stochastically:
+            return TILE_BYTES // 8  # the random bits take several integers for each element
+        dtypes = {self.entry.param.dtype, self.entry.grad.dtype, self.scratch.dtype}
+        return TILE_BYTES if len(dtypes) == 1 and self.unscale is None else TILE_BYTES // 2
 
-    def gradient(self, index: Index) -> Tensor:
-        """G on a tile, unscaled; a view of the gradient itself where nothing is to be converted."""
-        tile = self.entry.grad[index]
-        if tile.dtype == self.scratch.dtype and self.unscale is None:
-            return tile
-        converted = self.scratch.take("gradient", tile.shape).copy_(tile)
+    def run(self) -> None:
+        rms = self.measure_parameter() if self.rule.scale_parameter else 0.0
+        if self.entry.rms is not None:
+            self.entry.rms.fill_(rms)
+        self.average_squares()
+        clip = max(1.0, self.measure_update() / self.rule.d)
+        alpha = self.rule.alpha(self.t, rms)
+        self.apply_update(alpha / clip, retained=self.rule.retained(alpha))
+
+    # What differs between matrices and vectors
+
+    @abstractmethod
+    def cut_averages(self) -> list[tuple[Tensor, ...]]:
+        """The averages of G² that belong to each tile."""
+
+    @abstractmethod
+    def average_squares(self) -> None:
+        """First pass: A ← (1-ω)·A + ω·mean(G² + ε₁) for each average A, with or without ε₁ by dialect."""
+
+    @abstractmethod
+    def measure_update(self) -> float:
+        """Second pass: RMS(U). Leaves the last tile's left factor of U in the buffer ``work``."""
+
+    @abstractmethod
+    def update(self, tile: _Tile) -> tuple[Tensor, Tensor | None]:
+        """U as a product of two factors, or U itself; may lie in the buffer ``work``."""
+
+    # What is the same
+
+    def gradient(self, tile: _Tile) -> Tensor:
+        """G, unscaled and in the dtype of the arithmetic; the gradient itself where nothing is to be done."""
+        if tile.gradient.dtype == self.scratch.dtype and self.unscale is None:
+            return tile.gradient
+        converted = self.scratch.take("gradient", tile.gradient.shape).copy_(tile.gradient)
         return converted if self.unscale is None else converted.mul_(self.unscale)
 
-    def parameter(self, index: Index) -> Tensor:
-        """p on a tile; a view of the parameter itself where nothing is to be converted."""
-        tile = self.entry.param[index]
-        if tile.dtype == self.scratch.dtype:
-            return tile
-        return self.scratch.take("parameter", tile.shape).copy_(tile)
-
-    def write_back(self, index: Index, values: Tensor) -> None:
-        """The single rounding of a step: p on a tile becomes ``values``."""
-        tile = self.entry.param[index]
-        if tile.dtype == values.dtype:
-            return  # the parameter itself was worked on
-        if self.rounds_stochastically:
-            bits = random_bits(
-                self.entry.rule.seed,
-                self.row_numbers(index),
-                index[-1] if index else slice(0, 1),
-                step=int(self.t),
-                parameter=self.entry.index,
-            )
-            values = round_stochastically(values, bits.view(values.shape))
-        tile.copy_(values)
-
-    def row_numbers(self, index: Index) -> Tensor:
-        """The numbers of a tile's rows, counted over all matrices; shape of the tile without its last dimension."""
-        rows = torch.zeros((), dtype=torch.int64)
-        for size, cut in zip(self.entry.param.shape[:-1], index[:-1], strict=True):
-            rows = rows.unsqueeze(-1) * size + torch.arange(cut.start, cut.stop)
-        return rows.to(self.entry.param.device)
-
-    def row_factor(self, index: Index) -> Tensor:
-        """r = R/mean(R) for a tile's rows, shape (..., rows, 1)."""
-        assert self.entry.row_var is not None
-        if self.row_mean is None:
-            floor = self.entry.rule.mean_floor(self.entry.param)
-            self.row_mean = self.entry.mean_of_rows().clamp_(min=max(floor, self.tiny))
-        *batch, rows, _ = index
-        return self.entry.row_var[(*batch, rows)] / self.row_mean[tuple(batch)]
-
-    def column_factor(self, index: Index) -> Tensor:
-        """C for a tile's columns, shape (..., 1, columns)."""
-        assert self.entry.col_var is not None
-        *batch, _, columns = index
-        return self.entry.col_var[(*batch, slice(None), columns)]
-
-    def update_factors(self, index: Index, *, separable: bool) -> tuple[Tensor, Tensor]:
-        """Two tensors whose product is U on a tile; at least the first has the tile's shape."""
-        gradient = self.gradient(index)
-        work = self.scratch.take("work", gradient.shape)
-        if self.entry.variance is not None:
-            return gradient, torch.clamp(self.entry.variance[index], min=self.floor, out=work).rsqrt_()
-        r, c = self.row_factor(index), self.column_factor(index)
-        if separable:
-            # rows and columns of zero gradients may have no variance at all: 0·finite is the right U there
-            r, c = r.clamp_(min=self.tiny).rsqrt_(), c.clamp(min=self.tiny).rsqrt_()
-            return torch.mul(gradient, r, out=work), c
-        return gradient, torch.mul(r, c, out=work).clamp_(min=self.floor).rsqrt_()
-
-    # The passes --------------------------------------------------------------------------------------------------
+    def parameter(self, tile: _Tile) -> Tensor:
+        """p in the dtype of the arithmetic; the parameter itself where that is its own."""
+        if tile.parameter.dtype == self.scratch.dtype:
+            return tile.parameter
+        return self.scratch.take("parameter", tile.parameter.shape).copy_(tile.parameter)
 
     def measure_parameter(self) -> float:
         """RMS(p) before the step."""
-        norms = (torch.linalg.vector_norm(self.parameter(index)).item() for index in self.tiles())
-        return math.sqrt(sum(norm * norm for norm in norms) / self.numel)
+        return math.sqrt(sum(_sum_of_squares(self.parameter(tile)) for tile in self.tiles) / self.numel)
 
-    def average_squares(self) -> None:
-        """First pass: A ← (1-ω)·A + ω·mean(G² + ε₁) for the averages A of the dialect."""
-        entry = self.entry
-        omega = entry.rule.omega(self.t)
-        added = omega * entry.rule.added_to_squares(entry.param)
-        averages = [a for a in (entry.row_var, entry.col_var, entry.variance) if a is not None]
-        for average in averages:
-            average.mul_(1.0 - omega)
-            if added:
-                average.add_(added)
-        if entry.variance is not None:
-            for index in self.tiles():
-                gradient = self.gradient(index)
-                entry.variance[index].addcmul_(gradient, gradient, value=omega)
-            return
-        assert entry.row_var is not None and entry.col_var is not None
-        n, m = entry.param.shape[-2:]
-        for strip in strips(entry.param.shape, self.tile_numel):
-            for place, index in enumerate(strip):
-                gradient = self.gradient(index)
-                rows = torch.linalg.vector_norm(gradient, dim=-1, keepdim=True).square_()
-                entry.row_var[index[:-1]].add_(rows, alpha=omega / m)
-                if place == 0:
-                    squares = torch.mul(gradient, gradient, out=self.scratch.take("work", gradient.shape))
-                else:
-                    squares.narrow(-2, 0, gradient.size(-2)).addcmul_(gradient, gradient)
-            self.column_factor(strip[0]).add_(_column_sums_(squares), alpha=omega / n)
-
-    def measure_update(self) -> float:
-        """Second pass: RMS(U)."""
-        total = 0.0
-        for index in self.tiles():
-            separable = False
-            if self.entry.factored:
-                separable, squares = self._separable_update(index)
-                self.separable.append(separable)
-                if separable:
-                    total += squares.item()
-                    continue
-            left, right = self.update_factors(index, separable=False)
-            norm = torch.linalg.vector_norm(torch.mul(left, right, out=right)).item()
-            total += norm * norm
-        return math.sqrt(total / self.numel)
-
-    def _separable_update(self, index: Index) -> tuple[bool, Tensor]:
-        """Whether V̂ = r·C on a tile, and if so ΣU² = Σᵢ (1/rᵢ)·Σⱼ G²ᵢⱼ/Cⱼ; rows without gradient do not matter."""
-        gradient = self.gradient(index)
-        r, c = self.row_factor(index), self.column_factor(index)
-        weighted = torch.mul(
-            gradient, c.clamp(min=self.tiny).rsqrt_(), out=self.scratch.take("work", gradient.shape)
-        )
-        sums = torch.linalg.vector_norm(weighted, dim=-1, keepdim=True).square_()
-        live = sums != 0
-        separable = self.floor == 0 or bool(
-            torch.where(live, r, torch.inf).amin() * c.amin() >= self.floor
-        )
-        return separable, torch.where(live, sums / r, 0.0).sum()
+    def decay_averages(self) -> float:
+        """The part of the first pass that does not need G; returns ω."""
+        omega = self.rule.omega(self.t)
+        added = omega * self.rule.added_to_squares(self.entry.param)
+        for average in (self.entry.row_var, self.entry.col_var, self.entry.variance):
+            if average is not None:
+                average.mul_(1.0 - omega)
+                if added:
+                    average.add_(added)
+        return omega
 
     def apply_update(self, scale: float, *, retained: float) -> None:
-        """Third pass: p ← retained·p - scale·U, or minus the average of these updates with momentum."""
-        rule, exp_avg = self.entry.rule, self.entry.exp_avg
-        scale = -scale if rule.maximize else scale
-        for index, separable in itertools.zip_longest(self.tiles(), self.separable, fillvalue=False):
-            parameter = self.parameter(index)
+        """Third pass: p ← retained·p - scale·U; with momentum, minus the average of these updates."""
+        beta1 = self.rule.beta1 or 0.0
+        scale = -scale if self.rule.maximize else scale
+        for number in reversed(range(len(self.tiles))):
+            tile = self.tiles[number]
+            left, right = self.update(tile)
+            self.left_in_work = None
+            parameter = self.parameter(tile)
             if retained != 1.0:
                 parameter.mul_(retained)
-            left, right = self.update_factors(index, separable=separable)
-            if exp_avg is None or rule.beta1 is None:
-                parameter.addcmul_(left, right, value=-scale)
+            target, value = parameter, -scale
+            if tile.exp_avg is not None:
+                target, value = tile.exp_avg.mul_(beta1), (1.0 - beta1) * scale
+            if right is None:
+                target.add_(left, alpha=value)
             else:
-                average = exp_avg[index].mul_(rule.beta1)
-                parameter.sub_(average.addcmul_(left, right, value=(1.0 - rule.beta1) * scale))
-            self.write_back(index, parameter)
+                target.addcmul_(left, right, value=value)
+            if tile.exp_avg is not None:
+                parameter.sub_(tile.exp_avg)
+            if parameter is not tile.parameter:
+                self.write_back(number, parameter)
 
-    def tiles(self) -> Iterable[Index]:
-        """The parameter's tiles, in the same order in each pass."""
-        return tiles(self.entry.param.shape, self.tile_numel)
+    def write_back(self, number: int, values: Tensor) -> None:
+        """Rounds p on a tile to the parameter's dtype; ``values`` are used up."""
+        tile = self.tiles[number].parameter
+        if self.rounds_stochastically:
+            key = {"step": int(self.t), "parameter": self.entry.index}
+            values = round_stochastically(values, random_bits(self.rule.seed, self.grid, number, tile, **key))
+        tile.copy_(values)
+
+
+class _VectorStep(_Step):
+    """A vector or scalar: V̂ is the average of G² itself."""
+
+    def cut_averages(self) -> list[tuple[Tensor, ...]]:
+        assert self.entry.variance is not None
+        return [(variance,) for variance in self.grid.cut(self.entry.variance)]
+
+    def average_squares(self) -> None:
+        omega = self.decay_averages()
+        for tile in self.tiles:
+            (variance,) = tile.averages
+            gradient = self.gradient(tile)
+            variance.addcmul_(gradient, gradient, value=omega)
+
+    def measure_update(self) -> float:
+        total = 0.0
+        for tile in self.tiles:
+            total += _sum_of_squares(self.update(tile)[0])
+            self.left_in_work = tile
+        return math.sqrt(total / self.numel)
+
+    def update(self, tile: _Tile) -> tuple[Tensor, Tensor | None]:
+        (variance,) = tile.averages
+        work = self.scratch.take("work", variance.shape)
+        if tile is self.left_in_work:
+            return work, None
+        return torch.clamp(variance, min=self.floor, out=work).rsqrt_().mul_(self.gradient(tile)), None
+
+
+class _MatrixStep(_Step):
+    """A factored parameter, its matrices in the last two dimensions: V̂ = max(R·C / mean(R), ε₁²)."""
+
+    def cut_averages(self) -> list[tuple[Tensor, ...]]:
+        assert self.entry.row_var is not None and self.entry.col_var is not None
+        rows = [view.narrow(-1, 0, 1) for view in self.cut_broadcast(self.entry.row_var)]
+        columns = [view.narrow(-2, 0, 1) for view in self.cut_broadcast(self.entry.col_var)]
+        return list(zip(rows, columns, strict=True))
+
+    def cut_broadcast(self, factor: Tensor) -> list[Tensor]:
+        return self.grid.cut(factor.expand(self.entry.param.shape))
+
+    def average_squares(self) -> None:
+        omega = self.decay_averages()
+        n, m = self.entry.param.shape[-2:]
+        for first in range(0, len(self.tiles), self.grid.tiles_per_strip):
+            top, *others = self.tiles[first : first + self.grid.tiles_per_strip]
+            gradient = self.gradient(top)
+            squares = torch.mul(gradient, gradient, out=self.scratch.take("work", gradient.shape))
+            _add_row_sums(top, gradient, omega / m)
+            for tile in others:
+                gradient = self.gradient(tile)
+                squares.narrow(-2, 0, gradient.size(-2)).addcmul_(gradient, gradient)
+                _add_row_sums(tile, gradient, omega / m)
+            top.averages[1].add_(_column_sums_(squares), alpha=omega / n)
+
+    def measure_update(self) -> float:
+        floor = max(self.rule.mean_floor(self.entry.param), self.tiny)
+        mean = self.entry.mean_of_rows().clamp_(min=floor)
+        means = [mean] if mean.numel() == 1 else [v[..., :1, :1] for v in self.cut_broadcast(mean)]
+        if len(means) == 1:
+            means *= len(self.tiles)
+        self.row_means = dict(zip(map(id, self.tiles), means, strict=True))
+        total = 0.0
+        for tile in self.tiles:
+            total += self.measure_tile(tile)
+            self.left_in_work = tile if tile.separable else None
+        return math.sqrt(total / self.numel)
+
+    def row_factor(self, tile: _Tile) -> Tensor:
+        """r = R/mean(R)."""
+        return tile.averages[0] / self.row_means[id(tile)]
+
+    def measure_tile(self, tile: _Tile) -> float:
+        """ΣU² over a tile, and whether V̂ is separable there."""
+        r, c = self.row_factor(tile), tile.averages[1]
+        sums = torch.linalg.vector_norm(self.weigh_columns(tile), dim=-1, keepdim=True).square_()
+        tile.separable = self.floor == 0 or (r.amin() * c.amin()).item() >= self.floor
+        if tile.separable:
+            return sums.div_(r).sum().item()
+        # rows without any gradient, most of an embedding's, may fall below the floor: U is 0 there in any case
+        live = sums != 0
+        tile.separable = (torch.where(live, r, torch.inf).amin() * c.amin()).item() >= self.floor
+        if tile.separable:
+            return torch.where(live, sums.div_(r), 0.0).sum().item()
+        left, right = self.update(tile)
+        return _sum_of_squares(torch.mul(left, right, out=right))
+
+    def weigh_columns(self, tile: _Tile) -> Tensor:
+        """G·C^-½, in the buffer ``work``."""
+        gradient = self.gradient(tile)
+        weights = tile.averages[1].clamp(min=self.tiny).rsqrt_()
+        return torch.mul(gradient, weights, out=self.scratch.take("work", gradient.shape))
+
+    def update(self, tile: _Tile) -> tuple[Tensor, Tensor]:
+        r, c = self.row_factor(tile), tile.averages[1]
+        work = self.scratch.take("work", tile.gradient.shape)
+        if not tile.separable:
+            return self.gradient(tile), torch.mul(r, c, out=work).clamp_(min=self.floor).rsqrt_()
+        weighted = work if tile is self.left_in_work else self.weigh_columns(tile)
+        return weighted, r.clamp_(min=self.tiny).rsqrt_()
+
+
+def _add_row_sums(tile: _Tile, gradient: Tensor, weight: float) -> None:
+    """R ← R + weight·Σ_columns G²."""
+    sums = torch.linalg.vector_norm(gradient, dim=-1, keepdim=True).square_()
+    tile.averages[0].add_(sums, alpha=weight)
 
 
 def _column_sums_(squares: Tensor) -> Tensor:
@@ -254,3 +319,8 @@ def _column_sums_(squares: Tensor) -> Tensor:
         squares.narrow(-2, 0, half).add_(squares.narrow(-2, rows - half, half))
         rows -= half
     return squares.narrow(-2, 0, rows).sum(dim=-2, keepdim=True)
+
+
+def _sum_of_squares(values: Tensor) -> float:
+    norm = torch.linalg.vector_norm(values).item()
+    return norm * norm

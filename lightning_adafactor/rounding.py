@@ -21,6 +21,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from lightning_adafactor.tiles import Grid
+
 LANES = 8
 """Elements served by one Philox block."""
 
@@ -53,33 +55,31 @@ def philox(seed: int, counter: Sequence[Tensor]) -> list[Tensor]:
     return [c0, c1, c2, c3]
 
 
-def random_bits(seed: int, rows: Tensor, columns: slice, *, step: int, parameter: int) -> Tensor:
+def random_bits(seed: int, grid: Grid, number: int, tile: Tensor, *, step: int, parameter: int) -> Tensor:
     """The 16 random bits of each element of a tile.
 
     Args:
         seed: The key.
-        rows: int64 row numbers, any shape (...).
-        columns: The tile's columns; they start at a multiple of 8.
+        grid: How the parameter is cut.
+        number: The tile's number in the grid; its columns start at a multiple of 8.
+        tile: The tile, for its shape and device.
         step: t.
         parameter: The parameter's position in the optimizer.
 
     Returns:
-        int32 values below 2¹⁶, shape (..., columns).
+        int32 values below 2¹⁶, the tile's shape.
     """
-    width = columns.stop - columns.start
-    first = columns.start // LANES
-    blocks = torch.arange(first, first + -(-width // LANES), device=rows.device)
-    words = philox(
-        seed,
-        (
-            blocks.expand(*rows.shape, -1),
-            rows.unsqueeze(-1),
-            torch.tensor(step & _MASK, device=rows.device),
-            torch.tensor(parameter & _MASK, device=rows.device),
-        ),
-    )
+    starts = grid.starts(number) or [0]
+    shape = tile.shape or torch.Size([1])
+    rows = torch.zeros((), dtype=torch.int64, device=tile.device)
+    for size, start, length in zip(grid.shape[:-1], starts[:-1], shape[:-1], strict=True):
+        rows = rows.unsqueeze(-1) * size + torch.arange(start, start + length, device=tile.device)
+    first, blocks = starts[-1] // LANES, -(-shape[-1] // LANES)
+    columns = torch.arange(first, first + blocks, device=tile.device)
+    last = (torch.tensor(word & _MASK, device=tile.device) for word in (step, parameter))
+    words = philox(seed, (columns.expand(*rows.shape, -1), rows.unsqueeze(-1), *last))
     halves = [half for word in words for half in ((word & 0xFFFF).int(), (word >> 16).int())]
-    return torch.stack(halves, dim=-1).flatten(-2)[..., :width]
+    return torch.stack(halves, dim=-1).flatten(-2)[..., : shape[-1]].view(tile.shape)
 
 
 def round_stochastically(values: Tensor, bits: Tensor) -> Tensor:

@@ -1,51 +1,56 @@
-"""Cutting a tensor into tiles that stay in cache, and the few tile-sized buffers that a step works in."""
+"""Cutting tensors into tiles that stay in cache, and the few tile-sized buffers that a step works in."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-Index = tuple[slice, ...]
 
+class Grid:
+    """How a shape is cut into tiles: boxes that fill the last dimensions first.
 
-def tile_shape(shape: Sequence[int], limit: int) -> list[int]:
-    """The largest box of at most ``limit`` elements that fills the last dimensions of ``shape`` first."""
-    extents: list[int] = []
-    room = limit
-    for size in reversed(shape):
-        extents.append(max(1, min(size, room)))
-        room //= extents[-1]
-    return extents[::-1]
+    Tiles are numbered so that those that share their matrices and their columns are neighbours, from top to bottom:
+    they form a strip, which is what a column's sum runs over.
 
+    Args:
+        shape: The shape to cut; a scalar is one tile.
+        limit: The most elements that a tile may have, at least 1.
 
-def strips(shape: Sequence[int], limit: int) -> Iterator[list[Index]]:
-    """Cuts a shape of two or more dimensions into tiles, one strip at a time.
-
-    A strip holds, from top to bottom, all the tiles that share their matrices and their columns: what is needed
-    to finish a column's sum.
+    Attributes:
+        shape: The shape.
+        extents: The largest size of a tile, for each dimension.
+        tiles_per_strip: How many tiles lie below each other.
     """
-    extents = tile_shape(shape, limit)
-    cuts = [
-        [slice(start, min(start + extent, size)) for start in range(0, size, extent)]
-        for size, extent in zip(shape, extents, strict=True)
-    ]
-    *batch, rows, columns = cuts
-    for *outer, column in itertools.product(*batch, columns):
-        yield [(*outer, row, column) for row in rows]
 
+    def __init__(self, shape: Sequence[int], limit: int) -> None:
+        self.shape = tuple(shape)
+        self.extents: list[int] = []
+        for size in reversed(self.shape):
+            self.extents.insert(0, max(1, min(size, limit)))
+            limit //= self.extents[0]
+        self._counts = [-(-size // extent) for size, extent in zip(self.shape, self.extents, strict=True)]
+        self.tiles_per_strip = self._counts[-2] if len(self.shape) > 1 else 1
+        # columns are cut before rows, so that rows vary fastest
+        dims = list(range(len(self.shape)))
+        self._order = [*dims[:-2], *dims[:-3:-1]]
 
-def tiles(shape: Sequence[int], limit: int) -> Iterator[Index]:
-    """Cuts any shape into tiles of at most ``limit`` elements; a scalar is one tile, an empty tensor none."""
-    extents = tile_shape(shape, limit)
-    return itertools.product(
-        *(
-            [slice(start, min(start + extent, size)) for start in range(0, size, extent)]
-            for size, extent in zip(shape, extents, strict=True)
-        )
-    )
+    def cut(self, tensor: Tensor) -> list[Tensor]:
+        """Views of all tiles of a tensor of this shape, by number."""
+        views = [tensor]
+        for dim in self._order:
+            if self._counts[dim] > 1:
+                views = [piece for view in views for piece in view.split(self.extents[dim], dim)]
+        return views
+
+    def starts(self, number: int) -> list[int]:
+        """Where a tile begins, for each dimension."""
+        starts = [0] * len(self.shape)
+        for dim in reversed(self._order):
+            number, place = divmod(number, self._counts[dim])
+            starts[dim] = place * self.extents[dim]
+        return starts
 
 
 class Scratch:
@@ -61,11 +66,9 @@ class Scratch:
         self.device = device
         self._buffers: dict[str, Tensor] = {}
 
-    def take(self, name: str, shape: Sequence[int]) -> Tensor:
+    def take(self, name: str, shape: torch.Size) -> Tensor:
         """An uninitialised view of buffer ``name``; whatever was taken under this name before is overwritten."""
-        numel = 1
-        for size in shape:
-            numel *= size
+        numel = shape.numel()
         buffer = self._buffers.get(name)
         if buffer is None or buffer.numel() < numel:
             buffer = self._buffers[name] = torch.empty(numel, dtype=self.dtype, device=self.device)
