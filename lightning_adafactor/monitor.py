@@ -40,8 +40,7 @@ class OptimizerStateMonitor(Callback):
 
     Args:
         print_table: Whether to print a short table when the fit ends: this optimizer's state, AdamW's for the
-        same
-            parameters, and the last validation metrics (those whose names start with ``val``).
+            same parameters, and the last validation metrics (those whose names start with ``val``).
 
     Attributes:
         state: The last measurement, all optimizers together; None before the first.
@@ -162,7 +161,7 @@ class OptimizerStateMonitor(Callback):
         notes = [f"{name} {value:.4g}" for name, value in self._validation_metrics.items()]
         if self.peak_gpu_mb is not None:
             notes.append(f"peak GPU memory {self.peak_gpu_mb:,.0f} MB")
-        title = f"Optimizer state after {trainer.global_step:,} steps"
+        title = f"Optimizer state after {trainer.global_step:,} step{'s' * (trainer.global_step > 1)}"
         _print(title, ("optimizer", "elements", "MB", "of AdamW's MB"), rows, "  ".join(notes))
 
 
