@@ -1,5 +1,7 @@
 """Loading configurations, tokenizers and models of Hugging Face transformers, with errors in a sentence."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,13 +79,8 @@ def load_model(
             f"{key}: the folder '{name}' holds no weights (model.safetensors): give a folder written by "
             "save_pretrained; pickled weights (.bin, .pt) are not loaded"
         )
-    import transformers
-
     # What is missing from the checkpoint is said below in one line instead of transformers' table.
-    verbosity = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    try:
+    with _quiet():
         model, info = _load(
             auto_class.from_pretrained,
             name,
@@ -95,13 +92,17 @@ def load_model(
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    finally:
-        transformers.logging.set_verbosity(verbosity)
-        transformers.logging.enable_progress_bar()
     fresh = sorted({*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])})
     if fresh:
         rank_zero_info(f"Not in the weights of '{name}' and so random at first: {', '.join(fresh)}.")
     return model.train()
+
+
+def save(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", folder: str | Path) -> None:
+    """Writes a model, its configuration and its tokenizer to a folder that ``from_pretrained`` loads."""
+    with _quiet():
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
 
 
 def check_vocabulary(
@@ -116,13 +117,30 @@ def check_vocabulary(
         )
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps transformers' progress bars and warnings off the terminal."""
+    from transformers import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
 def _load(load: Any, name: str, key: str, what: str, **kwargs: Any) -> Any:
     import huggingface_hub
+    from safetensors import SafetensorError
 
     huggingface_hub.logging.set_verbosity_error()  # its client reports each of its retries; we say it once
     try:
         return load(name, **kwargs)
-    except (OSError, ValueError, ImportError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, ImportError, RuntimeError, KeyError, SafetensorError) as error:
         cause = (str(error).strip() or type(error).__name__).splitlines()[0]
         if Path(name).is_dir():
             raise RecipeError(f"{key}: {what} cannot be loaded from the folder '{name}': {cause}") from error

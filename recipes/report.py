@@ -34,10 +34,11 @@ def finish(cli: "LightningCLI") -> None:
         cli: The command line after ``fit``: its trainer, model and datamodule.
     """
     trainer, module = cli.trainer, cli.model
+    folder = Path(trainer.log_dir or trainer.default_root_dir)
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     history = next(callback for callback in callbacks if isinstance(callback, RunHistory))
     # The optimizers are gone from the trainer once it tests.
-    report = _about_training(trainer, module, history)
+    report = {"recipe": folder.parent.name, **_about_training(trainer, module, history)}
     best = _best_checkpoint(trainer)
     test_metrics = _evaluate_best(cli, best)
     metrics = {**best_evaluation(history, trainer), **test_metrics}
@@ -45,16 +46,10 @@ def finish(cli: "LightningCLI") -> None:
         return
     report["metrics"] = {name: value for name, value in metrics.items() if "/" in name}
     report["seconds"] = {phase: round(seconds, 3) for phase, seconds in history.seconds.items()}
-    if trainer.log_dir is None:
-        rank_zero_info(
-            "The trainer has no logger, so there is no folder for model/, report.json and report.png."
-        )
-    else:
-        folder = Path(trainer.log_dir)
-        module.save_pretrained(folder / "model")
-        (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        _draw(report, history, folder / "report.png")
-    _print_table(report, trainer.log_dir)
+    module.save_pretrained(folder / "model")
+    (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    _draw(report, history, folder / "report.png")
+    _print_table(report, folder)
 
 
 def best_evaluation(history: RunHistory, trainer: Trainer) -> dict[str, float]:
@@ -97,7 +92,6 @@ def _about_training(trainer: Trainer, module: LightningModule, history: RunHisto
     )
     samples = history.samples * trainer.world_size
     return {
-        "recipe": _recipe_name(trainer, module),
         "optimizer": ", ".join(import_path(type(optimizer)) for optimizer in trainer.strategy.optimizers),
         "optimizer_state": _as_dict(state),
         "adamw_state": _as_dict(adamw_state(module.parameters())),
@@ -114,10 +108,6 @@ def _about_training(trainer: Trainer, module: LightningModule, history: RunHisto
         "seed": int(os.environ["PL_GLOBAL_SEED"]) if "PL_GLOBAL_SEED" in os.environ else None,
         "git_commit": git_commit(),
     }
-
-
-def _recipe_name(trainer: Trainer, module: LightningModule) -> str:
-    return Path(trainer.log_dir).parent.name if trainer.log_dir else type(module).__name__
 
 
 def _as_dict(size: StateSize) -> dict[str, int | float]:
@@ -175,7 +165,7 @@ def _draw(report: dict[str, Any], history: RunHistory, file: Path) -> None:
     draw(report, history.losses, history.evaluations, file)
 
 
-def _print_table(report: dict[str, Any], folder: str | None) -> None:
+def _print_table(report: dict[str, Any], folder: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -198,5 +188,4 @@ def _print_table(report: dict[str, Any], folder: str | None) -> None:
     table.add_row("training examples a second", f"{report['samples_per_second']:.1f}")
     console = Console()
     console.print(table)
-    if folder is not None:
-        console.print(f"Model, report.json and report.png are in {folder}", soft_wrap=True, highlight=False)
+    console.print(f"Model, report.json and report.png are in {folder}", soft_wrap=True, highlight=False)

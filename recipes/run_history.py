@@ -92,9 +92,10 @@ class RunHistory(Callback):
         return {"losses": self.losses, "evaluations": self.evaluations}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes up the curves of the run that is resumed."""
-        self.losses = list(state_dict["losses"])
-        self.evaluations = list(state_dict["evaluations"])
+        """Takes up the curves of the run that is resumed, not those of a checkpoint tested after this run."""
+        if not self.losses:
+            self.losses = list(state_dict["losses"])
+            self.evaluations = list(state_dict["evaluations"])
 
 
 def peak_memory_mb(device: torch.device) -> float:

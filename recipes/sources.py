@@ -209,21 +209,28 @@ def _load_hub(split: str, key: str, path: str, name: str | None, load_args: dict
 
 
 def _load(key: str, where: str, *args: Any, **kwargs: Any) -> "Dataset":
+    import datasets
     import huggingface_hub
-    from datasets import load_dataset
     from datasets.exceptions import DatasetNotFoundError, DatasetsError
 
-    # The hub's client reports each of its five retries; the sentence below says it once.
+    # The hub's client reports each of its five retries, and datasets what it raises: the sentences below say
+    # it once.
     huggingface_hub.logging.set_verbosity_error()
+    verbosity = datasets.logging.get_verbosity()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     try:
-        return load_dataset(*args, **kwargs)
+        return datasets.load_dataset(*args, **kwargs)
     except (DatasetNotFoundError, ConnectionError) as error:
         raise RecipeError(
             f"{key}: the dataset {where} is neither a folder here nor within reach on the Hugging Face hub: "
             f"check data.path, data.name and the network ({_first_line(error)})"
         ) from error
     except (DatasetsError, ValueError, TypeError, OSError) as error:
+        if "corresponds to no data" in str(error):
+            raise RecipeError(f"{key}: {where} has no rows: give a file or split that has") from error
         raise RecipeError(f"{key}: {where} cannot be loaded: {_first_line(error)}") from error
+    finally:
+        datasets.logging.set_verbosity(verbosity)
 
 
 def _first_line(error: BaseException) -> str:

@@ -14,7 +14,7 @@ from lightning_adafactor import Adafactor
 from recipes import optimization
 from recipes.errors import RecipeError
 from recipes.predictions import PredictionWriter
-from recipes.pretrained import check_vocabulary, load_config, load_model
+from recipes.pretrained import check_vocabulary, load_config, load_model, save
 from recipes.run_history import RunHistory
 from recipes.text_classification_data import TextClassificationData
 
@@ -64,6 +64,13 @@ class TextClassifier(LightningModule):
         predictions: str = "predictions.csv",
     ) -> None:
         super().__init__()
+        for key, value, most in (
+            ("warmup", warmup, None),
+            ("label_smoothing", label_smoothing, 1),
+            ("dropout", dropout, 1),
+        ):
+            if value is not None and (value < 0 or (most is not None and value >= most)):
+                raise RecipeError(f"model.{key} is {value}: give 0 or more" + (", below 1" if most else ""))
         self.save_hyperparameters(ignore=["optimizer"])  # weights_only loading would refuse a callable
         self.pretrained = pretrained
         self.optimizer = optimizer
@@ -178,5 +185,4 @@ class TextClassifier(LightningModule):
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes model, label names and tokenizer in Hugging Face's format, as ``pipeline`` loads it."""
         assert self.model is not None
-        self.model.save_pretrained(folder)
-        self.data.tokenizer.save_pretrained(folder)
+        save(self.model, self.data.tokenizer, folder)

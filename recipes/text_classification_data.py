@@ -4,6 +4,7 @@ import os
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
+import torch
 from lightning import LightningDataModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch.utils.data import DataLoader, DistributedSampler
@@ -165,7 +166,7 @@ class TextClassificationData(LightningDataModule):
         self._encoded = {
             # Neither the loss nor a metric depends on the order of evaluation, and sorted texts need less
             # padding.
-            split: dataset if split == "train" else dataset.sort("length", reverse=True)
+            split: dataset if split == "train" else _longest_first(dataset)
             for split, dataset in encoded.items()
         }
 
@@ -203,8 +204,6 @@ class TextClassificationData(LightningDataModule):
                 )
         for column in self.text:
             _check_text(dataset, column, key)
-        if len(dataset) == 0:
-            raise RecipeError(f"{key} ({source}) has no rows: give a file or split that has")
         return dataset
 
     def _choose_labels(self, train: "Dataset | None", pretrained: str) -> list[str]:
@@ -371,6 +370,10 @@ def encode(
         numbers = {name: i for i, name in enumerate(labels)}
         encoded["labels"] = [numbers[label_name(value, class_names)] for value in batch[label]]
     return encoded
+
+
+def _longest_first(dataset: "Dataset") -> "Dataset":
+    return dataset.select(torch.tensor(dataset["length"][:]).argsort(descending=True, stable=True).tolist())
 
 
 def _check_text(dataset: "Dataset", column: str, key: str) -> None:

@@ -1,0 +1,100 @@
+"""A model of a few thousand parameters that reads words, and texts that it can learn to tell apart."""
+
+import os
+import random
+import tempfile
+from pathlib import Path
+
+# Read once, when datasets is imported.
+os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="recipes-tests-")
+
+import pandas
+import pytest
+import torch
+from transformers import BertConfig, BertModel, BertTokenizerFast
+
+WORDS = {
+    "fruit": ["apple", "pear", "plum", "cherry", "quince"],
+    "metal": ["iron", "gold", "tin", "copper", "zinc"],
+    "tool": ["saw", "file", "plane", "chisel", "awl"],
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a randomly initialised BERT of width 16 without a head, and its tokenizer."""
+    folder = tmp_path_factory.mktemp("tiny-bert")
+    vocabulary = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        *(word for words in WORDS.values() for word in words),
+    ]
+    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
+    BertTokenizerFast(vocab=str(folder / "vocab.txt"), model_max_length=32).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=32,
+    )
+    BertModel(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def wires() -> pandas.DataFrame:
+    """120 rows with a column ``headline`` of words and a column ``desk`` of the kind that they are."""
+    generator = random.Random(0)
+    rows = []
+    for number in range(120):
+        desk = list(WORDS)[number % 3]
+        length = generator.randint(3, 12)
+        rows.append(
+            {"headline": " ".join(generator.choice(WORDS[desk]) for _ in range(length)), "desk": desk}
+        )
+    return pandas.DataFrame(rows)
+
+
+@pytest.fixture(scope="session")
+def wires_csv(wires: pandas.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wires as a csv file."""
+    file = tmp_path_factory.mktemp("wires") / "wires.csv"
+    wires.to_csv(file, index=False)
+    return file
+
+
+@pytest.fixture
+def tiny_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with ``tiny.yaml``, a recipe of three epochs of four steps that takes a blink to run."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RUNS_DIR", raising=False)
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    (tmp_path / "tiny.yaml").write_text(TINY_RECIPE, encoding="utf-8")
+    return tmp_path
+
+
+TINY_RECIPE = """\
+trainer:
+  accelerator: cpu
+  max_epochs: 3
+  log_every_n_steps: 1
+  enable_model_summary: false
+model:
+  class_path: tiny.TinyModel
+  init_args:
+    width: 4
+    optimizer:
+      class_path: torch.optim.SGD
+      init_args:
+        lr: 0.1
+data:
+  class_path: tiny.TinyData
+  init_args:
+    width: ${model.init_args.width}
+"""
