@@ -133,10 +133,13 @@ class Adafactor(Optimizer):
         super().__setstate__(state)
         for group in self.param_groups:
             for key, value in self.defaults.items():
-                group.setdefault(key, value)
-        for param_state in self.state.values():
-            if param_state and not torch.is_tensor(param_state["step"]):
-                param_state["step"] = _new_step(float(param_state["step"]))
+                if key != "differentiable":  # which Optimizer.__setstate__ adds, and groups are saved without
+                    group.setdefault(key, value)
+            for param in group["params"]:
+                # by parameter: the state may hold more than parameters' states, put there by users' hooks
+                param_state = self.state.get(param)
+                if param_state and not torch.is_tensor(param_state["step"]):
+                    param_state["step"] = _new_step(float(param_state["step"]))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads a state saved by this class, ``torch.optim.Adafactor`` or ``transformers.Adafactor``.
@@ -154,7 +157,7 @@ class Adafactor(Optimizer):
         loaded: dict[str, Any] = {}
 
         def convert(_: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
-            loaded.update(conversion.convert_state_dict(state_dict, self.state_dict()["param_groups"]))
+            loaded.update(conversion.convert_state_dict(state_dict, self.param_groups))
             return loaded
 
         def restore_precision(_: Optimizer) -> None:
