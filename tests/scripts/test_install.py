@@ -1,0 +1,66 @@
+"""Where set-up looks for torch's CPU build, and what it says when there is none."""
+
+import subprocess
+
+import pytest
+
+from scripts import install
+
+INDEX = "https://index.example/whl/cpu"
+
+
+class FakePip:
+    """Answers each call of pip with the next status given, and remembers the calls."""
+
+    def __init__(self, *statuses: int) -> None:
+        self.statuses = list(statuses)
+        self.calls: list[tuple[str, ...]] = []
+
+    def __call__(self, *arguments: str, quietly: bool = False) -> "subprocess.CompletedProcess[str]":
+        self.calls.append(arguments)
+        status = self.statuses.pop(0)
+        return subprocess.CompletedProcess(arguments, status, stderr=f"pip's words {len(self.calls)}")
+
+
+def test_machine_whose_pip_finds_the_cpu_build_asks_no_other_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    pip = FakePip(0)
+    monkeypatch.setattr(install, "pip", pip)
+    install.install_torch_for_cpu(INDEX)
+    (call,) = pip.calls
+    assert not any(argument.startswith("--index-url") for argument in call)
+
+
+def test_pytorchs_index_is_asked_next_with_a_time_limit_and_the_same_hashes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pip = FakePip(1, 0)
+    monkeypatch.setattr(install, "pip", pip)
+    install.install_torch_for_cpu(INDEX)
+    _, second = pip.calls
+    assert {f"--index-url={INDEX}", "--timeout=15", "--require-hashes", "--no-deps"} <= set(second)
+
+
+def test_no_cpu_build_anywhere_is_told_with_three_remedies(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(install, "pip", FakePip(1, 1))
+    with pytest.raises(SystemExit) as stopped:
+        install.install_torch_for_cpu(INDEX)
+    for remedy in ("make setup TORCH_CPU_INDEX=URL", "PIP_FIND_LINKS=FOLDER make setup", "VARIANT=cuda"):
+        assert remedy in str(stopped.value)
+    told = capsys.readouterr().err
+    assert "pip's words 1" in told
+    assert "pip's words 2" in told
+
+
+def test_cuda_lock_replaces_a_cpu_build_that_pip_would_call_good_enough(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pip = FakePip(0, 0, 0)
+    monkeypatch.setattr(install, "pip", pip)
+    monkeypatch.setattr(install, "installed_torch", lambda: "2.13.0+cpu")
+    monkeypatch.setattr(install, "compile_modules", lambda: None)
+    monkeypatch.setattr("sys.argv", ["install.py", "cuda"])
+    install.main()
+    assert pip.calls[0] == ("uninstall", "--yes", "torch")
+    assert "install" in pip.calls[1]
