@@ -1,9 +1,14 @@
 """A factored Adafactor for PyTorch and Lightning, and an honest account of what optimizers keep in memory."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from lightning_adafactor.adafactor import Adafactor
 from lightning_adafactor.memory import StateSize, adamw_state, compute_optimizer_size, measure_state
-from lightning_adafactor.monitor import OptimizerStateMonitor
 from lightning_adafactor.transformers_dialect import TransformersAdafactor
+
+if TYPE_CHECKING:
+    from lightning_adafactor.monitor import OptimizerStateMonitor
 
 __all__ = [
     "Adafactor",
@@ -14,3 +19,15 @@ __all__ = [
     "compute_optimizer_size",
     "measure_state",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports the callback, and Lightning with it, when first asked for: the optimizer needs torch alone."""
+    if name == "OptimizerStateMonitor":
+        return importlib.import_module("lightning_adafactor.monitor").OptimizerStateMonitor
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Names the callback too, before its import."""
+    return sorted({*globals(), *__all__})
