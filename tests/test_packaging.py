@@ -229,7 +229,7 @@ def test_license_is_the_unchanged_apache_2_0_text() -> None:
 
 
 def test_wheel_holds_every_module_the_configurations_and_the_license(tmp_path: Path) -> None:
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tmp_path)
     leave_out = shutil.ignore_patterns("__pycache__", "*.egg-info")
     for name in ("lightning_adafactor", "recipes", "configs"):
