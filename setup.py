@@ -1,4 +1,4 @@
-"""The one thing that pyproject.toml cannot say: configs/ is installed as recipes.configs, beside what is found."""
+"""What pyproject.toml cannot say: configs/ is installed as recipes.configs, beside the packages found."""
 
 from setuptools import find_namespace_packages, setup
 

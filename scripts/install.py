@@ -8,6 +8,7 @@ fetching a torch build that was not asked for.
 
 import argparse
 import compileall
+import os
 import platform
 import re
 import subprocess
@@ -27,7 +28,10 @@ WHAT = {
 def pip(*arguments: str, quietly: bool = False) -> subprocess.CompletedProcess[str]:
     """Run pip in this environment; with ``quietly``, keep what it complains about instead of printing it."""
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", *arguments]
-    return subprocess.run(command, text=True, stderr=subprocess.PIPE if quietly else None, check=False)
+    # A pip configured to install for the user would refuse to install into a virtual environment.
+    environment = {**os.environ, "PIP_USER": "0"}
+    words = subprocess.PIPE if quietly else None
+    return subprocess.run(command, env=environment, text=True, stderr=words, check=False)
 
 
 def install(*locks: str) -> None:

@@ -271,6 +271,14 @@ def write_command(path: Path, script: str) -> Path:
     return path
 
 
+def write_environment(folder: Path) -> None:
+    """Lay out what make looks at in an environment set up for the CPU, its stamps newer than the locks."""
+    (folder / "bin").mkdir()
+    write_command(folder / "bin" / "python", "exit 0")
+    for name in ("pyvenv.cfg", ".runtime-cpu", ".dev"):
+        (folder / name).touch()
+
+
 @needs_make
 def test_python_that_is_too_old_is_answered_with_a_sentence(tmp_path: Path) -> None:
     asks_version = 'case "$*" in *version_info*) exit 1 ;; --version) echo Python 3.9.2 ;; esac'
@@ -321,3 +329,39 @@ def test_environment_set_up_for_cuda_stays_so_without_a_gpu(tmp_path: Path) -> N
     (tmp_path / "venv" / ".runtime-cuda").touch()
     run = run_make("--dry-run", "--always-make", "fit", f"VENV={tmp_path}/venv", path=tmp_path)
     assert "scripts/install.py cuda " in run.stdout
+
+
+@needs_make
+def test_environment_that_is_set_up_is_left_alone(tmp_path: Path) -> None:
+    write_environment(tmp_path)
+    run = run_make("--dry-run", "setup", f"VENV={tmp_path}", "VARIANT=cpu")
+    assert "install.py" not in run.stdout
+    assert "venv" not in run.stdout
+
+
+@needs_make
+def test_changed_lock_is_installed_again(tmp_path: Path) -> None:
+    write_environment(tmp_path)
+    run = run_make(
+        "--dry-run", "--what-if=requirements/torch-cpu.txt", "setup", f"VENV={tmp_path}", "VARIANT=cpu"
+    )
+    assert "scripts/install.py cpu " in run.stdout
+    assert "scripts/install.py dev" in run.stdout
+    assert "-m venv" not in run.stdout
+
+
+@needs_make
+def test_other_variant_is_installed_over_this_one(tmp_path: Path) -> None:
+    write_environment(tmp_path)
+    run = run_make("--dry-run", "setup", f"VENV={tmp_path}", "VARIANT=cuda")
+    assert f"rm -f {tmp_path}/.runtime-*" in run.stdout
+    assert "scripts/install.py cuda " in run.stdout
+
+
+@needs_make
+def test_environment_whose_python_has_gone_is_made_anew(tmp_path: Path) -> None:
+    write_environment(tmp_path)
+    (tmp_path / "bin" / "python").unlink()
+    (tmp_path / "bin" / "python").symlink_to("python-that-was-upgraded")
+    run = run_make("--dry-run", "setup", f"VENV={tmp_path}", "VARIANT=cpu")
+    assert f"-m venv --clear {tmp_path}" in run.stdout
