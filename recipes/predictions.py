@@ -28,28 +28,24 @@ class PredictionWriter(BasePredictionWriter):
 
     def __init__(self, file: str) -> None:
         super().__init__(write_interval="epoch")
-        self.file = Path(file)
+        self.file = self.path = Path(file)
         if self.file.suffix not in (".csv", ".jsonl"):
             raise RecipeError(f"model.predictions is '{file}': give a file that ends in .csv or .jsonl")
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Finds the file's place before anything is computed."""
-        super().setup(trainer, pl_module, stage)
-        if stage == "predict":
-            self.path(trainer)
-
-    def path(self, trainer: Trainer) -> Path:
-        """The file's path for this run.
+        """Finds the file's place, on all ranks and before anything is computed.
 
         Raises:
             RecipeError: If the file exists: nothing is overwritten.
         """
-        path = Path(trainer.log_dir or trainer.default_root_dir) / self.file
-        if path.exists():
+        super().setup(trainer, pl_module, stage)
+        if stage != "predict":
+            return
+        self.path = Path(trainer.log_dir or trainer.default_root_dir) / self.file
+        if self.path.exists():
             raise RecipeError(
-                f"model.predictions: '{path}' exists already: name another file, or move it away"
+                f"model.predictions: '{self.path}' exists already: name another file, or move it away"
             )
-        return path
 
     def write_on_epoch_end(
         self, trainer: Trainer, pl_module: LightningModule, predictions: Any, batch_indices: Any
@@ -72,10 +68,9 @@ class PredictionWriter(BasePredictionWriter):
         by_row = torch.empty_like(together)
         by_row[torch.tensor(order)] = together
         data = trainer.datamodule  # type: ignore[attr-defined]
-        path = self.path(trainer)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(path, data.predict_rows, by_row, data.labels)
-        rank_zero_info(f"{len(by_row)} predictions are in {path}")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write(self.path, data.predict_rows, by_row, data.labels)
+        rank_zero_info(f"{len(by_row)} predictions are in {self.path}")
 
 
 def write(path: Path, rows: Iterable[dict[str, Any]], probabilities: Tensor, labels: list[str]) -> None:

@@ -1,6 +1,10 @@
 """The classifier learns, counts what scikit-learn counts, and leaves a model that transformers loads."""
 
+import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,7 @@ from transformers import AutoTokenizer, pipeline
 
 from lightning_adafactor import Adafactor
 from recipes import TextClassificationData, TextClassifier
+from recipes.cli import main
 from recipes.errors import RecipeError
 
 
@@ -315,3 +320,79 @@ def test_a_warmup_below_zero_is_refused(tiny_model: Path) -> None:
 def test_testing_without_a_test_split_is_told_in_a_sentence(tiny_model: Path, wires_csv: Path) -> None:
     with pytest.raises(RecipeError, match=r"data\.test is null"):
         trainer_of().test(TextClassifier(str(tiny_model)), data_of(wires_csv, test=None))
+
+
+CONFIG = """
+model:
+  class_path: recipes.TextClassifier
+  init_args:
+    pretrained: {model}
+    optimizer:
+      class_path: lightning_adafactor.Adafactor
+      init_args: {{lr: 0.03, scale_parameter: false, relative_step: false}}
+data:
+  class_path: recipes.TextClassificationData
+  init_args: {{text: headline, label: desk, train: {data}, test: 0.2, max_length: 16, batch_size: 12}}
+trainer: {{max_epochs: 8, accelerator: cpu}}
+"""
+
+
+def test_the_command_line_fits_tests_and_predicts(
+    tiny_model: Path,
+    wires: pandas.DataFrame,
+    wires_csv: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("topics.yaml").write_text(CONFIG.format(model=tiny_model, data=wires_csv), encoding="utf-8")
+
+    assert main(["fit", "--config", "topics.yaml"]) == 0
+    run = Path("runs/topics/version_0")
+    assert main(["test", "--config", "topics.yaml", "--ckpt_path", str(run)]) == 0
+    assert (
+        main(["predict", "-c", "topics.yaml", "--ckpt_path", str(run), "--data.predict", str(wires_csv)]) == 0
+    )
+
+    report = json.loads((run / "report.json").read_text(encoding="utf-8"))
+    assert report["metrics"]["test/accuracy"] > 0.9
+    tested = pandas.read_csv("runs/topics/version_1/metrics.csv")
+    assert tested["test/accuracy"].tolist() == pytest.approx([report["metrics"]["test/accuracy"]])
+    predicted = pandas.read_csv("runs/topics/version_2/predictions.csv")
+    assert predicted["headline"].tolist() == wires["headline"].tolist()
+    assert (predicted["predicted"] == wires["desk"]).mean() > 0.9
+    classify = pipeline("text-classification", model=str(run / "model"))
+    alone = [result["label"] for result in classify(wires["headline"].tolist(), truncation=True)]
+    assert alone == predicted["predicted"].tolist()
+
+
+@pytest.mark.slow
+def test_two_processes_fit_and_predict_as_one(
+    tiny_model: Path, wires: pandas.DataFrame, wires_csv: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "topics.yaml").write_text(CONFIG.format(model=tiny_model, data=wires_csv), encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+
+    for command in (["fit"], ["predict", "--ckpt_path=runs/topics/version_0", f"--data.predict={wires_csv}"]):
+        shared = [
+            "--config=topics.yaml",
+            "--trainer.devices=2",
+            "--trainer.strategy=ddp",
+            "--data.batch_size=6",
+        ]
+        done = subprocess.run(
+            [sys.executable, "-m", "recipes", *command, *shared],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+
+    report = json.loads((tmp_path / "runs/topics/version_0/report.json").read_text(encoding="utf-8"))
+    assert report["steps"] == 56  # 84 rows by 2 x 6, 8 times
+    predicted = pandas.read_csv(tmp_path / "runs/topics/version_1/predictions.csv")
+    assert predicted["headline"].tolist() == wires["headline"].tolist()
+    assert (predicted["predicted"] == wires["desk"]).mean() > 0.9
