@@ -1,0 +1,224 @@
+"""One model in one dtype: everyone checked, their memory measured, then all timed together."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from benchmarks.contestants import BASELINES, Contestant, Steps
+from benchmarks.extra_memory import measure_memory
+from benchmarks.launches import Launches, count_launches
+from benchmarks.problem import Problem
+from benchmarks.reference import WrongNumbersError, check
+from benchmarks.shapes import MODELS
+from benchmarks.timing import CopySteps, CpuTimer, CudaTimer, Rounds, Spread, ratio, time_rounds
+
+FLOOR_ACCESSES = 3
+"""The gradient is read, the parameter is read and written: no step can do with less."""
+
+COPY = "copy of the parameters"
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What was measured of one contestant.
+
+    Attributes:
+        contestant: Who.
+        error: Largest relative error of an update, against float64.
+        state_bytes: What ``optimizer.state`` holds.
+        extra_bytes: Peak of a step beyond parameters, gradients and state.
+        launches: Counts on a CUDA device, None on a CPU.
+        seconds: Spread of the time of a step, by mode.
+        floors: Median time as a multiple of the floor, by mode.
+        ratios: Median of the rounds' quotients by a baseline's time, by mode and baseline.
+    """
+
+    contestant: Contestant
+    error: float
+    state_bytes: int
+    extra_bytes: int
+    launches: Launches | None
+    seconds: dict[str, Spread]
+    floors: dict[str, float]
+    ratios: dict[str, dict[str, float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One model in one dtype.
+
+    Attributes:
+        model: Key of the model.
+        title: Its name.
+        dtype: Of parameters and gradients.
+        tensors: How many parameters there are.
+        elements: How many numbers they hold.
+        copy: Time of a copy of the parameters.
+        bandwidth: What that makes in bytes per second, read and written.
+        floor: Seconds that reading gradients and reading and writing parameters takes at that bandwidth.
+        modes: The ways in which steps were timed.
+        rows: The contestants, in their order.
+        left_out: Who could not take part, and why.
+        rounds: Every single time.
+    """
+
+    model: str
+    title: str
+    dtype: torch.dtype
+    tensors: int
+    elements: int
+    copy: Spread
+    bandwidth: float
+    floor: float
+    modes: tuple[str, ...]
+    rows: tuple[Row, ...]
+    left_out: dict[str, str]
+    rounds: Rounds
+
+
+def bytes_needed(contestants: Sequence[Contestant], model: str, dtype: torch.dtype) -> int:
+    """Estimates the memory that a measurement takes: all state is held at once.
+
+    Args:
+        contestants: Who takes part.
+        model: Key of the model.
+        dtype: Of parameters and gradients.
+    """
+    elements = sum(torch.Size(shape.size).numel() for shape in MODELS[model].shapes)
+    shared = 2 * dtype.itemsize * elements
+    copies = 2 * min(dtype.itemsize * elements, 1 << 30)
+    state = sum(contestant.state_bytes(elements, dtype) for contestant in contestants)
+    scratch = max((contestant.scratch_bytes(elements, dtype) for contestant in contestants), default=0)
+    return shared + copies + state + scratch
+
+
+def measure(
+    contestants: Sequence[Contestant],
+    model: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    repeats: int,
+    warmup: int,
+    tell: Callable[[str], None],
+) -> Cell:
+    """Checks and measures the contestants.
+
+    Args:
+        contestants: Who takes part.
+        model: Key of the model.
+        device: Where.
+        dtype: Of parameters and gradients.
+        repeats: How many rounds count.
+        warmup: How many rounds come before those.
+        tell: Called with what is going on.
+
+    Returns:
+        The figures.
+
+    Raises:
+        WrongNumbersError: Someone's numbers are not what they should be.
+    """
+    left_out: dict[str, str] = {}
+    errors = _check_all(contestants, model, device, dtype, left_out, tell)
+    present = [contestant for contestant in contestants if contestant.name in errors]
+
+    problem = Problem(MODELS[model], device, dtype)
+    memory = {}
+    for contestant in present:
+        tell(f"memory of {contestant.name}")
+        memory[contestant.name] = measure_memory(contestant, problem.parameters)
+
+    started: dict[str, Steps] = {c.name: c.start(problem.parameters) for c in present}
+    copy = CopySteps(problem.bytes, device)
+    timer = CudaTimer() if device.type == "cuda" else CpuTimer()
+
+    def before_round(number: int) -> None:
+        tell("warming up" if number < 0 else f"round {number + 1} of {repeats}")
+        problem.touch_other_rows()
+
+    rounds = time_rounds(
+        {**started, COPY: copy}, timer, repeats=repeats, warmup=warmup, before_round=before_round
+    )
+    launches = {
+        name: count_launches(steps) if device.type == "cuda" else None for name, steps in started.items()
+    }
+
+    copied = Spread.of(rounds[COPY][timer.modes[0]])
+    bandwidth = copy.bytes / copied.median
+    floor = FLOOR_ACCESSES * problem.bytes / bandwidth
+    rows = tuple(
+        _row(contestant, errors, memory, launches, rounds, floor, timer.modes) for contestant in present
+    )
+    return Cell(
+        model=model,
+        title=MODELS[model].title,
+        dtype=dtype,
+        tensors=len(problem.parameters),
+        elements=problem.elements,
+        copy=copied,
+        bandwidth=bandwidth,
+        floor=floor,
+        modes=timer.modes,
+        rows=rows,
+        left_out=left_out,
+        rounds=rounds,
+    )
+
+
+def _check_all(
+    contestants: Sequence[Contestant],
+    model: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    left_out: dict[str, str],
+    tell: Callable[[str], None],
+) -> dict[str, float]:
+    errors = {}
+    for contestant in contestants:
+        tell(f"checking {contestant.name}")
+        try:
+            errors[contestant.name] = check(contestant, MODELS[model], device, dtype)
+        except WrongNumbersError:
+            raise
+        except Exception as reason:
+            if contestant.ours:
+                raise
+            # a rival that cannot step here, for want of a compiler, say, must not stop the others
+            left_out[contestant.name] = f"it fails here: {type(reason).__name__}: {_first_line(reason)}"
+    return errors
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), "")
+
+
+def _row(
+    contestant: Contestant,
+    errors: dict[str, float],
+    memory: dict[str, tuple[int, int]],
+    launches: dict[str, Any],
+    rounds: Rounds,
+    floor: float,
+    modes: Sequence[str],
+) -> Row:
+    times = rounds[contestant.name]
+    seconds = {mode: Spread.of(values) for mode, values in times.items()}
+    state_bytes, extra_bytes = memory[contestant.name]
+    return Row(
+        contestant=contestant,
+        error=errors[contestant.name],
+        state_bytes=state_bytes,
+        extra_bytes=extra_bytes,
+        launches=launches[contestant.name],
+        seconds=seconds,
+        floors={mode: seconds[mode].median / floor for mode in modes},
+        ratios={
+            mode: {name: ratio(times[mode], rounds[name][mode]) for name in BASELINES if name in rounds}
+            for mode in modes
+        },
+    )

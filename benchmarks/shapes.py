@@ -1,0 +1,125 @@
+"""The parameters of well-known models, written out, so that nothing but their shapes has to be at hand."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """One parameter.
+
+    Attributes:
+        name: Its name in transformers' model.
+        size: Its sizes.
+        lookup: Whether it is a table from which a batch looks up a few rows, so that the gradient of all others
+            is zero. False for a table that is also the output layer, where every row has a gradient.
+    """
+
+    name: str
+    size: tuple[int, ...]
+    lookup: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """The parameters of one model.
+
+    Attributes:
+        title: What to call it.
+        shapes: Its parameters, in the order of ``model.parameters()``.
+    """
+
+    title: str
+    shapes: tuple[Shape, ...]
+
+
+def _linear(name: str, inputs: int, outputs: int) -> Iterator[Shape]:
+    yield Shape(f"{name}.weight", (outputs, inputs))
+    yield Shape(f"{name}.bias", (outputs,))
+
+
+def _layer_norm(name: str, width: int) -> Iterator[Shape]:
+    yield Shape(f"{name}.weight", (width,))
+    yield Shape(f"{name}.bias", (width,))
+
+
+def _encoder(vocabulary: int, positions: int, width: int, layers: int) -> Iterator[Shape]:
+    """``DistilBertForSequenceClassification`` with two labels."""
+    yield Shape("distilbert.embeddings.word_embeddings.weight", (vocabulary, width), lookup=True)
+    yield Shape("distilbert.embeddings.position_embeddings.weight", (positions, width))
+    yield from _layer_norm("distilbert.embeddings.LayerNorm", width)
+    for number in range(layers):
+        layer = f"distilbert.transformer.layer.{number}"
+        for part in ("q_lin", "k_lin", "v_lin", "out_lin"):
+            yield from _linear(f"{layer}.attention.{part}", width, width)
+        yield from _layer_norm(f"{layer}.sa_layer_norm", width)
+        yield from _linear(f"{layer}.ffn.lin1", width, 4 * width)
+        yield from _linear(f"{layer}.ffn.lin2", 4 * width, width)
+        yield from _layer_norm(f"{layer}.output_layer_norm", width)
+    yield from _linear("pre_classifier", width, width)
+    yield from _linear("classifier", width, 2)
+
+
+def _gpt2(vocabulary: int, positions: int, width: int, layers: int) -> Iterator[Shape]:
+    """``GPT2LMHeadModel``, whose weights are (inputs, outputs) and whose output layer is the embedding."""
+
+    def projection(name: str, inputs: int, outputs: int) -> Iterator[Shape]:
+        yield Shape(f"{name}.weight", (inputs, outputs))
+        yield Shape(f"{name}.bias", (outputs,))
+
+    yield Shape("transformer.wte.weight", (vocabulary, width))
+    yield Shape("transformer.wpe.weight", (positions, width))
+    for number in range(layers):
+        layer = f"transformer.h.{number}"
+        yield from _layer_norm(f"{layer}.ln_1", width)
+        yield from projection(f"{layer}.attn.c_attn", width, 3 * width)
+        yield from projection(f"{layer}.attn.c_proj", width, width)
+        yield from _layer_norm(f"{layer}.ln_2", width)
+        yield from projection(f"{layer}.mlp.c_fc", width, 4 * width)
+        yield from projection(f"{layer}.mlp.c_proj", 4 * width, width)
+    yield from _layer_norm("transformer.ln_f", width)
+
+
+def _llama(vocabulary: int, width: int, layers: int, keys: int, intermediate: int) -> Iterator[Shape]:
+    """``LlamaForCausalLM`` with an output layer of its own; ``keys`` is the width of keys and of values."""
+    yield Shape("model.embed_tokens.weight", (vocabulary, width), lookup=True)
+    for number in range(layers):
+        layer = f"model.layers.{number}"
+        yield Shape(f"{layer}.self_attn.q_proj.weight", (width, width))
+        yield Shape(f"{layer}.self_attn.k_proj.weight", (keys, width))
+        yield Shape(f"{layer}.self_attn.v_proj.weight", (keys, width))
+        yield Shape(f"{layer}.self_attn.o_proj.weight", (width, width))
+        yield Shape(f"{layer}.mlp.gate_proj.weight", (intermediate, width))
+        yield Shape(f"{layer}.mlp.up_proj.weight", (intermediate, width))
+        yield Shape(f"{layer}.mlp.down_proj.weight", (width, intermediate))
+        yield Shape(f"{layer}.input_layernorm.weight", (width,))
+        yield Shape(f"{layer}.post_attention_layernorm.weight", (width,))
+    yield Shape("model.norm.weight", (width,))
+    yield Shape("lm_head.weight", (vocabulary, width))
+
+
+MODELS = {
+    "distilbert": Model("DistilBERT 66M", tuple(_encoder(28996, 512, 768, 6))),
+    "gpt2": Model("GPT-2 124M", tuple(_gpt2(50257, 1024, 768, 12))),
+    "llama1b": Model("Llama 1.1B (TinyLlama)", tuple(_llama(32000, 2048, 22, 4 * 64, 5632))),
+    "tiny": Model("tiny encoder", tuple(_encoder(2000, 64, 96, 2))),
+}
+"""What ``--model`` offers: the three that figures are quoted for, and one to try a change on."""
+
+
+def reduced(model: Model) -> Model:
+    """Every shape that a model has, once, at a quarter of its sizes: enough to check numbers on.
+
+    Args:
+        model: The model.
+
+    Returns:
+        A model whose dimensions above 64 are divided by four, without shapes that differ in name alone.
+    """
+    small: dict[tuple[tuple[int, ...], bool], Shape] = {}
+    for shape in model.shapes:
+        size = tuple(length if length <= 64 else max(64, -(-length // 4)) for length in shape.size)
+        small.setdefault((size, shape.lookup), dataclasses.replace(shape, size=size))
+    return Model(f"{model.title}, reduced", tuple(small.values()))
