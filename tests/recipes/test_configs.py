@@ -1,4 +1,4 @@
-"""Every YAML in configs/ goes through the real parser and, with a tiny model and texts in their place, trains."""
+"""Every YAML in configs/ goes through the real parser and, with a tiny model and texts in place, trains."""
 
 import json
 import re
@@ -50,7 +50,7 @@ def test_it_trains_validates_and_tests_on_other_texts(
     settings = yaml.safe_load(config.read_text(encoding="utf-8"))["data"]["init_args"]
     text = [settings["text"]] if isinstance(settings["text"], str) else settings["text"]
     frame = wires.assign(
-        **{column: wires["headline"] for column in text}, **{settings["label"]: wires["desk"]}
+        **dict.fromkeys(text, wires["headline"]), **{settings["label"]: wires["desk"]}
     )
     for split in ("train", "validation", "test"):
         frame.to_csv(f"{split}.csv", index=False)

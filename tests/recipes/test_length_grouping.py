@@ -1,4 +1,4 @@
-"""Length-grouped batches: each example once, little padding, in no order of length, on one process or many."""
+"""Length-grouped batches: each example once, little padding, no order of length, on one process or many."""
 
 import random
 from itertools import pairwise

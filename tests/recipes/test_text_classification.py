@@ -381,7 +381,7 @@ def test_two_processes_fit_and_predict_as_one(
             "--data.batch_size=6",
         ]
         done = subprocess.run(
-            [sys.executable, "-m", "recipes", *command, *shared],
+            [sys.executable, "-m", "recipes", command[0], *shared, *command[1:]],
             cwd=tmp_path,
             env=environment,
             capture_output=True,
