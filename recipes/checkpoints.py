@@ -8,11 +8,26 @@ from typing import Any
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
 
 from recipes.errors import RecipeError
 from recipes.run_folder import RunFolder, versions
 
 LAST = "last.ckpt"
+INHERITED = ("best_model_path", "best_model_score", "best_k_models", "kth_best_model_path", "kth_value")
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps the best checkpoint; a run that goes on from another remembers what was best there.
+
+    Lightning forgets that when the folder changes, and would take the first checkpoint after it for the best.
+    """
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes over the best checkpoint of the run before, if its file is there. It is never removed."""
+        if Path(state_dict["best_model_path"]).is_file():
+            for name in INHERITED:
+                setattr(self, name, state_dict[name])
 
 
 class LastCheckpoint(ModelCheckpoint):
@@ -23,14 +38,25 @@ class LastCheckpoint(ModelCheckpoint):
     """
 
     def __init__(self) -> None:
-        super().__init__(
-            filename=LAST.removesuffix(".ckpt"), save_on_exception=True, enable_version_counter=False
-        )
+        super().__init__(filename=LAST.removesuffix(".ckpt"), enable_version_counter=False)
+
+    @property
+    def path(self) -> str | None:
+        """The file, once it has been written."""
+        return self.best_model_path or None
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes nothing over: the file of the run before is not this run's last."""
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Saves on Ctrl-C; not after an error, when the weights may be spoilt or the other ranks gone."""
-        if isinstance(exception, KeyboardInterrupt) and trainer.world_size == 1 and trainer.global_step > 0:
-            super().on_exception(trainer, pl_module, exception)
+        fitting = (
+            trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and trainer.global_step
+        )
+        if isinstance(exception, KeyboardInterrupt) and fitting and trainer.world_size == 1:
+            assert self.dirpath is not None
+            self.best_model_path = str(Path(self.dirpath) / LAST)
+            trainer.save_checkpoint(self.best_model_path, weights_only=False)
 
 
 def resolve(ckpt_path: str, command: str, root: Path, name: str) -> str:
@@ -106,7 +132,7 @@ def load(path: str | Path) -> dict[str, Any]:
         raise RecipeError(
             f"--ckpt_path {path}: not a checkpoint, or one that holds more than tensors and plain values"
         ) from None
-    except (OSError, RuntimeError, EOFError, ValueError):
+    except Exception:  # what reading something else as a pickle raises is anybody's guess
         raise RecipeError(f"--ckpt_path {path}: not a checkpoint, or a damaged one") from None
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise RecipeError(f"--ckpt_path {path}: not a checkpoint of Lightning, it holds no state_dict")
@@ -118,8 +144,8 @@ def adopt(
 ) -> tuple[dict[str, Any], list[str]]:
     """Which of the model's arguments a checkpoint decides, when its own differ from those of this run.
 
-    What the user gave, in a file or on the command line, holds; only what was left to its default is taken from
-    the checkpoint.
+    What the user gave, in a file or on the command line, holds; only what was left to its default is taken
+    from the checkpoint.
 
     Args:
         path: The checkpoint.
@@ -138,7 +164,7 @@ def adopt(
     differing = {name: value for name, value in saved.items() if value != current.get(name, value)}
     adopted = {name: value for name, value in differing.items() if name not in given}
     notes = [
-        f"model.{name} is {value!r} as in the checkpoint, for it was not given"
+        f"model.{name} is {value!r} as in the checkpoint, since it was not given"
         if name in adopted
         else f"model.{name} is {current[name]!r} as given; the checkpoint was trained with {value!r}"
         for name, value in differing.items()

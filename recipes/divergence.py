@@ -1,5 +1,6 @@
 """Stops a training whose loss is no longer a number, before a checkpoint of it is written."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -57,5 +58,14 @@ class StopOnDivergence(Callback):
         where = f"at step {step}" if step >= 0 else "on another rank"
         raise TrainingDiverged(
             f"the training loss became NaN or infinite {where}: try a lower learning rate, a longer warm-up "
-            "or trainer.gradient_clip_val"
+            f"or trainer.gradient_clip_val; {_kept(trainer)}"
         )
+
+
+def _kept(trainer: Trainer) -> str:
+    """What can be gone on from. A path that a callback was about to write does not count."""
+    folders = {getattr(callback, "dirpath", None) for callback in trainer.checkpoint_callbacks}
+    files = [file for folder in folders if folder for file in Path(folder).glob("*.ckpt")]
+    if not files:
+        return "no checkpoint had been written yet"
+    return f"the last good checkpoint is {max(files, key=lambda file: file.stat().st_mtime_ns)}"

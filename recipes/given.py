@@ -44,7 +44,7 @@ def plain_keys(settings: Mapping[str, Any], group: str) -> Iterator[str]:
 def kept_arguments(given: Sequence[Given], config: Mapping[str, Any]) -> Iterator[str]:
     """A sentence for every argument given for one class that has gone over to the class put in its place.
 
-    The rate chosen for one optimizer is seldom right for another, yet it stays: that is the rule of the settings.
+    The rate chosen for one optimizer is seldom right for another, yet it stays unless it is given anew.
 
     Args:
         given: The settings in the order they were given.

@@ -5,27 +5,27 @@ It knows no task: ``model`` and ``data`` are whatever classes the YAML names.
 
 import importlib
 import signal
-import sys
-from argparse import ArgumentError
-from collections.abc import Sequence
+from argparse import SUPPRESS, ArgumentError
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import ActionConfigFile, set_parsing_settings
 from lightning import LightningDataModule, LightningModule, Trainer, __version__
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf.errors import OmegaConfBaseException
 
 from recipes import checkpoints, noise, resolvers
+from recipes.cli import COMMANDS
 from recipes.command_line import given_in
 from recipes.config_files import find_config, is_inline, read_config
 from recipes.errors import RecipeError
 from recipes.given import Given, kept_arguments, plain_keys
 from recipes.interpolation import absolute_in, explain_interpolation
 from recipes.mistakes import explain, refuse_empty_groups, sentence
+from recipes.notes import tell
 from recipes.run_folder import RunFolder, claim, config_name, give_back, next_folder, runs_root
 from recipes.trainer_defaults import default_callbacks, loggers_of
 
@@ -34,13 +34,26 @@ from recipes.trainer_defaults import default_callbacks, loggers_of
 set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
 
 USAGE = "--config FILE [--config FILE ...] [--KEY VALUE ...]"
-WHERE_RUNS_GO = (
-    "A run writes to runs/<name of the first --config>/version_N/, a new N each time. "
-    "The folder of all runs is trainer.default_root_dir, else the variable RUNS_DIR, else runs."
+CHECKPOINT_PATH = (
+    "A .ckpt file, the folder of a run, or 'best' or 'last' for the newest run of the same --config. fit "
+    "goes on from it, the other commands load it. Of a run's folder, fit takes the last checkpoint, the "
+    "others the best."
 )
-CHECKPOINT_PATHS = (
-    "A .ckpt file, the folder of a run, or 'best' or 'last' of the newest run of this --config."
+EPILOG = (
+    "The settings of a recipe: --model.help recipes.TextClassifier, --data.help "
+    "recipes.TextClassificationData; those of an optimizer: --model.help recipes.TextClassifier "
+    "--model.optimizer.help torch.optim.AdamW. A run writes to runs/NAME/version_N/, NAME being that of the "
+    "first --config and N a new number each time. The folder of all runs is trainer.default_root_dir, else "
+    "the variable RUNS_DIR, else runs."
 )
+
+
+class RecipeParser(LightningArgumentParser):
+    """Lightning's parser without the many lines of usage that argparse puts before a class's help."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("usage", SUPPRESS)
+        super().__init__(*args, **kwargs)
 
 
 class FindConfigFile(ActionConfigFile):
@@ -81,6 +94,7 @@ class RecipeCLI(LightningCLI):
                 subclass_mode_data=True,
                 seed_everything_default=42,
                 auto_configure_optimizers=False,
+                parser_class=RecipeParser,
                 parser_kwargs=self._parser_settings(),
                 args=list(args),
             )
@@ -103,9 +117,9 @@ class RecipeCLI(LightningCLI):
         last = next(
             (c for c in self.trainer.checkpoint_callbacks if isinstance(c, checkpoints.LastCheckpoint)), None
         )
-        if self.subcommand != "fit" or last is None or not last.best_model_path:
+        if self.subcommand != "fit" or last is None or not last.path:
             return ""
-        return f"go on with --ckpt_path {last.best_model_path}"
+        return f"go on with --ckpt_path {last.path}"
 
     @classmethod
     def _parser_settings(cls) -> dict[str, Any]:
@@ -121,7 +135,8 @@ class RecipeCLI(LightningCLI):
         for command in cls.subcommands():
             settings[command] = {
                 "usage": f"python -m recipes {command} {USAGE}",
-                "epilog": WHERE_RUNS_GO,
+                "description": COMMANDS[command],
+                "epilog": EPILOG,
                 "allow_abbrev": False,
             }
         return settings
@@ -139,9 +154,21 @@ class RecipeCLI(LightningCLI):
         )
         return parser
 
+    def setup_parser(self, *args: Any, **kwargs: Any) -> None:
+        """Lightning's parser, with the recipes' own words for the commands and for ``--ckpt_path``."""
+        super().setup_parser(*args, **kwargs)
+        subcommands = self.parser._subcommands_action
+        assert subcommands is not None
+        for listed in subcommands._choices_actions:
+            listed.help = COMMANDS[listed.dest]
+        for parser in self._subcommand_parsers.values():
+            for action in parser._actions:
+                if action.dest == "ckpt_path":
+                    action.help = CHECKPOINT_PATH
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds ``checkpoint``: which checkpoints ``fit`` keeps."""
-        parser.add_class_arguments(ModelCheckpoint, "checkpoint", skip={"dirpath", "save_last"})
+        parser.add_class_arguments(checkpoints.BestCheckpoint, "checkpoint", skip={"dirpath", "save_last"})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parses the command line, and answers a mistake with a sentence."""
@@ -200,6 +227,17 @@ class RecipeCLI(LightningCLI):
             checkpoint["monitor"] = getattr(model_class, "monitor", "val/loss")
             checkpoint["mode"] = getattr(model_class, "monitor_mode", "min")
 
+    def instantiate_classes(self) -> None:
+        """Makes the data, the model and the trainer."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            # jsonargparse reports whatever a class refuses as a value that fits none of its types.
+            for cause in _causes(error):
+                if isinstance(cause, RecipeError | MisconfigurationException):
+                    raise cause from None
+            raise
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Makes the trainer with the recipes' loggers and callbacks, all writing to this run's folder."""
         settings = self._get(self.config_init, "trainer")
@@ -235,12 +273,12 @@ class RecipeCLI(LightningCLI):
         finish(self)
 
 
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
 def is_first_rank() -> bool:
     """Whether this process is rank 0, or the one that will start the others."""
     return getattr(rank_zero_only, "rank", 0) == 0
-
-
-@rank_zero_only
-def tell(message: str) -> None:
-    """Says on standard error what the user should know and need not mend."""
-    print(f"note: {message}", file=sys.stderr)

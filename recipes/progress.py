@@ -64,6 +64,10 @@ class ProgressLines(ProgressBar):
         )
         print(f"{bar} {shown}".rstrip(), flush=True)
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the clock of an epoch that an earlier run has begun."""
+        self._start()
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock of an epoch."""
         self._start()

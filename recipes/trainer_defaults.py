@@ -11,6 +11,7 @@ from lightning_adafactor import OptimizerStateMonitor
 from recipes.checkpoints import LastCheckpoint
 from recipes.divergence import StopOnDivergence
 from recipes.progress import progress_bar
+from recipes.resume import OptimizerAsGiven
 from recipes.run_folder import RunFolder
 
 
@@ -54,6 +55,7 @@ def default_callbacks(command: str, trainer: Mapping[str, Any], best: ModelCheck
     if command != "fit":
         return callbacks
     add(StopOnDivergence(), StopOnDivergence)
+    add(OptimizerAsGiven(), OptimizerAsGiven)
     add(OptimizerStateMonitor(), OptimizerStateMonitor)
     if trainer["logger"] is not False:
         add(LearningRateMonitor("step"), LearningRateMonitor)

@@ -1,0 +1,94 @@
+"""A model and data small enough to run the whole command line in a blink; the tests import it by its name."""
+
+import os
+import signal
+
+import torch
+from lightning import LightningDataModule, LightningModule
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+
+class TinyModel(LightningModule):
+    """One linear layer.
+
+    Args:
+        width: Inputs of the layer.
+        rate: Stored and compared with checkpoints, used for nothing.
+        optimizer: The optimizer, without the parameters.
+        nan_at: Step at which the loss becomes NaN. Null: at none.
+        interrupt_at: Step at which the process gets a Ctrl-C. Null: at none.
+        bug_at: Step at which the model has a bug. Null: at none.
+    """
+
+    monitor = "val/score"
+    monitor_mode = "max"
+
+    def __init__(
+        self,
+        width: int = 4,
+        rate: float = 0.5,
+        optimizer: OptimizerCallable = torch.optim.SGD,
+        nan_at: int | None = None,
+        interrupt_at: int | None = None,
+        bug_at: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=["optimizer"])
+        self.optimizer = optimizer
+        self.nan_at = nan_at
+        self.interrupt_at = interrupt_at
+        self.bug_at = bug_at
+        self.layer = nn.Linear(width, 2)
+
+    def _loss(self, batch: list[Tensor]) -> Tensor:
+        return self.layer(batch[0]).square().mean()
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        loss = self._loss(batch)
+        if self.global_step == self.nan_at:
+            loss = loss * float("nan")
+        if self.global_step == self.interrupt_at:
+            os.kill(os.getpid(), signal.SIGINT)
+        if self.global_step == self.bug_at:
+            raise ZeroDivisionError("a bug in the model")
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        loss = self._loss(batch)
+        self.log_dict({"val/loss": loss, "val/score": -loss}, sync_dist=True)
+
+    def test_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        self.log("test/loss", self._loss(batch), sync_dist=True)
+
+    def predict_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        return self.layer(batch[0])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return self.optimizer(self.parameters())
+
+
+class TinyData(LightningDataModule):
+    """Random numbers.
+
+    Args:
+        width: Numbers in an example.
+        size: Examples.
+        batch_size: Examples in a batch.
+        spare: Any number; used for nothing.
+    """
+
+    def __init__(self, width: int = 4, size: int = 16, batch_size: int = 4, spare: int = 0) -> None:
+        super().__init__()
+        self.width = width
+        self.size = size
+        self.batch_size = batch_size
+
+    def train_dataloader(self) -> DataLoader:
+        generator = torch.Generator().manual_seed(0)
+        examples = torch.randn(self.size, self.width, generator=generator)
+        return DataLoader(TensorDataset(examples), batch_size=self.batch_size)
+
+    val_dataloader = test_dataloader = predict_dataloader = train_dataloader
