@@ -112,9 +112,11 @@ class _Step(ABC):
         return TILE_BYTES if len(dtypes) == 1 and self.unscale is None else TILE_BYTES // 2
 
     def run(self) -> None:
-        rms = self.measure_parameter() if self.rule.scale_parameter else 0.0
-        if self.entry.rms is not None:
-            self.entry.rms.fill_(rms)
+        rms = 0.0
+        if self.rule.scale_parameter:
+            rms = self.measure_parameter()
+            if self.entry.rms is not None:
+                self.entry.rms.fill_(rms)
         self.average_squares()
         clip = max(1.0, self.measure_update() / self.rule.d)
         alpha = self.rule.alpha(self.t, rms)

@@ -1,0 +1,96 @@
+"""The columns of the work table: one vocabulary for the host that writes it and the kernels that read it.
+
+No Triton here, so that the table can be built and tested without it.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum, IntFlag
+
+
+CHUNK = 1024
+"""Rows or columns that one program works on where it works on R or C."""
+
+
+class Flag(IntFlag):
+    """What kind of parameter a row of the table describes."""
+
+    FACTORED = 1
+    """R and C are kept; else V."""
+    ALIGNED = 2
+    """128-bit accesses are allowed: bases, rows and matrices start at multiples of 16 bytes, columns lie side by side."""
+    MEAN_OF_COLUMNS = 4
+    """mean(R) is to be taken over ``col_var``, for the parameter lies transposed in memory."""
+
+
+class Field(IntEnum):
+    """int64 columns that describe a parameter. Strides and offsets count elements."""
+
+    PARAM = 0  # address of p
+    ROW_VAR = 1  # address of R, float32 (matrices, rows)
+    COL_VAR = 2  # address of C, float32 (matrices, columns)
+    VARIANCE = 3  # address of V, float32 (columns,)
+    EXP_AVG = 4  # address of the average of updates, float32, or 0
+    RMS = 5  # address of one float32, where RMS(p) is recorded, or 0
+    STEP = 6  # address of t, float32
+    LR = 7  # address of lr
+    LR_IS_DOUBLE = 8  # lr is float64, else float32
+    FLAGS = 9  # see Flag
+    MATRICES = 10  # number of matrices, 1 for a vector
+    BATCH_1 = 11  # a matrix number is ((i0 · BATCH_1) + i1) · BATCH_2 + i2
+    BATCH_2 = 12
+    ROWS = 13  # n, 1 for a vector
+    COLUMNS = 14  # m
+    PARAM_STRIDES = 15  # of i0, i1, i2, row, column
+    GRAD_STRIDES = 20  # likewise
+    EXP_AVG_STRIDES = 25  # likewise
+    ROW_TILES = 30  # tiles below each other in one matrix
+    COLUMN_TILES = 31  # tiles beside each other
+    FIRST_TILE = 32  # number of the parameter's first tile in the bucket
+    ROW_SUMS = 33  # where in the workspace: partial row sums of G², (column tiles, matrices, rows)
+    COLUMN_SUMS = 34  # where: partial column sums, (row tiles, matrices, columns)
+    MEAN_SUMS = 35  # where: partial sums of R for mean(R), (matrices, chunks)
+    MEAN_CHUNKS = 36  # number of these chunks
+    GROUP = 37  # row of the options table
+    INDEX = 38  # position in the optimizer, for the random bits
+    SEED = 39  # key of the random bits
+
+
+FIELDS = 40
+"""Columns of the table of parameters."""
+
+
+class Option(IntEnum):
+    """float64 columns that describe a parameter group, the floors already resolved for the bucket's dtype."""
+
+    LR = 0
+    BETA2_DECAY = 1
+    ADDED = 2  # what is added to G²
+    MEAN_FLOOR = 3  # smallest mean(R)
+    CAP = 4  # largest V̂^-½
+    EPS2 = 5
+    D = 6
+    WEIGHT_DECAY = 7
+    BETA1 = 8
+    SIGN = 9  # -1 to maximize
+    SCALE_PARAMETER = 10
+    RELATIVE_STEP = 11
+    WARMUP_INIT = 12
+    DECAY_BY_ALPHA = 13  # weight decay multiplies with α, else with lr
+    STOCHASTIC = 14
+
+
+OPTIONS = 15
+"""Columns of the table of options."""
+
+
+class Scalar(IntEnum):
+    """float32 columns of a parameter's results that the last pass reads."""
+
+    SCALE = 0  # ±α / max(1, RMS(U)/d)
+    RETAINED = 1  # what weight decay leaves
+    STEP = 2  # t
+
+
+SCALARS = 4
+"""Columns of the table of scalars."""

@@ -1,0 +1,155 @@
+"""The fused step: parameters sorted into buckets, a work table for each, five launches for each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+import triton
+from torch import Tensor
+
+from lightning_adafactor.entry import Entry
+from lightning_adafactor.fused import kernels
+from lightning_adafactor.fused.table import Tiling, WorkTable, layout, signature
+
+_Kind = tuple[torch.device, torch.dtype, torch.dtype]
+
+_TRITON_DTYPE = {
+    torch.float32: triton.language.float32,
+    torch.bfloat16: triton.language.bfloat16,
+    torch.float16: triton.language.float16,
+}
+
+WARPS = 8
+"""Warps of a program that works on a tile."""
+
+
+class FusedAdafactor:
+    """Takes steps as :func:`lightning_adafactor.plain.adafactor` does, in five launches for each bucket.
+
+    Buckets are the parameters of one device, parameter dtype and gradient dtype. Their work tables are kept from
+    step to step; they belong to no state and no checkpoint.
+
+    Args:
+        tilings: Sizes of the pieces of work by parameter dtype, where others than the usual ones are wanted.
+    """
+
+    def __init__(self, tilings: dict[torch.dtype, Tiling] | None = None) -> None:
+        self.tilings = tilings or {}
+        self.tables: dict[_Kind, WorkTable] = {}
+        self._signatures: dict[_Kind, list[object]] = {}
+        self._captured: list[WorkTable] = []
+
+    def __call__(
+        self, entries: Iterable[Entry], *, grad_scale: Tensor | None = None, found_inf: Tensor | None = None
+    ) -> None:
+        """Takes one step for each entry, in place, without waiting for the device.
+
+        Args:
+            entries: The parameters of the step.
+            grad_scale: One element that gradients are divided by before use; None for 1.
+            found_inf: One element; where it is not zero, nothing changes. None for 0.
+        """
+        buckets: dict[_Kind, list[Entry]] = {}
+        for entry in entries:
+            if entry.param.numel() == 0:
+                entry.step += 1 if found_inf is None else (found_inf == 0).to(entry.step)
+                continue
+            kind = (entry.param.device, entry.param.dtype, entry.grad.dtype)
+            buckets.setdefault(kind, []).append(entry)
+        for kind, bucket in buckets.items():
+            device = kind[0]
+            scale = None if grad_scale is None else grad_scale.to(device, non_blocking=True)
+            overflow = None if found_inf is None else found_inf.to(device, non_blocking=True)
+            self._launch(self._table(kind, bucket), kind, scale, overflow)
+
+    def _table(self, kind: _Kind, bucket: list[Entry]) -> WorkTable:
+        expected = signature(bucket)
+        if self._signatures.get(kind) == expected:
+            self.tables[kind].update(bucket)
+        else:
+            self.tables[kind] = WorkTable(bucket, self.tilings.get(kind[1], Tiling.of(kind[1])))
+            self._signatures[kind] = expected
+        table = self.tables[kind]
+        capturing = kind[0].type == "cuda" and torch.cuda.is_current_stream_capturing()
+        if capturing and table not in self._captured:
+            self._captured.append(table)  # a graph goes on reading it
+        return table
+
+    def _launch(self, table: WorkTable, kind: _Kind, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
+        device, param_dtype, grad_dtype = kind
+        tiling = table.tiling
+        unused = table.scalars
+        scale = unused if grad_scale is None else grad_scale
+        overflow = unused if found_inf is None else found_inf
+        tile = {"TILE_ROWS": tiling.rows, "TILE_COLUMNS": tiling.columns, "BLOCK_ROWS": tiling.block_rows}
+        checks = {"HAS_FOUND_INF": found_inf is not None}
+        unscales = {"HAS_GRAD_SCALE": grad_scale is not None, **checks}
+        p, g = _TRITON_DTYPE[param_dtype], _TRITON_DTYPE[grad_dtype]
+        tiles, chunks = (len(table.tiles),), (len(table.chunks),)
+        with torch.cuda.device(device) if device.type == "cuda" else torch.device(device):
+            kernels.sum_squares[tiles](
+                table.tiles,
+                table.params,
+                table.grads,
+                table.options,
+                table.workspace,
+                table.squares_of_p,
+                scale,
+                overflow,
+                P=p,
+                G=g,
+                **tile,
+                **unscales,
+                num_warps=WARPS,
+            )
+            if len(table.chunks):
+                kernels.update_factors[chunks](
+                    table.chunks, table.params, table.options, table.workspace, overflow, **checks, num_warps=WARPS
+                )
+            kernels.sum_updates[tiles](
+                table.tiles,
+                table.params,
+                table.grads,
+                table.options,
+                table.workspace,
+                table.squares_of_u,
+                scale,
+                overflow,
+                G=g,
+                **tile,
+                **unscales,
+                num_warps=WARPS,
+            )
+            kernels.find_scalars[(len(table.params),)](
+                table.params,
+                table.options,
+                table.squares_of_p,
+                table.squares_of_u,
+                table.scalars,
+                overflow,
+                **checks,
+                num_warps=WARPS,
+            )
+            kernels.apply_updates[tiles](
+                table.tiles,
+                table.params,
+                table.grads,
+                table.options,
+                table.workspace,
+                table.scalars,
+                scale,
+                overflow,
+                P=p,
+                G=g,
+                **tile,
+                **unscales,
+                MOMENTUM=table.has_momentum,
+                STOCHASTIC=table.is_stochastic,
+                num_warps=WARPS,
+            )
+
+
+def can_lay_out(entry: Entry) -> bool:
+    """Whether the kernels can address a parameter: its batch of matrices needs no more than three strides."""
+    return layout(entry) is not None

@@ -1,0 +1,328 @@
+"""The work table: what the kernels of a step are to do, written once into device memory and kept.
+
+A table serves all parameters of one device, parameter dtype and gradient dtype. It is built anew only when one of
+them, its state or its options changed; new gradient addresses and a new lr are copied into it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lightning_adafactor.entry import Entry
+from lightning_adafactor.fused.fields import CHUNK, FIELDS, OPTIONS, SCALARS, Field, Flag, Option
+from lightning_adafactor.rule import Rule
+
+MOST_BATCH_STRIDES = 3
+"""Strides that a batch of matrices may need; any parameter of up to five dimensions gets by with them."""
+
+_VECTOR_BYTES = 16
+_VECTOR_ELEMENTS = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiling:
+    """How large the pieces are that one program works on.
+
+    A tile's partial sums take 4·(rows + columns) bytes of workspace, so tiles must be large where elements are small.
+
+    Attributes:
+        rows: Rows of a tile.
+        columns: Columns of a tile, a multiple of 8.
+        block_rows: Rows held in registers at a time; divides ``rows``.
+    """
+
+    rows: int
+    columns: int
+    block_rows: int
+
+    @classmethod
+    def of(cls, dtype: torch.dtype) -> Tiling:
+        """The tiling for parameters of a dtype: 128 bits for each of a warp's 32 threads span a row of a tile."""
+        return cls(256, 128, 32) if dtype.itemsize == 4 else cls(256, 256, 16)
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Sizes and strides of a parameter as the kernels see it: a batch of matrices, or one row for a vector."""
+
+    batch: tuple[int, ...]
+    strides: dict[str, tuple[int, ...]]
+    rows: int
+    columns: int
+
+    @property
+    def matrices(self) -> int:
+        return math.prod(self.batch)
+
+
+def layout(entry: Entry) -> Layout | None:
+    """Reduces an entry's dimensions to a batch of at most three strides.
+
+    Returns:
+        The layout, or None where memory is laid out in too irregular a way.
+    """
+    tensors = {"param": entry.param, "grad": entry.grad}
+    if entry.exp_avg is not None:
+        tensors["exp_avg"] = entry.exp_avg
+    shape = entry.param.shape
+    strides = {name: tensor.stride() for name, tensor in tensors.items()}
+    if not entry.factored:
+        last = {name: (stride[-1] if stride else 1) for name, stride in strides.items()}
+        return Layout((1, 1, 1), {name: (0, 0, 0, 0, stride) for name, stride in last.items()}, 1, entry.param.numel())
+    sizes: list[int] = []
+    merged: dict[str, list[int]] = {name: [] for name in tensors}
+    for dim, size in enumerate(shape[:-2]):
+        if size == 1:
+            continue
+        if sizes and all(merged[name][-1] == size * strides[name][dim] for name in tensors):
+            sizes[-1] *= size
+            for name in tensors:
+                merged[name][-1] = strides[name][dim]
+        else:
+            sizes.append(size)
+            for name in tensors:
+                merged[name].append(strides[name][dim])
+    missing = MOST_BATCH_STRIDES - len(sizes)
+    if missing < 0:
+        return None
+    complete = {name: (*[0] * missing, *merged[name], *strides[name][-2:]) for name in tensors}
+    return Layout((*[1] * missing, *sizes), complete, shape[-2], shape[-1])
+
+
+def _is_aligned(entry: Entry, shape: Layout) -> bool:
+    tensors = [tensor for tensor in (entry.param, entry.grad, entry.exp_avg) if tensor is not None]
+    addresses = all(tensor.data_ptr() % _VECTOR_BYTES == 0 for tensor in tensors)
+    adjacent = all(strides[-1] == 1 for strides in shape.strides.values())
+    steps = [step for strides in shape.strides.values() for step in strides[:-1]]
+    return addresses and adjacent and all(step % _VECTOR_ELEMENTS == 0 for step in (*steps, shape.columns))
+
+
+def _options(rule: Rule, param: Tensor) -> list[float]:
+    row = [0.0] * OPTIONS
+    floor = max(rule.variance_floor(param), torch.finfo(torch.float32).tiny)
+    lr = rule.lr
+    row[Option.LR] = 0.0 if isinstance(lr, Tensor) and lr.device.type != "cpu" else float(lr)
+    row[Option.BETA2_DECAY] = rule.beta2_decay
+    row[Option.ADDED] = rule.added_to_squares(param)
+    row[Option.MEAN_FLOOR] = max(rule.mean_floor(param), torch.finfo(torch.float32).tiny)
+    row[Option.CAP] = floor**-0.5
+    row[Option.EPS2] = rule.eps2
+    row[Option.D] = rule.d
+    row[Option.WEIGHT_DECAY] = rule.weight_decay
+    row[Option.BETA1] = rule.beta1 or 0.0
+    row[Option.SIGN] = -1.0 if rule.maximize else 1.0
+    row[Option.SCALE_PARAMETER] = rule.scale_parameter
+    row[Option.RELATIVE_STEP] = rule.relative_step
+    row[Option.WARMUP_INIT] = rule.warmup_init
+    row[Option.DECAY_BY_ALPHA] = rule.dialect == "transformers"
+    row[Option.STOCHASTIC] = rule.rounds_stochastically(param)
+    return row
+
+
+class WorkTable:
+    """The tables and the workspace of one bucket.
+
+    Args:
+        entries: The bucket's parameters, none of them empty: one device, parameter dtype and gradient dtype.
+        tiling: Sizes of the pieces of work.
+
+    Attributes:
+        tiling: Sizes of the pieces of work.
+        tiles: int32 (tiles, 4): parameter, matrix, row tile, column tile.
+        chunks: int32 (chunks, 4): parameter, matrix, chunk, 0 for rows or 1 for columns.
+        params: int64 (parameters, FIELDS).
+        grads: int64 (parameters,), addresses of the gradients.
+        options: float64 (groups, OPTIONS).
+        workspace: float32, partial sums.
+        squares_of_p: float32 (tiles,).
+        squares_of_u: float32 (tiles,).
+        scalars: float32 (parameters, SCALARS).
+        has_momentum: Whether some parameter keeps an average of updates.
+        is_stochastic: Whether some parameter is rounded stochastically.
+    """
+
+    def __init__(self, entries: Sequence[Entry], tiling: Tiling) -> None:
+        self.tiling = tiling
+        self.device = entries[0].param.device
+        self.has_momentum = any(entry.exp_avg is not None for entry in entries)
+        self.is_stochastic = any(entry.rule.rounds_stochastically(entry.param) for entry in entries)
+        self._kept: list[Tensor] = []  # host memory that a captured graph reads again at each replay
+        self._host_options = torch.tensor(_options_of(entries), dtype=torch.float64)
+        self._host_grads = torch.tensor([entry.grad.data_ptr() for entry in entries], dtype=torch.int64)
+        self.options = self._on_device(self._host_options)
+        self.grads = self._on_device(self._host_grads)
+        self._lay_out(entries)
+
+    def update(self, entries: Sequence[Entry]) -> None:
+        """Takes over what may change from step to step, copying only what did."""
+        grads = torch.tensor([entry.grad.data_ptr() for entry in entries], dtype=torch.int64)
+        if not torch.equal(grads, self._host_grads):
+            self._host_grads = grads
+            self._copy(grads, self.grads)
+        options = torch.tensor(_options_of(entries), dtype=torch.float64)
+        if not torch.equal(options, self._host_options):
+            self._host_options = options
+            self._copy(options, self.options)
+
+    def workspace_bytes(self) -> int:
+        """Bytes of all that is kept beside the optimizer's state."""
+        tensors = (
+            self.tiles,
+            self.chunks,
+            self.params,
+            self.grads,
+            self.options,
+            self.workspace,
+            self.squares_of_p,
+            self.squares_of_u,
+            self.scalars,
+        )
+        return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
+
+    def _on_device(self, values: Tensor) -> Tensor:
+        return self._copy(values, torch.empty_like(values, device=self.device))
+
+    def _copy(self, values: Tensor, target: Tensor) -> Tensor:
+        """Copies from the host without waiting for the device."""
+        if self.device.type == "cuda":
+            values = values.pin_memory()
+            if torch.cuda.is_current_stream_capturing():
+                self._kept.append(values)
+        return target.copy_(values, non_blocking=True)
+
+    def _lay_out(self, entries: Sequence[Entry]) -> None:
+        """Numbers the tiles, and gives each partial sum its place in the workspace."""
+        tiling = self.tiling
+        groups = _groups(entries)
+        rows_of_table: list[list[int]] = []
+        tiles: list[Tensor] = []
+        chunks: list[Tensor] = []
+        first_tile = used = 0
+        for number, entry in enumerate(entries):
+            shape = layout(entry)
+            assert shape is not None, "the caller keeps such entries out of the bucket"
+            group = groups[id(entry.rule)]
+            row = [0] * FIELDS
+            row[Field.PARAM] = entry.param.data_ptr()
+            row[Field.ROW_VAR] = _address(entry.row_var)
+            row[Field.COL_VAR] = _address(entry.col_var)
+            row[Field.VARIANCE] = _address(entry.variance)
+            row[Field.EXP_AVG] = _address(entry.exp_avg)
+            row[Field.RMS] = _address(entry.rms)
+            row[Field.STEP] = entry.step.data_ptr()
+            lr = entry.rule.lr
+            if isinstance(lr, Tensor) and lr.device == self.device and lr.device.type != "cpu":
+                row[Field.LR], row[Field.LR_IS_DOUBLE] = lr.data_ptr(), lr.dtype == torch.float64
+            else:
+                row[Field.LR] = self.options[group, Option.LR].data_ptr()
+                row[Field.LR_IS_DOUBLE] = 1
+            row[Field.FLAGS] = (
+                Flag.FACTORED * entry.factored
+                | Flag.ALIGNED * _is_aligned(entry, shape)
+                | Flag.MEAN_OF_COLUMNS * entry.transposed
+            )
+            row[Field.MATRICES] = shape.matrices
+            row[Field.BATCH_1], row[Field.BATCH_2] = shape.batch[-2:]
+            row[Field.ROWS], row[Field.COLUMNS] = shape.rows, shape.columns
+            for name, field in _STRIDES.items():
+                if name in shape.strides:
+                    row[field : field + MOST_BATCH_STRIDES + 2] = shape.strides[name]
+            if entry.factored:
+                row_tiles = -(-shape.rows // tiling.rows)
+                column_tiles = -(-shape.columns // tiling.columns)
+            else:
+                row_tiles, column_tiles = -(-shape.columns // (tiling.rows * tiling.columns)), 1
+            row[Field.ROW_TILES], row[Field.COLUMN_TILES] = row_tiles, column_tiles
+            row[Field.FIRST_TILE] = first_tile
+            first_tile += shape.matrices * row_tiles * column_tiles
+            tiles.append(_product(number, shape.matrices, row_tiles, column_tiles))
+            if entry.factored:
+                row[Field.ROW_SUMS] = used
+                row[Field.COLUMN_SUMS] = row[Field.ROW_SUMS] + column_tiles * shape.matrices * shape.rows
+                row[Field.MEAN_SUMS] = row[Field.COLUMN_SUMS] + row_tiles * shape.matrices * shape.columns
+                row_chunks, column_chunks = -(-shape.rows // CHUNK), -(-shape.columns // CHUNK)
+                row[Field.MEAN_CHUNKS] = column_chunks if entry.transposed else row_chunks
+                used = row[Field.MEAN_SUMS] + shape.matrices * row[Field.MEAN_CHUNKS]
+                for axis, count in enumerate((row_chunks, column_chunks)):
+                    items = _product(number, shape.matrices, count, 1)
+                    items[:, 3] = axis
+                    chunks.append(items)
+            row[Field.GROUP], row[Field.INDEX], row[Field.SEED] = group, entry.index, _signed(entry.rule.seed)
+            rows_of_table.append(row)
+        empty = torch.empty(0, 4, dtype=torch.int32)
+        self.params = self._on_device(torch.tensor(rows_of_table, dtype=torch.int64))
+        self.tiles = self._on_device(torch.cat(tiles))
+        self.chunks = self._on_device(torch.cat(chunks) if chunks else empty)
+        self.workspace = torch.empty(used, dtype=torch.float32, device=self.device)
+        self.squares_of_p = torch.empty(first_tile, dtype=torch.float32, device=self.device)
+        self.squares_of_u = torch.empty(first_tile, dtype=torch.float32, device=self.device)
+        self.scalars = torch.empty(len(entries), SCALARS, dtype=torch.float32, device=self.device)
+
+
+_STRIDES = {
+    "param": Field.PARAM_STRIDES,
+    "grad": Field.GRAD_STRIDES,
+    "exp_avg": Field.EXP_AVG_STRIDES,
+}
+
+
+def signature(entries: Sequence[Entry]) -> list[object]:
+    """All that a table is built from and that :meth:`WorkTable.update` does not take over."""
+    groups = _groups(entries)
+    return [
+        (
+            groups[id(entry.rule)],
+            entry.index,
+            entry.rule.seed,
+            entry.rule.stochastic_rounding,
+            entry.rule.lr.data_ptr() if isinstance(entry.rule.lr, Tensor) else None,
+            entry.param.data_ptr(),
+            entry.param.shape,
+            entry.param.stride(),
+            entry.grad.data_ptr() % _VECTOR_BYTES,
+            entry.grad.stride(),
+            entry.step.data_ptr(),
+            _address(entry.row_var),
+            _address(entry.col_var),
+            _address(entry.variance),
+            _address(entry.exp_avg),
+            entry.exp_avg.stride() if entry.exp_avg is not None else None,
+            _address(entry.rms),
+        )
+        for entry in entries
+    ]
+
+
+def _groups(entries: Sequence[Entry]) -> dict[int, int]:
+    """Numbers the parameter groups, which have a rule object each, in the order of their first parameters."""
+    groups: dict[int, int] = {}
+    for entry in entries:
+        groups.setdefault(id(entry.rule), len(groups))
+    return groups
+
+
+def _options_of(entries: Sequence[Entry]) -> list[list[float]]:
+    """The rows of the options table."""
+    rules = {id(entry.rule): entry for entry in entries}
+    return [_options(entry.rule, entry.param) for entry in rules.values()]
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def _signed(seed: int) -> int:
+    """The 64 bits of a seed as a signed integer."""
+    seed &= (1 << 64) - 1
+    return seed - (1 << 64) if seed >> 63 else seed
+
+
+def _product(number: int, *counts: int) -> Tensor:
+    """int32 (product of counts, 4): the parameter's number and all index triples, the last varying fastest."""
+    triples = torch.cartesian_prod(*(torch.arange(count, dtype=torch.int32) for count in counts))
+    return torch.cat([torch.full((len(triples), 1), number, dtype=torch.int32), triples.view(-1, len(counts))], dim=1)
