@@ -1,4 +1,28 @@
-"""What a finished run leaves: the best checkpoint's ``model/``, ``report.json``, ``report.png``, a table."""
+"""What a finished run leaves: the best checkpoint's ``model/``, ``report.json``, ``report.png``, a table.
+
+``report.json`` holds
+
+=================== ==================================================================================
+recipe              Name of the configuration, which is also that of the run's group of folders.
+optimizer           Import path of the optimizer's class.
+optimizer_state     What the optimizer held after the last step on this process: ``elements`` (numbers),
+                    ``bytes``, ``megabytes`` (MiB).
+adamw_state         What ``torch.optim.AdamW`` would have held for the same trainable parameters: two
+                    moments in each parameter's dtype and shape, and a step.
+parameters          Parameters of the model, frozen ones included.
+metrics             ``val/...`` at the best checkpoint, ``test/...`` of it: ``loss`` (mean), ``accuracy``
+                    (micro: share of all examples), ``f1`` (macro: mean over labels).
+steps               Optimizer steps.
+seconds             ``setup`` (from the making of the model to the first training step: data, tokenizer,
+                    weights, sanity check), ``train`` (with its validations), ``test``; wall clock.
+samples_per_second  Training examples of all processes a second, validations left out.
+peak_memory_mb      CUDA: most memory that tensors took. Else: most that the process had resident. MiB.
+versions            Of Python and the libraries; null for one that is not installed as a package.
+device              Name of the accelerator, or of the processor and the threads used.
+seed                ``seed_everything``, null without.
+git_commit          Commit of the repository that the recipes lie in, null outside one.
+=================== ==================================================================================
+"""
 
 import importlib
 import importlib.metadata

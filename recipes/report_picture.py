@@ -81,8 +81,12 @@ def _draw_memory(axes: "Axes", report: dict[str, Any]) -> None:
 
 
 def _finish(axes: "Axes", title: str, label: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     axes.set_title(title, fontsize=10, loc="left")
     axes.set_xlabel(label)
+    if label == "step":
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(axis="y", color="#e5e7ea", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

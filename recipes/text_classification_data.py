@@ -135,8 +135,9 @@ class TextClassificationData(LightningDataModule):
             self.tokenizer.model_max_length = self.max_length
         fn = self.trainer.state.fn
         if fn == "predict":
-            self._load_predict(pretrained)
-        elif not self._encoded:
+            if "predict" not in self._encoded:
+                self._load_predict(pretrained)
+        elif not self._encoded.keys() - {"predict"}:
             self._load_labelled(pretrained, fitting=fn == "fit")
 
     def _load_labelled(self, pretrained: str, fitting: bool) -> None:
@@ -163,7 +164,7 @@ class TextClassificationData(LightningDataModule):
                 encoded["train"], encoded[split] = carve(
                     encoded["train"], share, key=f"data.{split}", seed=self.split_seed, stratify_by="labels"
                 )
-        self._encoded = {
+        self._encoded |= {
             # Neither the loss nor a metric depends on the order of evaluation, and sorted texts need less
             # padding.
             split: dataset if split == "train" else _longest_first(dataset)
@@ -328,6 +329,7 @@ class TextClassificationData(LightningDataModule):
             sampler=sampler,
             collate_fn=DataCollatorWithPadding(self.tokenizer, pad_to_multiple_of=self.pad_to_multiple_of),
             num_workers=self.num_workers,
+            pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
         )
 

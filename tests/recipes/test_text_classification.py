@@ -391,8 +391,11 @@ def test_two_processes_fit_and_predict_as_one(
         )
         assert done.returncode == 0, done.stderr[-3000:]
 
-    report = json.loads((tmp_path / "runs/topics/version_0/report.json").read_text(encoding="utf-8"))
+    run = tmp_path / "runs/topics/version_0"
+    report = json.loads((run / "report.json").read_text(encoding="utf-8"))
     assert report["steps"] == 56  # 84 rows by 2 x 6, 8 times
     predicted = pandas.read_csv(tmp_path / "runs/topics/version_1/predictions.csv")
     assert predicted["headline"].tolist() == wires["headline"].tolist()
-    assert (predicted["predicted"] == wires["desk"]).mean() > 0.9
+    classify = pipeline("text-classification", model=str(run / "model"))
+    alone = [result["label"] for result in classify(wires["headline"].tolist(), truncation=True)]
+    assert predicted["predicted"].tolist() == alone

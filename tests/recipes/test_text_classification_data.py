@@ -136,6 +136,17 @@ def test_carved_splits_and_training_share_no_row(tiny_model: Path, wires_csv: Pa
     assert sorted(labels_of(data.val_dataloader())) == [0] * 4 + [1] * 4 + [2] * 4
 
 
+def test_columns_may_have_the_names_that_batches_use(
+    tiny_model: Path, wires: pandas.DataFrame, tmp_path: Path
+) -> None:
+    wires.set_axis(["input_ids", "labels"], axis=1).assign(length="x").to_csv(tmp_path / "a.csv", index=False)
+
+    data = load(tiny_model, text="input_ids", label="labels", train=str(tmp_path / "a.csv"))
+
+    assert data.labels == ["fruit", "metal", "tool"]
+    assert sorted(labels_of(data.train_dataloader())) == [0] * 36 + [1] * 36 + [2] * 36
+
+
 def test_the_run_seed_does_not_move_rows_between_splits(
     tiny_model: Path, wires_csv: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
