@@ -65,5 +65,8 @@ def _draw_panel(panel: Axes, cell: Cell) -> None:
         [Patch(color=_OURS), Patch(color=_RIVAL), floor],
         ["this project", "others", f"floor, {cell.floor * 1e3:.3g} ms"],
         loc="lower right",
+        bbox_to_anchor=(1, 1),
+        ncols=3,
+        frameon=False,
         fontsize="small",
     )

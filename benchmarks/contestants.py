@@ -6,7 +6,6 @@ import dataclasses
 import fnmatch
 import importlib.util
 import inspect
-import os
 import pkgutil
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
@@ -70,12 +69,7 @@ class Contestant:
 
     def scratch_bytes(self, elements: int, dtype: torch.dtype) -> int:
         """Estimates what a step takes for a while: most where all parameters are worked on at once."""
-        at_once = (
-            {"adamw": 2, "adafactor": 4, "transformers": 4}[self.rule]
-            if self.arguments.get("foreach")
-            else 0.5
-        )
-        return int(at_once * elements * dtype.itemsize)
+        return int((2 if self.arguments.get("foreach") else 0.5) * elements * dtype.itemsize)
 
     def start(self, parameters: Sequence[torch.nn.Parameter], **changes: Any) -> Steps:
         """Constructs the optimizer.
@@ -143,13 +137,12 @@ def all_contestants(device: torch.device) -> list[Contestant]:
 def _ours(device: torch.device) -> list[Contestant]:
     optimizer = "lightning_adafactor:Adafactor"
     accepted = inspect.signature(pkgutil.resolve_name(optimizer)).parameters
-    fused_here = device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"
     paths: list[tuple[str, dict[str, bool], bool]] = [
         ("", {"fused": False} if "fused" in accepted else {}, False)
     ]
-    if "fused" in accepted and fused_here:
+    if "fused" in accepted and device.type == "cuda":
         paths.append(("-fused", {"fused": True}, False))
-        if "capturable" in accepted and device.type == "cuda":
+        if "capturable" in accepted:
             paths.append(("-fused-graph", {"fused": True, "capturable": True}, True))
     return [
         Contestant(f"ours{path}{setting}", optimizer, {**arguments, **path_arguments}, "adafactor", graph)

@@ -19,8 +19,8 @@ TOUCHED_ROWS = 0.05
 class Problem:
     """Parameters with gradients, shared by all optimizers: they cost the same whatever the numbers are.
 
-    Parameters are normal with standard deviation 0.02, gradients normal with 1e-4. A lookup table's gradient is
-    zero but for 5 % of its rows.
+    Parameters are normal with standard deviation 0.02, gradients normal with 1e-4. A lookup table's gradient
+    is zero but for 5 % of its rows.
 
     Args:
         model: The shapes.

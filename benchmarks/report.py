@@ -37,7 +37,7 @@ def table(cell: Cell) -> str:
     """
     lines = [
         f"{cell.title}, {dtype_name(cell)}: {cell.elements:,} elements in {cell.tensors} parameters",
-        f"  copying the parameters takes {_ms(cell.copy)} ms ({cell.bandwidth / 1e9:,.1f} GB/s read and written),",
+        f"  copying the parameters takes {_ms(cell.copy)} ms ({cell.bandwidth / 1e9:,.1f} GB/s, both ways),",
         f"  so reading gradients, reading and writing parameters takes {cell.floor * 1e3:.3g} ms: the floor",
     ]
     for mode in cell.modes:
@@ -144,5 +144,8 @@ def _cell(cell: Cell) -> dict[str, Any]:
             for row in cell.rows
         ],
         "left_out": cell.left_out,
-        "rounds_seconds": cell.rounds,
+        "rounds_microseconds": {
+            name: {mode: [round(1e6 * value, 1) for value in values] for mode, values in times.items()}
+            for name, times in cell.rounds.items()
+        },
     }

@@ -13,8 +13,8 @@ class Shape:
     Attributes:
         name: Its name in transformers' model.
         size: Its sizes.
-        lookup: Whether it is a table from which a batch looks up a few rows, so that the gradient of all others
-            is zero. False for a table that is also the output layer, where every row has a gradient.
+        lookup: Whether it is a table from which a batch looks up a few rows, so that the gradient of all
+            others is zero. False for a table that is also the output layer, where every row has a gradient.
     """
 
     name: str

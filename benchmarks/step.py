@@ -1,8 +1,8 @@
 """Times whole optimizer steps on the shapes of real models: ``python -m benchmarks.step``.
 
 All optimizers work on the same parameters and gradients in one process. Each one's numbers are first checked
-against float64; then everyone takes one step in each round, in random order, caches cold. Gradients are random;
-those of tables that a batch looks up are zero but for 5 % of their rows, other ones each round.
+against float64; then everyone takes one step in each round, in random order, caches cold. Gradients are
+random; those of tables that a batch looks up are zero but for 5 % of their rows, other ones each round.
 """
 
 from __future__ import annotations
@@ -107,6 +107,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     contestants, absent = installed(options.contestants)
+    if not contestants:
+        print(f"--only {' '.join(options.only)}: {', '.join(absent.values())}.", file=sys.stderr)
+        return 2
     if options.profile:
         for model, dtype in _cells(options):
             for contestant in contestants:
@@ -176,8 +179,8 @@ def _too_large(
         return None
     return (
         f"--model {model}: {MODELS[model].title} in {str(dtype).removeprefix('torch.')} takes about "
-        f"{needed / 2**30:.1f} GiB, for all optimizers hold their state at once, and {free / 2**30:.1f} GiB are "
-        "free; name fewer of them with --only, or a smaller --model."
+        f"{needed / 2**30:.1f} GiB, for all optimizers hold their state at once, and {free / 2**30:.1f} GiB "
+        "are free; name fewer of them with --only, or a smaller --model."
     )
 
 
@@ -218,7 +221,9 @@ def _new_folder(wanted: Path | None, device: str) -> Path:
 def _write(folder: Path, facts: dict[str, Any], cells: Sequence[Cell]) -> None:
     """Writes what has been measured so far, so that an interruption loses nothing."""
     facts = {**facts, "load_after": environment.load()}
-    (folder / "step.json").write_text(json.dumps(report.as_json(facts, cells), indent=1) + "\n")
+    text = json.dumps(report.as_json(facts, cells), indent=1)
+    on_one_line = re.sub(r"\[[^][{}]*\]", lambda numbers: " ".join(numbers[0].split()), text)
+    (folder / "step.json").write_text(f"{on_one_line}\n")
     tables = "\n\n".join([_headline(facts), *map(report.table, cells)])
     (folder / "step.txt").write_text(f"{facts['command']}\n{tables}\n", encoding="utf-8")
 

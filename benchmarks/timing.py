@@ -58,8 +58,8 @@ class CudaTimer:
     """Device events around a step, L2 cold, in two modes.
 
     ``queued``: the device is kept busy until the step has been launched, as by a backward pass that is still
-    running. This is the device's own time, with the gaps that a step forces by waiting for results. (The queue
-    holds about a thousand launches; of a step with more, the rest is launched while the first ones run.)
+    running. This is the device's own time, with the gaps that a step forces by waiting for results. (The
+    queue holds about a thousand launches; of a step with more, the rest is launched while those run.)
 
     ``idle``: the device has nothing to do before the step, as after ``loss.item()``. This includes launching.
 
