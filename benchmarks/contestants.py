@@ -67,10 +67,6 @@ class Contestant:
             return elements // 50
         return 2 * elements * (1 if self.eight_bit else dtype.itemsize)
 
-    def scratch_bytes(self, elements: int, dtype: torch.dtype) -> int:
-        """Estimates what a step takes for a while: most where all parameters are worked on at once."""
-        return int((2 if self.arguments.get("foreach") else 0.5) * elements * dtype.itemsize)
-
     def start(self, parameters: Sequence[torch.nn.Parameter], **changes: Any) -> Steps:
         """Constructs the optimizer.
 
