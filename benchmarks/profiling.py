@@ -32,7 +32,7 @@ def profile_steps(contestant: Contestant, model: str, device: torch.device, dtyp
     if device.type == "cuda":
         activities.append(ProfilerActivity.CUDA)
         torch.cuda.synchronize()
-    with profile(activities=activities, record_shapes=True) as recorded:
+    with profile(activities=activities) as recorded:
         for _ in range(STEPS):
             steps()
         if device.type == "cuda":
