@@ -50,9 +50,7 @@ class LastCheckpoint(ModelCheckpoint):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Saves on Ctrl-C; not after an error, when the weights may be spoilt or the other ranks gone."""
-        fitting = (
-            trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and trainer.global_step
-        )
+        fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and trainer.global_step
         if isinstance(exception, KeyboardInterrupt) and fitting and trainer.world_size == 1:
             assert self.dirpath is not None
             self.best_model_path = str(Path(self.dirpath) / LAST)
@@ -89,8 +87,7 @@ def resolve(ckpt_path: str, command: str, root: Path, name: str) -> str:
         if ckpt_path.startswith("registry:"):
             return ckpt_path
         raise RecipeError(
-            f"--ckpt_path {ckpt_path}: no such file; expected a .ckpt file, the folder of a run, "
-            "'best' or 'last'"
+            f"--ckpt_path {ckpt_path}: no such file; expected a .ckpt file, the folder of a run, 'best' or 'last'"
         )
     return ckpt_path
 
@@ -99,9 +96,7 @@ def _in_run(run: Path, which: str) -> Path | None:
     """A run's best or last checkpoint; either stands in for the other where only one was kept."""
     folder = run / "checkpoints"
     last = folder / LAST
-    best = sorted(
-        (path for path in folder.glob("*.ckpt") if path.name != LAST), key=lambda path: path.stat().st_mtime
-    )
+    best = sorted((path for path in folder.glob("*.ckpt") if path.name != LAST), key=lambda path: path.stat().st_mtime)
     if which == "best" and len(best) > 1:
         recorded = _recorded_best(folder, best)
         best = [recorded] if recorded else best

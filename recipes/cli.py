@@ -4,11 +4,13 @@ Only light modules are imported here, so that a misspelt file name is answered b
 """
 
 import gc
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 
+from recipes import noise
 from recipes.errors import RecipeError, TrainingDiverged
 
 COMMANDS = {
@@ -17,10 +19,12 @@ COMMANDS = {
     "test": "Evaluate a checkpoint on the test split.",
     "predict": "Label texts with a checkpoint, and write them to a file.",
 }
-USAGE = (
-    f"usage: python -m recipes {{{','.join(COMMANDS)}}} --config FILE [--config FILE ...] [--KEY VALUE ...]"
-)
+USAGE = f"usage: python -m recipes {{{','.join(COMMANDS)}}} --config FILE [--config FILE ...] [--KEY VALUE ...]"
 LINES_AT_MOST = 5
+OUT_OF_MEMORY = (
+    "the GPU's memory is full: lower data.batch_size (and raise trainer.accumulate_grad_batches to make up "
+    "for it) or data.max_length, or set trainer.precision to bf16-mixed"
+)
 
 SUCCESS, FAILURE, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 
@@ -52,9 +56,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _run(args: list[str]) -> int:
     if not args:
-        raise RecipeError(
-            f"expected a command\n{USAGE}\nfor example: python -m recipes fit --config cls.yaml"
-        )
+        raise RecipeError(f"expected a command\n{USAGE}\nfor example: python -m recipes fit --config cls.yaml")
     if args[0] not in COMMANDS and not args[0].startswith("-"):
         near = get_close_matches(args[0], COMMANDS, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"expected one of {', '.join(COMMANDS)}"
@@ -68,7 +70,9 @@ def _run(args: list[str]) -> int:
     for _ in configs_in(args[1:]):
         pass  # a file that is missing or no YAML is told before torch is loaded
 
+    noise.no_bars_in_files()
     with _no_garbage_collection():
+        import torch
         from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
         from recipes.lightning_cli import RecipeCLI
@@ -77,6 +81,8 @@ def _run(args: list[str]) -> int:
         RecipeCLI(args)
     except MisconfigurationException as error:
         raise RecipeError(" ".join(str(error).split())) from error
+    except torch.OutOfMemoryError as error:
+        return _fail(f"{OUT_OF_MEMORY} ({str(error).partition(' GPU ')[0].strip()})", FAILURE)
     return SUCCESS
 
 
@@ -93,6 +99,9 @@ def _no_garbage_collection() -> Iterator[None]:
 
 
 def _fail(message: str, status: int) -> int:
-    lines = f"error: {message}".splitlines()
+    rank = int(os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or 0)
+    if rank > 0 and status == FAILURE:
+        return status  # all ranks end for the same reason, and the first one says it
+    lines = f"{f'[rank: {rank}] ' if rank else ''}error: {message}".splitlines()
     print("\n".join(lines[:LINES_AT_MOST]), file=sys.stderr)
     return status

@@ -43,23 +43,17 @@ def find_config(name: str) -> Path:
     if not path.is_absolute() and (CONFIGS / path).is_file():
         return CONFIGS / path
     if path.is_dir():
-        raise RecipeError(
-            f"--config {name}: is a folder; expected a YAML file{_similar_names(path / 'config')}"
-        )
+        raise RecipeError(f"--config {name}: is a folder; expected a YAML file{_similar_names(path / 'config')}")
     looked_in = [_shown(Path.cwd() if path.parent == Path(".") else path.parent)]
     if not path.is_absolute():
         looked_in.append(_shown(CONFIGS / path.parent))
-    raise RecipeError(
-        f"--config {name}: no such file in {' or '.join(dict.fromkeys(looked_in))}{_similar_names(path)}"
-    )
+    raise RecipeError(f"--config {name}: no such file in {' or '.join(dict.fromkeys(looked_in))}{_similar_names(path)}")
 
 
 def _similar_names(path: Path) -> str:
     """The sentence's end that names existing files, best match first."""
     here = [entry.name for entry in _listed(path.parent) if entry.suffix in SUFFIXES]
-    shipped = (
-        [] if path.is_absolute() else [entry.relative_to(CONFIGS).as_posix() for entry in _tree(CONFIGS)]
-    )
+    shipped = [] if path.is_absolute() else [entry.relative_to(CONFIGS).as_posix() for entry in _tree(CONFIGS)]
     names = {Path(known).stem: known for known in [*shipped, *here]}
     close = [names[stem] for stem in get_close_matches(path.stem, names, n=3, cutoff=0.5)]
     if close:

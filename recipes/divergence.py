@@ -44,9 +44,7 @@ class StopOnDivergence(Callback):
         """Reads the mark before time is spent on validation."""
         self._check(trainer)
 
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Reads the mark before a checkpoint is written."""
         self._check(trainer)
 

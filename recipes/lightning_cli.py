@@ -114,9 +114,7 @@ class RecipeCLI(LightningCLI):
         return hasattr(self, "trainer") and self.trainer.interrupted
 
     def _where_it_stopped(self) -> str:
-        last = next(
-            (c for c in self.trainer.checkpoint_callbacks if isinstance(c, checkpoints.LastCheckpoint)), None
-        )
+        last = next((c for c in self.trainer.checkpoint_callbacks if isinstance(c, checkpoints.LastCheckpoint)), None)
         if self.subcommand != "fit" or last is None or not last.path:
             return ""
         return f"go on with --ckpt_path {last.path}"

@@ -43,9 +43,7 @@ def refuse_empty_groups(parser: ArgumentParser, given: Iterable[Given]) -> None:
     for source in given:
         for key, value in source.settings.items():
             if value is None and key in groups:
-                raise RecipeError(
-                    f"{source.where((key,))}{key} is empty: give it a setting below, or leave it out"
-                )
+                raise RecipeError(f"{source.where((key,))}{key} is empty: give it a setting below, or leave it out")
 
 
 @dataclass
@@ -71,9 +69,7 @@ class _Walk:
             elif dest in actions:
                 self.value(actions[dest], value, below)
             else:
-                siblings = (
-                    known[len(prefix) :].split(".")[0] for known in actions if known.startswith(prefix)
-                )
+                siblings = (known[len(prefix) :].split(".")[0] for known in actions if known.startswith(prefix))
                 self.unknown(below, siblings)
 
     def value(self, action: Action, value: Any, key: Key) -> None:
@@ -96,9 +92,7 @@ class _Walk:
                 self.find_class(value, bases, key)
             self.fail(key, f"is {value!r}: expected {expected(hint)}{_nearest_choice(hint, value)}")
 
-    def class_settings(
-        self, bases: dict[type, int], value: Mapping[str, Any], key: Key, action: Action | None
-    ) -> None:
+    def class_settings(self, bases: dict[type, int], value: Mapping[str, Any], key: Key, action: Action | None) -> None:
         """Checks a ``class_path``, else the class named before, and its ``init_args``."""
         name = _without_init_args(key)
         if "class_path" in value:
@@ -140,9 +134,7 @@ class _Walk:
         if not module_name:
             if path not in subclasses:
                 near = get_close_matches(path, subclasses, n=3)
-                self.fail(
-                    key, f"is {path!r}, which names no {wanted}{_or(_path(subclasses[n]) for n in near)}"
-                )
+                self.fail(key, f"is {path!r}, which names no {wanted}{_or(_path(subclasses[n]) for n in near)}")
             return subclasses[path]
         try:
             found = getattr(importlib.import_module(module_name), name)
@@ -213,11 +205,7 @@ def _bases(hint: Any) -> dict[type, int]:
 
 def _takes_scalars(hint: Any) -> bool:
     args = typing.get_args(hint)
-    return (
-        hint in (bool, int, float)
-        or typing.get_origin(hint) is typing.Literal
-        or any(map(_takes_scalars, args))
-    )
+    return hint in (bool, int, float) or typing.get_origin(hint) is typing.Literal or any(map(_takes_scalars, args))
 
 
 def _is_class(module: Any, name: str) -> bool:
@@ -253,9 +241,7 @@ def _default_class(action: Action | None) -> type | None:
 
 
 def _parser_of(cls: type, bases: dict[type, int]) -> ArgumentParser:
-    filled = max(
-        (count for base, count in bases.items() if inspect.isclass(cls) and issubclass(cls, base)), default=0
-    )
+    filled = max((count for base, count in bases.items() if inspect.isclass(cls) and issubclass(cls, base)), default=0)
     parser = ArgumentParser(exit_on_error=False, add_help=False)
     add = parser.add_class_arguments if inspect.isclass(cls) else parser.add_function_arguments
     add(cls, skip={filled} if filled else None, fail_untyped=False)
@@ -290,12 +276,13 @@ def expected(hint: Any) -> str:
         return words[hint]
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (list, tuple, set, collections.abc.Iterable, collections.abc.Sequence):
-        return f"a list of {expected(args[0]).removeprefix('a ')}" if args else "a list"
+        return f"a list of {expected(args[0]).removeprefix('a ').removeprefix('an ')}" if args else "a list"
     if origin is dict or hint is dict:
         return "a mapping of keys to values"
     bases = _bases(hint)
     if bases and (not args or origin is collections.abc.Callable):
-        return f"a {' or '.join(base.__name__ for base in bases)} (class_path and init_args)"
+        names = " or ".join(base.__name__ for base in bases)
+        return f"{'an' if names[0] in 'AEIOU' else 'a'} {names} (class_path and init_args)"
     choices = _choices(hint)
     others = [expected(arg) for arg in args if not _choices(arg)] if origin is not typing.Literal else []
     if choices:

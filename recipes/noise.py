@@ -1,6 +1,8 @@
 """Messages of the libraries that no user of a recipe can do anything about are kept off the screen."""
 
 import logging
+import os
+import sys
 import warnings
 
 USELESS_WARNINGS = (
@@ -15,6 +17,16 @@ ADVERTISEMENT = "💡 Tip:"
 class _NoAdvertisements(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         return not record.getMessage().startswith(ADVERTISEMENT)
+
+
+def no_bars_in_files() -> None:
+    """Keeps the progress bars of Hugging Face's libraries off files and pipes, where each redraw stays.
+
+    They look at these variables once, when they are imported.
+    """
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 def silence() -> None:

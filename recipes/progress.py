@@ -48,18 +48,14 @@ class ProgressLines(ProgressBar):
             return
         self._printed = now
         known_total = int(total) if total != float("inf") else None
-        shown = ", ".join(
-            f"{name}={_short(value)}" for name, value in (metrics or {}).items() if name != "v_num"
-        )
+        shown = ", ".join(f"{name}={_short(value)}" for name, value in (metrics or {}).items() if name != "v_num")
         bar = tqdm.format_meter(
             done,
             known_total,
             now - self._started,
             ncols=60,
             prefix=title,
-            bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
-            if known_total
-            else None,
+            bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]" if known_total else None,
             ascii=True,
         )
         print(f"{bar} {shown}".rstrip(), flush=True)

@@ -27,8 +27,7 @@ def wheel(name: str, path: str) -> str:
     located = Path(str(found.locate_file(path)))
     if not located.exists():
         raise RecipeError(
-            f"the installed wheel {name} {found.version} holds no '{path}': "
-            "correct the path, or run `make setup`"
+            f"the installed wheel {name} {found.version} holds no '{path}': correct the path, or run `make setup`"
         )
     return str(located)
 

@@ -25,9 +25,7 @@ class OptimizerAsGiven(Callback):
         """Notes the options, before Lightning loads the checkpoint's."""
         self._given = []
         if trainer.ckpt_path:
-            self._given = [
-                [_options(group) for group in optimizer.param_groups] for optimizer in trainer.optimizers
-            ]
+            self._given = [[_options(group) for group in optimizer.param_groups] for optimizer in trainer.optimizers]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compares them with the checkpoint's."""
@@ -39,9 +37,7 @@ class OptimizerAsGiven(Callback):
                         _put_back_rate(trainer, optimizer, i, value, loaded)
                     else:
                         group[name] = value
-                    told.add(
-                        f"the optimizer's {name} is {value} as given; the checkpoint was trained with {loaded}"
-                    )
+                    told.add(f"optimizer.{name} is {value} as given; the checkpoint was trained with {loaded}")
         for note in sorted(told):
             tell(note)
 
@@ -74,7 +70,5 @@ def _put_back_rate(trainer: Trainer, optimizer: Any, i: int, rate: float, loaded
     if "initial_lr" in group:
         group["initial_lr"] = rate
     for config in trainer.lr_scheduler_configs:
-        if getattr(config.scheduler, "optimizer", None) is optimizer and hasattr(
-            config.scheduler, "base_lrs"
-        ):
+        if getattr(config.scheduler, "optimizer", None) is optimizer and hasattr(config.scheduler, "base_lrs"):
             config.scheduler.base_lrs[i] = rate

@@ -11,6 +11,7 @@ from lightning_adafactor import OptimizerStateMonitor
 from recipes.checkpoints import LastCheckpoint
 from recipes.divergence import StopOnDivergence
 from recipes.progress import progress_bar
+from recipes.ranks import EndOtherRanks
 from recipes.resume import OptimizerAsGiven
 from recipes.run_folder import RunFolder
 
@@ -50,6 +51,7 @@ def default_callbacks(command: str, trainer: Mapping[str, Any], best: ModelCheck
         if not any(isinstance(known, kind) for known in callbacks):
             callbacks.append(callback)
 
+    add(EndOtherRanks(), EndOtherRanks)
     if trainer["enable_progress_bar"] is not False:
         add(progress_bar(), ProgressBar)
     if command != "fit":

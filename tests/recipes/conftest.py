@@ -55,9 +55,7 @@ def wires() -> pandas.DataFrame:
     for number in range(120):
         desk = list(WORDS)[number % 3]
         length = generator.randint(3, 12)
-        rows.append(
-            {"headline": " ".join(generator.choice(WORDS[desk]) for _ in range(length)), "desk": desk}
-        )
+        rows.append({"headline": " ".join(generator.choice(WORDS[desk]) for _ in range(length)), "desk": desk})
     return pandas.DataFrame(rows)
 
 
@@ -71,7 +69,7 @@ def wires_csv(wires: pandas.DataFrame, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture
 def tiny_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with ``tiny.yaml``, a recipe of three epochs of four steps that takes a blink to run."""
+    """A working folder with ``tiny.yaml``, a recipe of three epochs of four steps."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RUNS_DIR", raising=False)
     monkeypatch.syspath_prepend(str(Path(__file__).parent))

@@ -94,9 +94,7 @@ def test_an_override_changes_what_refers_to_it(capsys: pytest.CaptureFixture[str
 
 
 def test_references_reach_from_file_to_file(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tiny_recipe / "more.yaml").write_text(
-        "data: {init_args: {size: '${trainer.max_epochs}'}}\n", encoding="utf-8"
-    )
+    (tiny_recipe / "more.yaml").write_text("data: {init_args: {size: '${trainer.max_epochs}'}}\n", encoding="utf-8")
     composed = settings(capsys, *CONFIG, "--config", "more.yaml", "--trainer.max_epochs", "7")
     assert composed["data"]["init_args"]["size"] == 7
 
@@ -108,11 +106,25 @@ def test_references_may_be_typed_on_the_command_line(capsys: pytest.CaptureFixtu
 
 def test_an_argument_kept_by_another_optimizer_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     settings(capsys, *CONFIG)
-    assert (
-        main(["fit", *CONFIG, "--model.optimizer", "torch.optim.AdamW", "--trainer.fast_dev_run", "1"]) == 0
-    )
+    assert main(["fit", *CONFIG, "--model.optimizer", "torch.optim.AdamW", "--trainer.fast_dev_run", "1"]) == 0
     told = "model.optimizer is now torch.optim.AdamW and keeps lr = 0.1"
     assert f"note: {told}, which tiny.yaml gave for torch.optim.SGD\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [("gpu", "accelerator", "gpu"), ("fp32", "precision", "32-true"), ("quick", "limit_train_batches", 20)],
+)
+def test_a_trainer_file_goes_on_top_of_a_recipe(
+    name: str, key: str, value: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert settings(capsys, *CONFIG, "--config", f"trainer/{name}.yaml")["trainer"][key] == value
+
+
+def test_the_quick_trainer_file_runs_to_the_end() -> None:
+    assert run("fit", "--config", "trainer/quick.yaml", "--data.size", "200") == 0
+    last = torch.load("runs/tiny/version_0/checkpoints/last.ckpt", weights_only=True)
+    assert last["global_step"] == 20
 
 
 # What a run leaves
@@ -291,6 +303,18 @@ def test_a_fault_of_the_program_shows_its_traceback() -> None:
         run("fit", "--model.bug_at", "2")
 
 
+def test_a_full_gpu_is_told_in_a_sentence(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total of ...")
+
+    monkeypatch.setattr("tiny.TinyModel._loss", full)
+    assert run("fit") == 1
+    said = capsys.readouterr().err
+    assert "error: the GPU's memory is full: lower data.batch_size" in said
+    assert "(CUDA out of memory. Tried to allocate 2.00 GiB.)" in said
+    assert "Traceback" not in said
+
+
 # From outside
 
 
@@ -306,9 +330,7 @@ def test_help_answers_within_ten_cpu_seconds() -> None:
 def test_a_typo_answers_within_ten_cpu_seconds() -> None:
     ended, seconds = module("recipes", "fit", *CONFIG, "--trainer.max_epoch", "3")
     assert ended.returncode == 2
-    assert (
-        ended.stderr == "error: unknown key 'trainer.max_epoch'; did you mean 'max_epochs' or 'min_epochs'?\n"
-    )
+    assert ended.stderr == "error: unknown key 'trainer.max_epoch'; did you mean 'max_epochs' or 'min_epochs'?\n"
     assert seconds < 10
 
 
@@ -323,9 +345,7 @@ def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
     heavy = ["datasets", "pandas", "sklearn", "transformers.modeling_utils", "recipes.report_picture"]
     modules = "recipes.lightning_cli, recipes.text_classification"
     program = f"import sys, {modules}; print([name for name in {heavy} if name in sys.modules])"
-    ended = subprocess.run(
-        [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True
-    )
+    ended = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert ended.stdout.strip() == "[]"
 
 
@@ -339,3 +359,24 @@ def test_two_processes_train_together_and_leave_one_folder(name: str, words: lis
     assert [path.name for path in Path("runs/tiny").iterdir()] == ["version_0"]
     # Four batches, two for each process.
     assert torch.load("runs/tiny/version_0/checkpoints/last.ckpt", weights_only=True)["global_step"] == 2
+
+
+@pytest.mark.slow
+def test_when_the_first_process_ends_with_a_sentence_the_others_say_nothing() -> None:
+    ddp = ["--trainer.strategy", "ddp", "--trainer.devices", "2"]
+    ended, _ = module("recipes.fit", *CONFIG, *ddp, "--data.missing", "true")
+    assert ended.returncode == 2
+    assert "error: data.missing is true: nothing to train on" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert not Path("runs/tiny").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_stop_together_when_the_loss_is_no_number() -> None:
+    ddp = ["--trainer.strategy", "ddp", "--trainer.devices", "2"]
+    ended, _ = module("recipes.fit", *CONFIG, *ddp, "--model.nan_at", "3")
+    assert ended.returncode == 1
+    assert ended.stderr.count("became NaN or infinite at step 4") == 1
+    assert "Traceback" not in ended.stderr
+    kept = torch.load("runs/tiny/version_0/checkpoints/last.ckpt", weights_only=True)
+    assert kept["global_step"] == 2

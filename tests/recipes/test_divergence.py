@@ -56,17 +56,13 @@ def _fit(model: LightningModule, folder: Path | None = None, log_every: int = 3)
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("as_dict", [False, True])
-def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step(
-    value: float, as_dict: bool, tmp_path: Path
-) -> None:
+def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step(value: float, as_dict: bool, tmp_path: Path) -> None:
     with pytest.raises(TrainingDiverged, match="NaN or infinite at step 5"):
         _fit(_Model(4, value, as_dict), tmp_path)
 
 
 @pytest.mark.parametrize(("log_every", "steps"), [(1, 3), (5, 5), (100, 8)])
-def test_the_loss_is_looked_at_every_log_interval_and_at_the_end_of_an_epoch(
-    log_every: int, steps: int
-) -> None:
+def test_the_loss_is_looked_at_every_log_interval_and_at_the_end_of_an_epoch(log_every: int, steps: int) -> None:
     model = _Model(2, float("nan"))
     with pytest.raises(TrainingDiverged, match="at step 3"):
         _fit(model, log_every=log_every)

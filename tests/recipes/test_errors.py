@@ -10,6 +10,9 @@ import torch
 import yaml
 
 from recipes.cli import main
+from recipes.config_files import CONFIGS
+
+SHIPPED = sorted(CONFIGS.rglob("*.yaml"))
 
 
 @pytest.fixture(autouse=True)
@@ -141,7 +144,7 @@ IN_THE_FILE = {
     "reference to nothing": (
         "${model.init_args.width}",
         "${model.init_args.widht}",
-        r"line 17: data\.init_args\.width is .*no key 'model\.init_args\.widht'; .*\{model\.init_args\.width\}",
+        r"line 17: data\.init_args\.width is .*no key 'model\.init_args\.widht'; .*\.width\}",
     ),
     "unset variable": ("max_epochs: 3", "max_epochs: ${oc.env:NOPE}", r"line 3: .*'NOPE' not found"),
     "unknown resolver": (
@@ -190,7 +193,7 @@ ON_THE_COMMAND_LINE = {
     "--trianer.max_epochs 3": r"unknown key 'trianer'; did you mean 'trainer'",
     "--model.widht 3": r"unknown key 'model\.widht'; did you mean 'width'",
     "--model.init_args.widht 3": r"unknown key 'model\.init_args\.widht'; did you mean 'width'",
-    "--data.spar 3": r"unknown key 'data\.spar'; did you mean 'spare'",
+    "--data.siz 3": r"unknown key 'data\.siz'; did you mean 'size'",
     "--checkpoint.monitr x": r"unknown key 'checkpoint\.monitr'; did you mean 'monitor'",
     "--conf tiny.yaml": r"unknown key 'conf'; did you mean 'config'",
     "--print_conf": r"unknown key 'print_conf'; did you mean 'print_config'",
@@ -219,6 +222,12 @@ ON_THE_COMMAND_LINE = {
 def test_a_mistake_on_the_command_line(words: str, answer: str, capsys: pytest.CaptureFixture[str]) -> None:
     said = refusal(capsys, "fit", "--config", "tiny.yaml", *words.split())
     assert re.search(answer, said), said
+
+
+@pytest.mark.parametrize("config", SHIPPED, ids=[config.stem for config in SHIPPED])
+def test_nothing_in_a_shipped_file_is_taken_for_the_mistake(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = refusal(capsys, "fit", "--config", "cls.yaml", "--config", str(config), "--data.max_lenth", "3")
+    assert said == "error: unknown key 'data.max_lenth'; did you mean 'max_length'?"
 
 
 COMMANDS = {
@@ -260,9 +269,7 @@ def test_a_gpu_where_there_is_none(capsys: pytest.CaptureFixture[str]) -> None:
     assert "trainer.accelerator is 'gpu', and torch finds no such device on this machine" in said
 
 
-def test_a_checkpoint_that_could_run_code_is_refused(
-    tiny_recipe: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_checkpoint_that_could_run_code_is_refused(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save({"state_dict": {}, "hyper_parameters": {"path": tiny_recipe}}, tiny_recipe / "bad.ckpt")
     said = refusal(capsys, "validate", "--config", "tiny.yaml", "--ckpt_path", "bad.ckpt")
     assert "bad.ckpt: not a checkpoint, or one that holds more than tensors and plain values" in said

@@ -19,9 +19,7 @@ class _Model(BoringModel):
 
     def configure_optimizers(self) -> Any:
         decayed, plain = [self.layer.weight], [self.layer.bias]
-        optimizer = torch.optim.SGD(
-            [{"params": decayed}, {"params": plain, "weight_decay": 0.0}], **self.options
-        )
+        optimizer = torch.optim.SGD([{"params": decayed}, {"params": plain, "weight_decay": 0.0}], **self.options)
         if not self.scheduled:
             return optimizer
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / 8)
@@ -68,7 +66,7 @@ def test_a_rate_given_for_the_rest_of_a_run_is_used_and_told(
     expected = [0.02 * (1 - step / 8) for step in range(4, 8)] if scheduled else [0.02] * 4
     assert model.rates == pytest.approx(expected)
     told = capsys.readouterr().err
-    assert told == "note: the optimizer's lr is 0.02 as given; the checkpoint was trained with 0.1\n"
+    assert told == "note: optimizer.lr is 0.02 as given; the checkpoint was trained with 0.1\n"
 
 
 def test_other_options_are_put_back_group_by_group(

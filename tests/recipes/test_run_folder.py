@@ -73,9 +73,7 @@ def test_folder_of_a_run_that_wrote_something_stays(tmp_path: Path) -> None:
 @pytest.mark.parametrize("parent", ["/proc/runs", "file/runs"])
 def test_a_place_that_cannot_be_written_is_named(parent: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(
-        RecipeError, match=r"runs.cls.version_N cannot be created .*--trainer\.default_root_dir"
-    ):
+    with pytest.raises(RecipeError, match=r"runs.cls.version_N cannot be created .*--trainer\.default_root_dir"):
         claim(tmp_path / parent, "cls")
 
 

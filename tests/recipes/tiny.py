@@ -9,6 +9,8 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from recipes.errors import RecipeError
+
 
 class TinyModel(LightningModule):
     """One linear layer.
@@ -77,14 +79,19 @@ class TinyData(LightningDataModule):
         width: Numbers in an example.
         size: Examples.
         batch_size: Examples in a batch.
-        spare: Any number; used for nothing.
+        missing: Whether to find, on rank 0 alone, that the data is missing.
     """
 
-    def __init__(self, width: int = 4, size: int = 16, batch_size: int = 4, spare: int = 0) -> None:
+    def __init__(self, width: int = 4, size: int = 16, batch_size: int = 4, missing: bool = False) -> None:
         super().__init__()
         self.width = width
         self.size = size
         self.batch_size = batch_size
+        self.missing = missing
+
+    def prepare_data(self) -> None:
+        if self.missing:
+            raise RecipeError("data.missing is true: nothing to train on")
 
     def train_dataloader(self) -> DataLoader:
         generator = torch.Generator().manual_seed(0)
@@ -92,3 +99,28 @@ class TinyData(LightningDataModule):
         return DataLoader(TensorDataset(examples), batch_size=self.batch_size)
 
     val_dataloader = test_dataloader = predict_dataloader = train_dataloader
+
+
+class Leaf:
+    """A class that takes plain values.
+
+    Args:
+        size: Any number.
+        names: Any texts.
+    """
+
+    def __init__(self, size: int, names: list[str] | None = None) -> None:
+        self.size, self.names = size, names
+
+
+class Tree:
+    """A class that takes other classes.
+
+    Args:
+        leaf: One of them.
+        leaves: More of them.
+        rate: A number or a tensor.
+    """
+
+    def __init__(self, leaf: Leaf, leaves: list[Leaf] | None = None, rate: float | Tensor = 0.1) -> None:
+        self.leaf, self.leaves, self.rate = leaf, leaves, rate
