@@ -192,6 +192,8 @@ class RecipeCLI(LightningCLI):
         command = self.config["subcommand"]
         settings = self.config[command]
         if not settings.get("ckpt_path"):
+            if command != "fit":
+                tell("without --ckpt_path the model is used as it is made, not as a run of this recipe has trained it")
             return
         root, name = self._run_group()
         settings["ckpt_path"] = path = checkpoints.resolve(settings["ckpt_path"], command, root, name)

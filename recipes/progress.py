@@ -6,6 +6,7 @@ from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
+from lightning.pytorch.trainer.states import TrainerFn
 from tqdm import tqdm
 
 SECONDS_BETWEEN_LINES = 10.0
@@ -77,12 +78,28 @@ class ProgressLines(ProgressBar):
         self._line(batch_idx + 1, self.total_train_batches, title, self.get_metrics(trainer, pl_module))
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Notes when validation began."""
+        """Notes when validation began; outside of training, starts its clock."""
         self._evaluation_started = time.monotonic()
+        if trainer.state.fn != TrainerFn.FITTING:
+            self._start()
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Prints how far a validation outside of training is."""
+        self.has_dataloader_changed(dataloader_idx)
+        if trainer.state.fn != TrainerFn.FITTING:
+            self._line(batch_idx + 1, self.total_val_batches_current_dataloader, "validate")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Prints what validation found, and leaves its time out of the epoch's."""
-        if trainer.sanity_checking:
+        """Prints what validation found during training, and leaves its time out of the epoch's."""
+        if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
             return
         self._started += time.monotonic() - self._evaluation_started
         found = {name: value for name, value in trainer.callback_metrics.items() if name.startswith("val/")}

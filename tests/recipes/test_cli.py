@@ -236,6 +236,11 @@ def test_a_finished_run_can_be_evaluated(command: str, checkpoint: str) -> None:
     assert saved(1)["ckpt_path"].startswith("runs/tiny/version_0/checkpoints/")
 
 
+def test_an_evaluation_without_a_checkpoint_says_what_is_evaluated(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("test") == 0
+    assert "note: without --ckpt_path the model is used as it is made" in capsys.readouterr().err
+
+
 def test_a_run_goes_on_where_the_last_one_ended() -> None:
     assert run("fit") == 0
     assert run("fit", "--ckpt_path", "last", "--trainer.max_epochs", "5") == 0

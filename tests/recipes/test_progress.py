@@ -66,11 +66,14 @@ def test_a_line_is_printed_when_enough_time_has_passed(capsys: pytest.CaptureFix
     assert [f"{step}/4" in line for step, line in enumerate(done, start=1)] == [True] * 4
 
 
-def test_tests_and_predictions_are_shown_too(capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluations_and_predictions_are_shown_too(capsys: pytest.CaptureFixture[str]) -> None:
     trainer = _trainer(ProgressLines(seconds=1000))
+    trainer.validate(_Model(), verbose=False)
     trainer.test(_Model(), verbose=False)
     trainer.predict(_Model())
     printed = capsys.readouterr().out
+    assert "validate: 100%" in printed
+    assert "validation after step" not in printed
     assert "test: 100%" in printed
     assert "predict: 100%" in printed
 
