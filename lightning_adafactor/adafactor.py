@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
-from lightning_adafactor import conversion, plain
+from lightning_adafactor import conversion, fused, plain
 from lightning_adafactor.entry import Entry
 from lightning_adafactor.rule import Dialect, Rule, state_dtype
+
+if TYPE_CHECKING:
+    from lightning_adafactor.fused.step import FusedAdafactor
 
 
 class Adafactor(Optimizer):
@@ -44,22 +47,29 @@ class Adafactor(Optimizer):
             ε₂ is the smallest parameter scale.
         d: Clip threshold of RMS(U).
         weight_decay: Decoupled weight decay λ, multiplied with lr.
-        foreach: Accepted for torch's sake; the step is batched in tiles without it and needs no extra memory.
+        foreach: Accepted for torch's sake: without the kernels, the step works in tiles and needs no such batching.
         maximize: Maximize the objective instead of minimizing it.
         scale_parameter: Multiply the step size with max(ε₂, RMS(p)).
         relative_step: Bound the step size by 1/√t; False uses ``lr`` as it is.
         warmup_init: With ``relative_step``, also bound the step size by 1e-6·t.
         beta1: Weight of the past in an exponential average of the updates (costs one number per element);
             None keeps no average.
+        fused: Take the step in five Triton launches for all parameters of a device and dtype, without waiting for
+            the device. None does so for CUDA parameters where Triton is installed; True insists and raises where
+            it cannot be; False takes the step in plain torch operations.
+        capturable: Allow the step to be captured in a CUDA graph; pass ``lr`` as a tensor on the device to change it
+            between replays. Needs the fused step.
         stochastic_rounding: Round written bfloat16 parameters up or down at random, so that updates below half
             a unit in the last place are not lost. None means yes. Other dtypes are rounded to nearest.
         seed: Key of the random numbers of stochastic rounding; saved with the state.
 
     Raises:
         ValueError: An argument is out of its range.
+        RuntimeError: ``fused=True`` where it cannot be had, or together with ``foreach=True``.
     """
 
     _dialect: Dialect = "torch"
+    _fused_step: FusedAdafactor | None = None  # belongs to the process, not to the state
 
     def __init__(
         self,
@@ -76,6 +86,8 @@ class Adafactor(Optimizer):
         relative_step: bool = True,
         warmup_init: bool = False,
         beta1: float | None = None,
+        fused: bool | None = None,
+        capturable: bool = False,
         stochastic_rounding: bool | None = None,
         seed: int = 0,
     ) -> None:
@@ -109,21 +121,31 @@ class Adafactor(Optimizer):
             "relative_step": relative_step,
             "warmup_init": warmup_init,
             "beta1": beta1,
+            "fused": fused,
+            "capturable": capturable,
             "stochastic_rounding": stochastic_rounding,
             "seed": seed,
         }
         super().__init__(params, defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Adds a parameter group, and warns of parameters that have lost their shape to FSDP1."""
+        """Adds a parameter group.
+
+        Warns of parameters that have lost their shape to FSDP1, and raises where ``fused=True`` cannot be had.
+        """
         super().add_param_group(param_group)
         group = self.param_groups[-1]
+        if group["fused"]:
+            if group.get("foreach"):
+                raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
+            for param in group["params"]:
+                _require_fused(param)
         names = group.get("param_names", [None] * len(group["params"]))
         for name, param in zip(names, group["params"], strict=True):
             if getattr(param, "_fsdp_flattened", False) and param.dim() == 1:
-                name = name or ", ".join(getattr(param, "_fqns", ())) or "unnamed"
+                known_as = name or ", ".join(getattr(param, "_fqns", ())) or "unnamed"
                 warnings.warn(
-                    f"Parameter {name!r} ({param.numel():,} elements) is a flat shard of FSDP1: Adafactor cannot "
+                    f"Parameter {known_as!r} ({param.numel():,} elements) is a flat shard of FSDP1: Adafactor cannot "
                     "factor its state and keeps one number per element. Shard with FSDP2 instead "
                     "(torch.distributed.fsdp.fully_shard), which keeps shapes.",
                     stacklevel=2,
@@ -183,7 +205,8 @@ class Adafactor(Optimizer):
             if key == "step":
                 adopted[key] = _new_step(float(value))
             elif torch.is_tensor(value):
-                adopted[key] = value.detach().to(param.device, state_dtype(param), copy=True)
+                dense = torch.preserve_format if key == "exp_avg" else torch.contiguous_format
+                adopted[key] = value.detach().to(param.device, state_dtype(param), copy=True, memory_format=dense)
             else:
                 adopted[key] = value
         return adopted
@@ -221,9 +244,14 @@ class Adafactor(Optimizer):
             state["exp_avg"] = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
         return state
 
-    def _entries(self) -> list[Entry]:
-        """Everything that has a gradient this step, state created where there is none yet."""
-        entries: list[Entry] = []
+    def _entries(self) -> tuple[list[Entry], list[Entry]]:
+        """Everything that has a gradient this step, state created where there is none yet.
+
+        Returns:
+            What the kernels are to work on, and what plain torch operations are to work on.
+        """
+        fused_entries: list[Entry] = []
+        plain_entries: list[Entry] = []
         index = -1
         for group in self.param_groups:
             rule = self._rule(group)
@@ -242,11 +270,16 @@ class Adafactor(Optimizer):
                     state.update(self._new_state(param, rule))
                 elif rule.beta1 is not None and "exp_avg" not in state:
                     state["exp_avg"] = torch.zeros_like(param, dtype=state_dtype(param))
-                entries.append(Entry.of(param.detach(), param.grad, state, index, rule))
-        return entries
+                if _uses_fused(group, param):
+                    if state["step"].device != param.device or state["step"].dtype != torch.float32:
+                        state["step"] = state["step"].to(param.device, torch.float32)
+                    fused_entries.append(Entry.of(param.detach(), param.grad, state, index, rule))
+                else:
+                    plain_entries.append(Entry.of(param.detach(), param.grad, state, index, rule))
+        return fused_entries, plain_entries
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Takes one step for every parameter that has a gradient.
 
         ``self.grad_scale`` and ``self.found_inf``, where a gradient scaler has set them, are honoured: gradients are
@@ -265,12 +298,38 @@ class Adafactor(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        plain.adafactor(
-            self._entries(),
-            grad_scale=getattr(self, "grad_scale", None),
-            found_inf=getattr(self, "found_inf", None),
-        )
+        if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+            if not all(group["capturable"] for group in self.param_groups):
+                raise RuntimeError("A step that is captured in a CUDA graph needs Adafactor(..., capturable=True)")
+        grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
+        fused_entries, plain_entries = self._entries()
+        if fused_entries:
+            if self._fused_step is None:
+                from lightning_adafactor.fused.step import FusedAdafactor  # needs Triton
+
+                self._fused_step = FusedAdafactor()
+            self._fused_step(fused_entries, grad_scale=grad_scale, found_inf=found_inf)
+        if plain_entries:
+            plain.adafactor(plain_entries, grad_scale=grad_scale, found_inf=found_inf)
         return loss
+
+
+def _uses_fused(group: dict[str, Any], param: Tensor) -> bool:
+    """Whether the kernels take a parameter's step.
+
+    Raises:
+        RuntimeError: ``fused=True`` or ``capturable=True``, and they cannot.
+    """
+    if group["fused"] or group["capturable"]:
+        _require_fused(param)
+        return True
+    return group["fused"] is None and param.is_cuda and fused.why_not(param) is None
+
+
+def _require_fused(param: Tensor) -> None:
+    reason = fused.why_not(param)
+    if reason is not None:
+        raise RuntimeError(f"fused=True cannot be had: {reason}")
 
 
 def _new_step(value: float) -> Tensor:

@@ -63,7 +63,8 @@ class Entry:
 
     def mean_of_rows(self) -> Tensor:
         """mean(R) over n, of each matrix, shape (..., 1, 1); of the parameter's own R also where roles have changed."""
-        assert self.row_var is not None and self.col_var is not None
+        assert self.row_var is not None
+        assert self.col_var is not None
         if self.transposed:
             return self.col_var.mean(dim=-1, keepdim=True)
         return self.row_var.mean(dim=-2, keepdim=True)

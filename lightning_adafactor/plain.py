@@ -34,9 +34,7 @@ TILE_BYTES = 4 << 20
 """Bytes of a tile in the dtype of the arithmetic: small enough for the cache, large enough to wake all cores."""
 
 
-def adafactor(
-    entries: Iterable[Entry], *, grad_scale: Tensor | None = None, found_inf: Tensor | None = None
-) -> None:
+def adafactor(entries: Iterable[Entry], *, grad_scale: Tensor | None = None, found_inf: Tensor | None = None) -> None:
     """Takes one step for each entry, in place.
 
     Args:
@@ -150,7 +148,7 @@ class _Step(ABC):
         return converted if self.unscale is None else converted.mul_(self.unscale)
 
     def parameter(self, tile: _Tile) -> Tensor:
-        """p in the dtype of the arithmetic; the parameter itself where that is its own."""
+        """P in the dtype of the arithmetic; the parameter itself where that is its own."""
         if tile.parameter.dtype == self.scratch.dtype:
             return tile.parameter
         return self.scratch.take("parameter", tile.parameter.shape).copy_(tile.parameter)
@@ -235,7 +233,8 @@ class _MatrixStep(_Step):
     """A factored parameter, its matrices in the last two dimensions: V̂ = max(R·C / mean(R), ε₁²)."""
 
     def cut_averages(self) -> list[tuple[Tensor, ...]]:
-        assert self.entry.row_var is not None and self.entry.col_var is not None
+        assert self.entry.row_var is not None
+        assert self.entry.col_var is not None
         rows = [view.narrow(-1, 0, 1) for view in self.cut_broadcast(self.entry.row_var)]
         columns = [view.narrow(-2, 0, 1) for view in self.cut_broadcast(self.entry.col_var)]
         return list(zip(rows, columns, strict=True))
@@ -271,7 +270,7 @@ class _MatrixStep(_Step):
         return math.sqrt(total / self.numel)
 
     def row_factor(self, tile: _Tile) -> Tensor:
-        """r = R/mean(R)."""
+        """R = R/mean(R)."""
         return tile.averages[0] / self.row_means[id(tile)]
 
     def measure_tile(self, tile: _Tile) -> float:

@@ -8,7 +8,7 @@ G², V the average itself where a parameter is not factored, U = G/√V̂ the un
 Two dialects are in use, and they differ in the places that this table names:
 
 =====================  ===============================  =====================================
-\\                      ``torch.optim.Adafactor``        ``transformers.Adafactor``
+..                     ``torch.optim.Adafactor``        ``transformers.Adafactor``
 =====================  ===============================  =====================================
 average of             G²                               G² + ε₁
 V̂ = R·C / mean(R)      mean(R) ≥ ε₁, then V̂ ≥ ε₁²       no floors

@@ -31,12 +31,16 @@ class TransformersAdafactor(Adafactor):
         scale_parameter: Multiply the step size with max(ε₂, RMS(p)).
         relative_step: Step size min(1e-2, 1/√t) instead of ``lr``.
         warmup_init: Step size min(1e-6·t, 1/√t); needs ``relative_step``.
+        maximize: Maximize the objective instead of minimizing it.
+        fused: Take the step in Triton kernels, see :class:`~lightning_adafactor.Adafactor`.
+        capturable: Allow the step to be captured in a CUDA graph.
         stochastic_rounding: Round written bfloat16 parameters up or down at random (None means yes). transformers
             rounds to nearest, and so does this class by default.
         seed: Key of the random numbers of stochastic rounding; saved with the state.
 
     Raises:
         ValueError: ``lr`` together with ``relative_step``, or ``warmup_init`` without it.
+        RuntimeError: ``fused=True`` where it cannot be had.
     """
 
     _dialect: Dialect = "transformers"
@@ -54,6 +58,9 @@ class TransformersAdafactor(Adafactor):
         relative_step: bool = True,
         warmup_init: bool = False,
         *,
+        maximize: bool = False,
+        fused: bool | None = None,
+        capturable: bool = False,
         stochastic_rounding: bool | None = False,
         seed: int = 0,
     ) -> None:
@@ -71,6 +78,9 @@ class TransformersAdafactor(Adafactor):
             "scale_parameter": scale_parameter,
             "relative_step": relative_step,
             "warmup_init": warmup_init,
+            "maximize": maximize,
+            "fused": fused,
+            "capturable": capturable,
             "stochastic_rounding": stochastic_rounding,
             "seed": seed,
         }
@@ -87,6 +97,7 @@ class TransformersAdafactor(Adafactor):
             eps2=group["eps"][1],
             d=group["clip_threshold"],
             weight_decay=group["weight_decay"],
+            maximize=group["maximize"],
             scale_parameter=group["scale_parameter"],
             relative_step=group["relative_step"],
             warmup_init=group["warmup_init"],

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from enum import IntEnum, IntFlag
 
+MOST_DIMS = 5
+"""Dimensions of a parameter that the table has strides for."""
 
 CHUNK = 1024
 """Rows or columns that one program works on where it works on R or C."""
@@ -18,7 +20,7 @@ class Flag(IntFlag):
     FACTORED = 1
     """R and C are kept; else V."""
     ALIGNED = 2
-    """128-bit accesses are allowed: bases, rows and matrices start at multiples of 16 bytes, columns lie side by side."""
+    """128-bit accesses are allowed: rows are shorter than 2²³ and start at 16 bytes, columns are adjacent."""
     MEAN_OF_COLUMNS = 4
     """mean(R) is to be taken over ``col_var``, for the parameter lies transposed in memory."""
 

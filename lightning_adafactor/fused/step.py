@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_adafactor.entry import Entry
 from lightning_adafactor.fused import kernels
-from lightning_adafactor.fused.table import Tiling, WorkTable, layout, signature
+from lightning_adafactor.fused.table import Tiling, WorkTable, signature
 
 _Kind = tuple[torch.device, torch.dtype, torch.dtype]
 
@@ -53,7 +53,7 @@ class FusedAdafactor:
         buckets: dict[_Kind, list[Entry]] = {}
         for entry in entries:
             if entry.param.numel() == 0:
-                entry.step += 1 if found_inf is None else (found_inf == 0).to(entry.step)
+                entry.step += 1 if found_inf is None else (found_inf == 0).to(entry.step).view(())
                 continue
             kind = (entry.param.device, entry.param.dtype, entry.grad.dtype)
             buckets.setdefault(kind, []).append(entry)
@@ -105,7 +105,13 @@ class FusedAdafactor:
             )
             if len(table.chunks):
                 kernels.update_factors[chunks](
-                    table.chunks, table.params, table.options, table.workspace, overflow, **checks, num_warps=WARPS
+                    table.chunks,
+                    table.params,
+                    table.options,
+                    table.workspace,
+                    overflow,
+                    **checks,
+                    num_warps=WARPS,
                 )
             kernels.sum_updates[tiles](
                 table.tiles,
@@ -148,8 +154,3 @@ class FusedAdafactor:
                 STOCHASTIC=table.is_stochastic,
                 num_warps=WARPS,
             )
-
-
-def can_lay_out(entry: Entry) -> bool:
-    """Whether the kernels can address a parameter: its batch of matrices needs no more than three strides."""
-    return layout(entry) is not None

@@ -14,14 +14,15 @@ import torch
 from torch import Tensor
 
 from lightning_adafactor.entry import Entry
-from lightning_adafactor.fused.fields import CHUNK, FIELDS, OPTIONS, SCALARS, Field, Flag, Option
+from lightning_adafactor.fused.fields import CHUNK, FIELDS, MOST_DIMS, OPTIONS, SCALARS, Field, Flag, Option
 from lightning_adafactor.rule import Rule
 
-MOST_BATCH_STRIDES = 3
-"""Strides that a batch of matrices may need; any parameter of up to five dimensions gets by with them."""
+MOST_BATCH_STRIDES = MOST_DIMS - 2
+"""Strides that a batch of matrices may need."""
 
 _VECTOR_BYTES = 16
 _VECTOR_ELEMENTS = 8
+_LONGEST_ALIGNED_ROW = 2**23  # times 256 rows of a tile: the kernels' offsets in a tile are int32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,15 +58,12 @@ class Layout:
 
     @property
     def matrices(self) -> int:
+        """How many matrices there are."""
         return math.prod(self.batch)
 
 
-def layout(entry: Entry) -> Layout | None:
-    """Reduces an entry's dimensions to a batch of at most three strides.
-
-    Returns:
-        The layout, or None where memory is laid out in too irregular a way.
-    """
+def layout(entry: Entry) -> Layout:
+    """Reduces an entry's dimensions to a batch of at most three strides."""
     tensors = {"param": entry.param, "grad": entry.grad}
     if entry.exp_avg is not None:
         tensors["exp_avg"] = entry.exp_avg
@@ -88,18 +86,18 @@ def layout(entry: Entry) -> Layout | None:
             for name in tensors:
                 merged[name].append(strides[name][dim])
     missing = MOST_BATCH_STRIDES - len(sizes)
-    if missing < 0:
-        return None
     complete = {name: (*[0] * missing, *merged[name], *strides[name][-2:]) for name in tensors}
     return Layout((*[1] * missing, *sizes), complete, shape[-2], shape[-1])
 
 
 def _is_aligned(entry: Entry, shape: Layout) -> bool:
+    """Whether every access to the parameter may be 128 bits wide, and offsets in a tile fit into 32 bits."""
     tensors = [tensor for tensor in (entry.param, entry.grad, entry.exp_avg) if tensor is not None]
     addresses = all(tensor.data_ptr() % _VECTOR_BYTES == 0 for tensor in tensors)
     adjacent = all(strides[-1] == 1 for strides in shape.strides.values())
     steps = [step for strides in shape.strides.values() for step in strides[:-1]]
-    return addresses and adjacent and all(step % _VECTOR_ELEMENTS == 0 for step in (*steps, shape.columns))
+    short = all(strides[-2] < _LONGEST_ALIGNED_ROW for strides in shape.strides.values())
+    return addresses and adjacent and short and all(step % _VECTOR_ELEMENTS == 0 for step in (*steps, shape.columns))
 
 
 def _options(rule: Rule, param: Tensor) -> list[float]:
@@ -197,71 +195,72 @@ class WorkTable:
 
     def _lay_out(self, entries: Sequence[Entry]) -> None:
         """Numbers the tiles, and gives each partial sum its place in the workspace."""
-        tiling = self.tiling
         groups = _groups(entries)
-        rows_of_table: list[list[int]] = []
+        rows: list[list[int]] = []
         tiles: list[Tensor] = []
-        chunks: list[Tensor] = []
+        chunks: list[Tensor] = [torch.empty(0, 4, dtype=torch.int32)]
         first_tile = used = 0
         for number, entry in enumerate(entries):
             shape = layout(entry)
-            assert shape is not None, "the caller keeps such entries out of the bucket"
-            group = groups[id(entry.rule)]
-            row = [0] * FIELDS
-            row[Field.PARAM] = entry.param.data_ptr()
-            row[Field.ROW_VAR] = _address(entry.row_var)
-            row[Field.COL_VAR] = _address(entry.col_var)
-            row[Field.VARIANCE] = _address(entry.variance)
-            row[Field.EXP_AVG] = _address(entry.exp_avg)
-            row[Field.RMS] = _address(entry.rms)
-            row[Field.STEP] = entry.step.data_ptr()
-            lr = entry.rule.lr
-            if isinstance(lr, Tensor) and lr.device == self.device and lr.device.type != "cpu":
-                row[Field.LR], row[Field.LR_IS_DOUBLE] = lr.data_ptr(), lr.dtype == torch.float64
-            else:
-                row[Field.LR] = self.options[group, Option.LR].data_ptr()
-                row[Field.LR_IS_DOUBLE] = 1
-            row[Field.FLAGS] = (
-                Flag.FACTORED * entry.factored
-                | Flag.ALIGNED * _is_aligned(entry, shape)
-                | Flag.MEAN_OF_COLUMNS * entry.transposed
-            )
-            row[Field.MATRICES] = shape.matrices
-            row[Field.BATCH_1], row[Field.BATCH_2] = shape.batch[-2:]
-            row[Field.ROWS], row[Field.COLUMNS] = shape.rows, shape.columns
-            for name, field in _STRIDES.items():
-                if name in shape.strides:
-                    row[field : field + MOST_BATCH_STRIDES + 2] = shape.strides[name]
-            if entry.factored:
-                row_tiles = -(-shape.rows // tiling.rows)
-                column_tiles = -(-shape.columns // tiling.columns)
-            else:
-                row_tiles, column_tiles = -(-shape.columns // (tiling.rows * tiling.columns)), 1
-            row[Field.ROW_TILES], row[Field.COLUMN_TILES] = row_tiles, column_tiles
+            row = self._describe(entry, shape, groups[id(entry.rule)])
+            rows.append(row)
             row[Field.FIRST_TILE] = first_tile
-            first_tile += shape.matrices * row_tiles * column_tiles
+            row_tiles, column_tiles = row[Field.ROW_TILES], row[Field.COLUMN_TILES]
             tiles.append(_product(number, shape.matrices, row_tiles, column_tiles))
+            first_tile += len(tiles[-1])
             if entry.factored:
+                row_chunks, column_chunks = -(-shape.rows // CHUNK), -(-shape.columns // CHUNK)
+                row[Field.MEAN_CHUNKS] = column_chunks if entry.transposed else row_chunks
                 row[Field.ROW_SUMS] = used
                 row[Field.COLUMN_SUMS] = row[Field.ROW_SUMS] + column_tiles * shape.matrices * shape.rows
                 row[Field.MEAN_SUMS] = row[Field.COLUMN_SUMS] + row_tiles * shape.matrices * shape.columns
-                row_chunks, column_chunks = -(-shape.rows // CHUNK), -(-shape.columns // CHUNK)
-                row[Field.MEAN_CHUNKS] = column_chunks if entry.transposed else row_chunks
                 used = row[Field.MEAN_SUMS] + shape.matrices * row[Field.MEAN_CHUNKS]
                 for axis, count in enumerate((row_chunks, column_chunks)):
                     items = _product(number, shape.matrices, count, 1)
                     items[:, 3] = axis
                     chunks.append(items)
-            row[Field.GROUP], row[Field.INDEX], row[Field.SEED] = group, entry.index, _signed(entry.rule.seed)
-            rows_of_table.append(row)
-        empty = torch.empty(0, 4, dtype=torch.int32)
-        self.params = self._on_device(torch.tensor(rows_of_table, dtype=torch.int64))
+        self.params = self._on_device(torch.tensor(rows, dtype=torch.int64))
         self.tiles = self._on_device(torch.cat(tiles))
-        self.chunks = self._on_device(torch.cat(chunks) if chunks else empty)
+        self.chunks = self._on_device(torch.cat(chunks))
         self.workspace = torch.empty(used, dtype=torch.float32, device=self.device)
         self.squares_of_p = torch.empty(first_tile, dtype=torch.float32, device=self.device)
         self.squares_of_u = torch.empty(first_tile, dtype=torch.float32, device=self.device)
         self.scalars = torch.empty(len(entries), SCALARS, dtype=torch.float32, device=self.device)
+
+    def _describe(self, entry: Entry, shape: Layout, group: int) -> list[int]:
+        """A parameter's row of the table, but for its places among the tiles and in the workspace."""
+        row = [0] * FIELDS
+        row[Field.PARAM] = entry.param.data_ptr()
+        row[Field.ROW_VAR] = _address(entry.row_var)
+        row[Field.COL_VAR] = _address(entry.col_var)
+        row[Field.VARIANCE] = _address(entry.variance)
+        row[Field.EXP_AVG] = _address(entry.exp_avg)
+        row[Field.RMS] = _address(entry.rms)
+        row[Field.STEP] = entry.step.data_ptr()
+        lr = entry.rule.lr
+        if isinstance(lr, Tensor) and lr.device.type != "cpu":
+            row[Field.LR], row[Field.LR_IS_DOUBLE] = lr.data_ptr(), lr.dtype == torch.float64
+        else:
+            row[Field.LR], row[Field.LR_IS_DOUBLE] = self.options[group, Option.LR].data_ptr(), 1
+        row[Field.FLAGS] = (
+            Flag.FACTORED * entry.factored
+            | Flag.ALIGNED * _is_aligned(entry, shape)
+            | Flag.MEAN_OF_COLUMNS * entry.transposed
+        )
+        row[Field.MATRICES] = shape.matrices
+        row[Field.BATCH_1], row[Field.BATCH_2] = shape.batch[-2:]
+        row[Field.ROWS], row[Field.COLUMNS] = shape.rows, shape.columns
+        for name, strides in shape.strides.items():
+            field = _STRIDES[name]
+            row[field : field + len(strides)] = strides
+        if entry.factored:
+            row[Field.ROW_TILES] = -(-shape.rows // self.tiling.rows)
+            row[Field.COLUMN_TILES] = -(-shape.columns // self.tiling.columns)
+        else:
+            row[Field.ROW_TILES] = -(-shape.columns // (self.tiling.rows * self.tiling.columns))
+            row[Field.COLUMN_TILES] = 1
+        row[Field.GROUP], row[Field.INDEX], row[Field.SEED] = group, entry.index, _signed(entry.rule.seed)
+        return row
 
 
 _STRIDES = {

@@ -1,0 +1,25 @@
+"""The five Triton kernels of a step. Each is launched once for all parameters of one device and dtype.
+
+==============  ==========================  =====================================================================
+kernel          a program does              reads and writes
+==============  ==========================  =====================================================================
+sum_squares     one tile                    G, p → partial row and column sums of G², partial ΣP² (vectors: V)
+update_factors  1024 rows or columns        partial sums → R, C, partial sums for mean(R)
+sum_updates     one tile, in reverse order  G, R, C → partial ΣU²
+find_scalars    one parameter               partial sums → α / clip, weight decay, t, RMS(p)
+apply_updates   one tile                    G, p, R, C → p (and the average of updates)
+==============  ==========================  =====================================================================
+
+Sums are deterministic: a program writes its own partial sum, the next kernel adds them in a fixed order; there are no
+float atomics. All arithmetic is float32, that of scalars float64. Nothing but the launch grid depends on the model:
+addresses, shapes, strides and options come from tables in device memory (``fields.py``), lr and t too. V̂^-½ is
+min((r·C)^-½, 1/ε₁), which needs no case distinction where a floor is active.
+
+The tiles of consecutive passes are visited in opposite orders, so that a pass starts with what the last one left in L2.
+"""
+
+from lightning_adafactor.fused.kernels.apply import apply_updates
+from lightning_adafactor.fused.kernels.norms import find_scalars, sum_updates
+from lightning_adafactor.fused.kernels.squares import sum_squares, update_factors
+
+__all__ = ["apply_updates", "find_scalars", "sum_squares", "sum_updates", "update_factors"]

@@ -1,0 +1,234 @@
+"""First pass: sums of G² and p² over tiles, then R and C."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from lightning_adafactor.fused.kernels.tables import (
+    ADDED,
+    CHUNK_SIZE,
+    COL_VAR,
+    COLUMN_SUMS,
+    COLUMN_TILES,
+    COLUMNS,
+    FLAGS,
+    GRAD_STRIDES,
+    IS_ALIGNED,
+    IS_FACTORED,
+    MATRICES,
+    MEAN_CHUNKS,
+    MEAN_OF_COLUMNS,
+    MEAN_SUMS,
+    PARAM_ADDRESS,
+    PARAM_STRIDES,
+    ROW_SUMS,
+    ROW_TILES,
+    ROW_VAR,
+    ROWS,
+    SCALE_PARAMETER,
+    SCATTERED,
+    VARIANCE,
+    find_omega,
+    goes_ahead,
+    load_address,
+    load_column_stride,
+    load_extent,
+    load_field,
+    load_option,
+    load_row_stride,
+    load_unscale,
+    matrix_start,
+    vector_start,
+)
+
+
+@triton.jit
+def _sum_squares_of_matrix(
+    params, grads, options, workspace, squares_of_p, unscale, param, matrix, row_tile, column_tile, tile,
+    P: tl.constexpr, G: tl.constexpr, TILE_ROWS: tl.constexpr, TILE_COLUMNS: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, ALIGNED: tl.constexpr,
+):  # fmt: skip
+    n = load_field(params, param, ROWS)
+    m = load_extent(params, param, COLUMNS, ALIGNED)
+    matrices = load_field(params, param, MATRICES)
+    row = row_tile * TILE_ROWS
+    column = column_tile * TILE_COLUMNS
+    p_row = load_row_stride(params, param, PARAM_STRIDES, ALIGNED)
+    p_column = load_column_stride(params, param, PARAM_STRIDES, ALIGNED)
+    p_start = matrix_start(params, param, load_field(params, param, PARAM_ADDRESS), PARAM_STRIDES, matrix, P, ALIGNED)
+    p_start += row * p_row.to(tl.int64) + column * p_column
+    g_row = load_row_stride(params, param, GRAD_STRIDES, ALIGNED)
+    g_column = load_column_stride(params, param, GRAD_STRIDES, ALIGNED)
+    g_start = matrix_start(params, param, tl.load(grads + param), GRAD_STRIDES, matrix, G, ALIGNED)
+    g_start += row * g_row.to(tl.int64) + column * g_column
+    row_sums = workspace + load_field(params, param, ROW_SUMS) + (column_tile * matrices + matrix) * n + row
+    column_sums = workspace + load_field(params, param, COLUMN_SUMS) + (row_tile * matrices + matrix) * m + column
+    scales = load_option(params, param, options, SCALE_PARAMETER) != 0
+
+    columns = tl.arange(0, TILE_COLUMNS)
+    in_columns = column + columns < m
+    g_squares = tl.zeros((BLOCK_ROWS, TILE_COLUMNS), tl.float32)
+    p_squares = tl.zeros((BLOCK_ROWS, TILE_COLUMNS), tl.float32)
+    for block in range(0, TILE_ROWS, BLOCK_ROWS):
+        rows = block + tl.arange(0, BLOCK_ROWS)
+        in_rows = row + rows < n
+        inside = in_rows[:, None] & in_columns[None, :]
+        g_at = g_start + (rows[:, None] * g_row + columns[None, :] * g_column)
+        g = tl.load(g_at, mask=inside, other=0.0).to(tl.float32) * unscale
+        g_squares += g * g
+        tl.store(row_sums + rows, tl.sum(g * g, axis=1), mask=in_rows)
+        if scales:
+            p_at = p_start + (rows[:, None] * p_row + columns[None, :] * p_column)
+            p = tl.load(p_at, mask=inside, other=0.0).to(tl.float32)
+            p_squares += p * p
+    tl.store(column_sums + columns, tl.sum(g_squares, axis=0), mask=in_columns)
+    tl.store(squares_of_p + tile, tl.sum(tl.sum(p_squares, axis=1), axis=0))
+
+
+@triton.jit
+def _average_squares_of_vector(
+    params, grads, options, squares_of_p, unscale, param, row_tile, tile,
+    P: tl.constexpr, G: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr, ALIGNED: tl.constexpr,
+):  # fmt: skip
+    """V takes in G² here already: it needs no sums."""
+    m = load_extent(params, param, COLUMNS, ALIGNED)
+    first = row_tile * TILE
+    p_stride = load_column_stride(params, param, PARAM_STRIDES, ALIGNED)
+    p_start = vector_start(load_field(params, param, PARAM_ADDRESS), P, ALIGNED) + first * p_stride
+    g_stride = load_column_stride(params, param, GRAD_STRIDES, ALIGNED)
+    g_start = vector_start(tl.load(grads + param), G, ALIGNED) + first * g_stride
+    variance = load_address(params, param, VARIANCE, tl.float32) + first
+    omega = find_omega(params, param, options)
+    added = load_option(params, param, options, ADDED).to(tl.float32)
+    p_squares = tl.zeros((BLOCK,), tl.float32)
+    for block in range(0, TILE, BLOCK):
+        at = block + tl.arange(0, BLOCK)
+        inside = first + at < m
+        g = tl.load(g_start + at * g_stride, mask=inside, other=0.0).to(tl.float32) * unscale
+        p = tl.load(p_start + at * p_stride, mask=inside, other=0.0).to(tl.float32)
+        v = tl.load(variance + at, mask=inside, other=0.0)
+        tl.store(variance + at, v * (1.0 - omega) + omega * (g * g + added), mask=inside)
+        p_squares += p * p
+    tl.store(squares_of_p + tile, tl.sum(p_squares, axis=0))
+
+
+@triton.jit
+def sum_squares(
+    tiles,  # int32 (tiles, 4): parameter, matrix, row tile, column tile
+    params,  # int64 (parameters, FIELDS)
+    grads,  # int64 (parameters,): addresses of the gradients
+    options,  # float64 (groups, OPTIONS)
+    workspace,  # float32: partial row and column sums, written
+    squares_of_p,  # float32 (tiles,): partial ΣP², written
+    grad_scale,  # one float32, or anything without HAS_GRAD_SCALE
+    found_inf,  # one float32, or anything without HAS_FOUND_INF
+    P: tl.constexpr,  # dtype of the parameters
+    G: tl.constexpr,  # dtype of the gradients
+    TILE_ROWS: tl.constexpr,
+    TILE_COLUMNS: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,  # rows held in registers at a time; divides TILE_ROWS
+    HAS_GRAD_SCALE: tl.constexpr,
+    HAS_FOUND_INF: tl.constexpr,
+):
+    """First pass, one tile: sums of G² over its rows and its columns, ΣP²; V of a vector."""
+    if goes_ahead(found_inf, HAS_FOUND_INF):
+        tile = tl.program_id(0)
+        param = tl.load(tiles + tile * 4).to(tl.int64)
+        matrix = tl.load(tiles + tile * 4 + 1).to(tl.int64)
+        row_tile = tl.load(tiles + tile * 4 + 2).to(tl.int64)
+        column_tile = tl.load(tiles + tile * 4 + 3).to(tl.int64)
+        unscale = load_unscale(grad_scale, HAS_GRAD_SCALE)
+        flags = load_field(params, param, FLAGS)
+        TILE: tl.constexpr = TILE_ROWS * TILE_COLUMNS
+        BLOCK: tl.constexpr = BLOCK_ROWS * TILE_COLUMNS
+        if flags & IS_FACTORED != 0:
+            if flags & IS_ALIGNED != 0:
+                _sum_squares_of_matrix(
+                    params, grads, options, workspace, squares_of_p, unscale, param, matrix, row_tile, column_tile,
+                    tile, P, G, TILE_ROWS, TILE_COLUMNS, BLOCK_ROWS, True,
+                )  # fmt: skip
+            else:
+                _sum_squares_of_matrix(
+                    params, grads, options, workspace, squares_of_p, unscale, param, matrix, row_tile, column_tile,
+                    tile, P, G, TILE_ROWS, TILE_COLUMNS, BLOCK_ROWS // SCATTERED, False,
+                )  # fmt: skip
+        elif flags & IS_ALIGNED != 0:
+            _average_squares_of_vector(
+                params, grads, options, squares_of_p, unscale, param, row_tile, tile, P, G, TILE, BLOCK, True
+            )
+        else:
+            _average_squares_of_vector(
+                params,
+                grads,
+                options,
+                squares_of_p,
+                unscale,
+                param,
+                row_tile,
+                tile,
+                P,
+                G,
+                TILE,
+                BLOCK // SCATTERED,
+                False,
+            )
+
+
+@triton.jit
+def _update_factor(
+    params, options, workspace, param, matrix, chunk,
+    size, other_size, tiles, factor, sums, is_mean_axis,
+):  # fmt: skip
+    """1024 elements of R or C: partial sums added in order, averaged over the other axis, taken in."""
+    matrices = load_field(params, param, MATRICES)
+    at = chunk * CHUNK_SIZE + tl.arange(0, CHUNK_SIZE)
+    inside = at < size
+    total = tl.zeros((CHUNK_SIZE,), tl.float32)
+    for tile in range(0, tiles):
+        total += tl.load(workspace + sums + (tile * matrices + matrix) * size + at, mask=inside, other=0.0)
+    omega = find_omega(params, param, options)
+    mean = total / other_size.to(tl.float32) + load_option(params, param, options, ADDED).to(tl.float32)
+    average = factor + matrix * size + at
+    updated = tl.load(average, mask=inside, other=0.0) * (1.0 - omega) + omega * mean
+    tl.store(average, updated, mask=inside)
+    if is_mean_axis:
+        chunks = load_field(params, param, MEAN_CHUNKS)
+        total_of_mean = tl.sum(tl.where(inside, updated, 0.0), axis=0)
+        tl.store(workspace + load_field(params, param, MEAN_SUMS) + matrix * chunks + chunk, total_of_mean)
+
+
+@triton.jit
+def update_factors(
+    chunks,  # int32 (chunks, 4): parameter, matrix, chunk, 0 for rows or 1 for columns
+    params,  # int64 (parameters, FIELDS)
+    options,  # float64 (groups, OPTIONS)
+    workspace,  # float32: partial row and column sums, read; partial sums for mean(R), written
+    found_inf,  # one float32, or anything without HAS_FOUND_INF
+    HAS_FOUND_INF: tl.constexpr,
+):
+    """R and C take in the sums of the first pass."""
+    if goes_ahead(found_inf, HAS_FOUND_INF):
+        item = tl.program_id(0)
+        param = tl.load(chunks + item * 4).to(tl.int64)
+        matrix = tl.load(chunks + item * 4 + 1).to(tl.int64)
+        chunk = tl.load(chunks + item * 4 + 2).to(tl.int64)
+        is_column = tl.load(chunks + item * 4 + 3) != 0
+        means_columns = load_field(params, param, FLAGS) & MEAN_OF_COLUMNS != 0
+        n = load_field(params, param, ROWS)
+        m = load_field(params, param, COLUMNS)
+        factor = tl.where(is_column, load_field(params, param, COL_VAR), load_field(params, param, ROW_VAR))
+        _update_factor(
+            params,
+            options,
+            workspace,
+            param,
+            matrix,
+            chunk,
+            tl.where(is_column, m, n),
+            tl.where(is_column, n, m),
+            tl.where(is_column, load_field(params, param, ROW_TILES), load_field(params, param, COLUMN_TILES)),
+            factor.to(tl.pointer_type(tl.float32)),
+            tl.where(is_column, load_field(params, param, COLUMN_SUMS), load_field(params, param, ROW_SUMS)),
+            is_column == means_columns,
+        )
