@@ -298,9 +298,9 @@ class Adafactor(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
-            if not all(group["capturable"] for group in self.param_groups):
-                raise RuntimeError("A step that is captured in a CUDA graph needs Adafactor(..., capturable=True)")
+        capturing = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+        if capturing and not all(group["capturable"] for group in self.param_groups):
+            raise RuntimeError("A step that is captured in a CUDA graph needs Adafactor(..., capturable=True)")
         grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         fused_entries, plain_entries = self._entries()
         if fused_entries:
