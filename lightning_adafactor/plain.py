@@ -323,5 +323,8 @@ def _column_sums_(squares: Tensor) -> Tensor:
 
 
 def _sum_of_squares(values: Tensor) -> float:
-    norm = torch.linalg.vector_norm(values).item()
-    return norm * norm
+    """Σ values², by a dot product: torch's norm of a whole tensor runs on one thread and loses more digits."""
+    if values.is_contiguous():
+        flat = values.view(-1)
+        return torch.dot(flat, flat).item()
+    return torch.linalg.vector_norm(values).item() ** 2
