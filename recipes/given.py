@@ -53,10 +53,12 @@ def kept_arguments(given: Sequence[Given], config: Mapping[str, Any]) -> Iterato
     classes: dict[str, str] = {}
     arguments: dict[str, dict[str, tuple[Any, Given]]] = {}
     for source in given:
-        for key, value in flatten(source.settings):
+        settings = list(flatten(source.settings))
+        for key, value in settings:
             owner, _, argument = key.rpartition(".init_args.")
             if owner and not argument.endswith("class_path"):
                 arguments.setdefault(_plain(owner), {})[argument] = (value, source)
+        for key, value in settings:
             name = _plain(key.removesuffix(".class_path"))
             if not key.endswith(".class_path") and name not in classes:
                 continue
