@@ -46,7 +46,8 @@ def main(args: Sequence[str] | None = None) -> int:
     except RecipeError as error:
         return _fail(str(error), MISTAKE)
     except TrainingDiverged as error:
-        return _fail(str(error), FAILURE)
+        # All ranks stop for the same reason, and the first one says it.
+        return FAILURE if _rank() else _fail(str(error), FAILURE)
     except KeyboardInterrupt as interrupt:
         print(f"\ninterrupted{f': {interrupt}' if str(interrupt) else ''}", file=sys.stderr)
         return INTERRUPTED
@@ -98,10 +99,11 @@ def _no_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
+def _rank() -> int:
+    return int(os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or 0)
+
+
 def _fail(message: str, status: int) -> int:
-    rank = int(os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or 0)
-    if rank > 0 and status == FAILURE:
-        return status  # all ranks end for the same reason, and the first one says it
-    lines = f"{f'[rank: {rank}] ' if rank else ''}error: {message}".splitlines()
+    lines = f"{f'[rank: {_rank()}] ' if _rank() else ''}error: {message}".splitlines()
     print("\n".join(lines[:LINES_AT_MOST]), file=sys.stderr)
     return status
