@@ -133,9 +133,7 @@ def all_contestants(device: torch.device) -> list[Contestant]:
 def _ours(device: torch.device) -> list[Contestant]:
     optimizer = "lightning_adafactor:Adafactor"
     accepted = inspect.signature(pkgutil.resolve_name(optimizer)).parameters
-    paths: list[tuple[str, dict[str, bool], bool]] = [
-        ("", {"fused": False} if "fused" in accepted else {}, False)
-    ]
+    paths: list[tuple[str, dict[str, bool], bool]] = [("", {"fused": False} if "fused" in accepted else {}, False)]
     if "fused" in accepted and device.type == "cuda":
         paths.append(("-fused", {"fused": True}, False))
         if "capturable" in accepted:
@@ -150,9 +148,7 @@ def _ours(device: torch.device) -> list[Contestant]:
 def _adafactors() -> list[Contestant]:
     return [
         Contestant("torch-adafactor", "torch.optim:Adafactor", {"lr": 1e-2, "foreach": False}, "adafactor"),
-        Contestant(
-            "torch-adafactor-foreach", "torch.optim:Adafactor", {"lr": 1e-2, "foreach": True}, "adafactor"
-        ),
+        Contestant("torch-adafactor-foreach", "torch.optim:Adafactor", {"lr": 1e-2, "foreach": True}, "adafactor"),
         Contestant(
             "transformers-adafactor",
             "transformers.optimization:Adafactor",
@@ -169,10 +165,7 @@ def _adamws() -> list[Contestant]:
         ("-fused", {"fused": True}),
     ]
     return [
-        *(
-            Contestant(f"adamw{kind}", "torch.optim:AdamW", {"lr": 1e-4, **how}, "adamw")
-            for kind, how in kinds
-        ),
+        *(Contestant(f"adamw{kind}", "torch.optim:AdamW", {"lr": 1e-4, **how}, "adamw") for kind, how in kinds),
         # with moments of 8 bits, updates are off by a few percent
         *(
             Contestant(f"{package}-adamw8bit", f"{package}.optim:AdamW8bit", {"lr": 1e-4}, "adamw", limit=0.1)

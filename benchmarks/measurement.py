@@ -143,19 +143,13 @@ def measure(
         tell("warming up" if number < 0 else f"round {number + 1} of {repeats}")
         problem.touch_other_rows()
 
-    rounds = time_rounds(
-        {**started, COPY: copy}, timer, repeats=repeats, warmup=warmup, before_round=before_round
-    )
-    launches = {
-        name: count_launches(steps) if device.type == "cuda" else None for name, steps in started.items()
-    }
+    rounds = time_rounds({**started, COPY: copy}, timer, repeats=repeats, warmup=warmup, before_round=before_round)
+    launches = {name: count_launches(steps) if device.type == "cuda" else None for name, steps in started.items()}
 
     copied = Spread.of(rounds[COPY][timer.modes[0]])
     bandwidth = copy.bytes / copied.median
     floor = FLOOR_ACCESSES * problem.bytes / bandwidth
-    rows = tuple(
-        _row(contestant, errors, memory, launches, rounds, floor, timer.modes) for contestant in present
-    )
+    rows = tuple(_row(contestant, errors, memory, launches, rounds, floor, timer.modes) for contestant in present)
     return Cell(
         model=model,
         title=MODELS[model].title,

@@ -84,9 +84,7 @@ def _first_gradients(problem: Problem, dtype: torch.dtype) -> list[Tensor]:
     return gradients
 
 
-def _reference(
-    contestant: Contestant, parameters: Sequence[torch.nn.Parameter], dtype: torch.dtype
-) -> Optimizer:
+def _reference(contestant: Contestant, parameters: Sequence[torch.nn.Parameter], dtype: torch.dtype) -> Optimizer:
     if contestant.rule == "adamw":
         return torch.optim.AdamW(parameters, lr=LR, foreach=False, fused=False)
     switches = {key: contestant.arguments[key] for key in _SWITCHES if key in contestant.arguments}
@@ -103,10 +101,7 @@ _SWITCHES = ("scale_parameter", "relative_step")
 def _largest_error(parameters: Sequence[Tensor], exact: Sequence[Tensor], start: Sequence[Tensor]) -> float:
     """NaN, if there is any, is larger than all numbers."""
     errors = [
-        (
-            torch.linalg.vector_norm(parameter.detach().double() - twin)
-            / torch.linalg.vector_norm(twin - origin)
-        )
+        (torch.linalg.vector_norm(parameter.detach().double() - twin) / torch.linalg.vector_norm(twin - origin))
         for parameter, twin, origin in zip(parameters, exact, start, strict=True)
     ]
     return torch.stack(errors).amax().item()

@@ -35,9 +35,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Reads the command line; ends the process with exit code 2 and a sentence where it makes no sense."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.step", description=__doc__)
-    parser.add_argument(
-        "--device", choices=("cpu", "cuda"), help="where to measure (default: cuda where there is one)"
-    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="where to measure (default: cuda where there is one)")
     parser.add_argument(
         "--model",
         nargs="+",
@@ -50,13 +48,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         choices=tuple(DTYPES),
         help="of parameters and gradients (default: float32; on cuda both)",
     )
-    parser.add_argument(
-        "--repeats", type=int, metavar="N", help="rounds that count (default: 20; on cuda 100)"
-    )
+    parser.add_argument("--repeats", type=int, metavar="N", help="rounds that count (default: 20; on cuda 100)")
     parser.add_argument("--warmup", type=int, default=5, metavar="N", help="rounds before those (default: 5)")
-    parser.add_argument(
-        "--threads", type=int, metavar="N", help="threads on the CPU (default: torch's choice)"
-    )
+    parser.add_argument("--threads", type=int, metavar="N", help="threads on the CPU (default: torch's choice)")
     parser.add_argument(
         "--only", nargs="+", default=["*"], metavar="NAME", help="who takes part, such as 'ours*' adamw-fused"
     )
@@ -115,9 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for contestant in contestants:
                 print(profile_steps(contestant, model, options.device, DTYPES[dtype]))
         return 0
-    command = shlex.join(
-        ["python", "-m", "benchmarks.step", *(sys.argv[1:] if arguments is None else arguments)]
-    )
+    command = shlex.join(["python", "-m", "benchmarks.step", *(sys.argv[1:] if arguments is None else arguments)])
     facts = {"command": command, **environment.describe(options.device)}
     print(_headline(facts))
     cells: list[Cell] = []
@@ -146,9 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cells.append(cell)
         print(f"\n{report.table(cell)}", flush=True)
         if not options.no_output:
-            options.output = (
-                options.output if len(cells) > 1 else _new_folder(options.output, facts["device"])
-            )
+            options.output = options.output if len(cells) > 1 else _new_folder(options.output, facts["device"])
             _write(options.output, facts, cells)
     if not options.no_output:
         print(f"\nWritten to {options.output}{_draw(cells, facts['device'], options.output)}")
@@ -171,9 +161,7 @@ def _headline(facts: dict[str, Any]) -> str:
     return text
 
 
-def _too_large(
-    contestants: Sequence[Contestant], model: str, dtype: torch.dtype, device: torch.device
-) -> str | None:
+def _too_large(contestants: Sequence[Contestant], model: str, dtype: torch.dtype, device: torch.device) -> str | None:
     needed, free = bytes_needed(contestants, model, dtype), environment.free_bytes(device)
     if free is None or needed <= free:
         return None

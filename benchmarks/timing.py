@@ -32,9 +32,7 @@ class Spread:
     @classmethod
     def of(cls, values: list[float]) -> Spread:
         """Computes the quartiles of one or more values."""
-        low, median, high = (
-            statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
-        )
+        low, median, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
         return cls(median, low, high)
 
 

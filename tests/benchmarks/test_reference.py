@@ -33,9 +33,7 @@ def test_everyone_computes_the_rule_as_float64_has_it(contestant: Contestant, dt
 )
 def test_small_difference_in_the_rule_is_found(optimizer: str, arguments: dict, rule: str) -> None:
     impostor = Contestant("impostor", optimizer, {"lr": 1e-4, **arguments}, rule)
-    with pytest.raises(
-        WrongNumbersError, match=r"^impostor is wrong: after 3 steps in float32 .* is allowed\.$"
-    ):
+    with pytest.raises(WrongNumbersError, match=r"^impostor is wrong: after 3 steps in float32 .* is allowed\.$"):
         check(impostor, TINY, CPU, torch.float32)
 
 

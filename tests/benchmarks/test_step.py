@@ -166,9 +166,7 @@ sys.exit(main(sys.argv[1:]))
 def test_it_runs_with_torch_and_numpy_alone(tmp_path: Path) -> None:
     folder = tmp_path / "results"
     command = [sys.executable, "-c", ALONE, *QUICK, *ONLY, "transformers-adafactor", "--output", str(folder)]
-    done = subprocess.run(
-        command, capture_output=True, text=True, cwd=Path(step.__file__).parents[1], check=False
-    )
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(step.__file__).parents[1], check=False)
     assert done.returncode == 0, done.stderr
     assert "left out: transformers-adafactor: transformers is not installed" in done.stdout
     assert "there is no chart, for matplotlib is not installed" in done.stdout
