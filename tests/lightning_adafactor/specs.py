@@ -303,11 +303,12 @@ def torch_state(state: dict[str, Any]) -> dict[str, Tensor]:
     """A copy of a parameter's averages and step, whosever they are, under torch's names and in torch's shapes."""
     names = {"exp_avg_sq_row": "row_var", "exp_avg_sq_col": "col_var", "exp_avg_sq": "variance"}
     missing_dim = {"exp_avg_sq_row": -1, "exp_avg_sq_col": -2}
-    tensors = {key: torch.as_tensor(value).clone() for key, value in state.items() if key != "RMS"}
-    return {
-        names.get(key, key): tensor.unsqueeze(missing_dim[key]) if key in missing_dim else tensor
-        for key, tensor in tensors.items()
-    }
+    copies = {}
+    for key, value in state.items():
+        if key != "RMS":
+            tensor = value.clone() if torch.is_tensor(value) else torch.tensor(float(value))
+            copies[names.get(key, key)] = tensor.unsqueeze(missing_dim[key]) if key in missing_dim else tensor
+    return copies
 
 
 def assert_same_run(ours: Run, theirs: Run, names: Sequence[str], tolerance: float) -> None:

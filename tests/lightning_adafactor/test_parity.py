@@ -1,4 +1,4 @@
-"""Equal numbers to torch.optim.Adafactor, transformers.Adafactor and the rule written out, over the grid of ``specs``."""
+"""Numbers equal to torch.optim.Adafactor's and transformers.Adafactor's, over the grid of ``specs``."""
 
 from __future__ import annotations
 
@@ -123,3 +123,117 @@ def test_reference_is_transformers(options: str) -> None:
     reference = run_of_reference("transformers", options, EVERY_CASE, torch.float64)
 
     assert_same_run(reference, run_of_transformers(options, EVERY_CASE, torch.float64), EVERY_CASE, 1e-8)
+
+
+LOW_PRECISION = [pytest.param(torch.bfloat16, id="bf16"), pytest.param(torch.float16, id="fp16")]
+
+
+def assert_same_low_precision_run(ours: Run, theirs: Run) -> None:
+    """Equal states, and parameters rounded alike but for numbers that lie between two of their grid."""
+    bits = torch.int16
+    for number, name in enumerate(EACH_KIND):
+        own, other = ours.states[number][-1], theirs.states[number][-1]
+        assert own.keys() == other.keys(), name
+        for key in other:
+            assert own[key].dtype == torch.float32, (name, key)
+            # what follows from the parameter, momentum alone, follows its rounding
+            rtol = 1e-2 if key == "exp_avg" else 2e-5
+            off = (own[key] - other[key]).norm()
+            assert off <= rtol * other[key].norm(), (name, key)
+        one, two = torch.stack(ours.params[number]), torch.stack(theirs.params[number])
+        apart = (one.view(bits).int() - two.view(bits).int()).abs()
+        assert apart.max() <= 1, name
+        assert (apart > 0).float().mean() < 0.01, name
+
+
+@pytest.mark.parametrize("dtype", LOW_PRECISION)
+@pytest.mark.parametrize("options", ["constant lr", "all"])
+def test_low_precision_parameters_of_transformers(
+    options: str, dtype: torch.dtype, implementation: Implementation
+) -> None:
+    ours = run_of_ours(TransformersAdafactor, TRANSFORMERS_OPTIONS[options], EACH_KIND, dtype, implementation)
+
+    assert_same_low_precision_run(ours, run_of_transformers(options, EACH_KIND, dtype))
+
+
+@pytest.mark.parametrize("dtype", LOW_PRECISION)
+@pytest.mark.parametrize("options", ["constant lr", "all"])
+def test_low_precision_parameters_of_torch_with_arithmetic_in_fp32(
+    options: str, dtype: torch.dtype, implementation: Implementation
+) -> None:
+    arguments = (TORCH_OPTIONS | ADDED_OPTIONS)[options]
+    ours = run_of_ours(Adafactor, {"stochastic_rounding": False, **arguments}, EACH_KIND, dtype, implementation)
+
+    def written_out(params: list[Tensor]) -> torch.optim.Optimizer:
+        return ReferenceOptimizer(params, Reference(params, "torch", arguments, dtype=torch.float32))
+
+    assert_same_low_precision_run(ours, run(written_out, EACH_KIND, dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_updates_of_parameters_near_zero(dtype: torch.dtype, implementation: Implementation) -> None:
+    """Where a parameter's own digits do not drown its update, updates agree to the last few."""
+    names = ("starts at zero", "tiny parameter")
+    options = {"scale_parameter": False}
+    ours = run_of_ours(Adafactor, options, names, dtype, implementation)
+    theirs = run(lambda params: ReferenceOptimizer(params, Reference(params, "torch", options)), names, dtype)
+
+    for own, other in zip(ours.params, theirs.params, strict=True):
+        torch.testing.assert_close(own[1], other[1], rtol=20 * torch.finfo(dtype).eps, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "options"),
+    [
+        pytest.param(
+            Adafactor,
+            torch.optim.Adafactor,
+            [{"lr": 0.5}, {"weight_decay": 0.2, "d": 2.0}, {"maximize": True, "beta2_decay": -0.4, "eps": (1e-4, 0.1)}],
+            id="torch",
+        ),
+        pytest.param(
+            TransformersAdafactor,
+            transformers.Adafactor,
+            [
+                {"lr": 0.1, "relative_step": False},
+                {"weight_decay": 0.2, "clip_threshold": 2.0, "warmup_init": True},
+                {"beta1": 0.5, "decay_rate": -0.4, "eps": (1e-9, 0.1)},
+            ],
+            id="transformers",
+        ),
+    ],
+)
+def test_each_group_has_its_own_options(
+    ours: Make, theirs: Make, options: list[dict[str, Any]], implementation: Implementation
+) -> None:
+    def grouped(make: Make, **shared: Any) -> Callable[[list[Tensor]], torch.optim.Optimizer]:
+        def of(params: list[Tensor]) -> torch.optim.Optimizer:
+            return make([{"params": params[i::3], **given} for i, given in enumerate(options)], **shared)
+
+        return of
+
+    one = run(grouped(ours, **implementation.arguments), EACH_KIND, torch.float64, device=implementation.device)
+    other = run(grouped(theirs), EACH_KIND, torch.float64)
+
+    assert_same_run(one, other, EACH_KIND, 1e-8)
+
+
+def test_eps1_none_is_each_parameters_own_machine_epsilon(implementation: Implementation) -> None:
+    """torch 2.13 takes that of the first parameter for all that follow."""
+    generator = torch.Generator().manual_seed(0)
+    dtypes = [torch.float32, torch.float64, torch.bfloat16, torch.float64, torch.float32]
+    starts = [torch.randn(6, 4, generator=generator, dtype=torch.float64).to(dtype) for dtype in dtypes]
+    grads = [torch.randn(6, 4, generator=generator, dtype=torch.float64).mul(1e-9).to(dtype) for dtype in dtypes]
+    params = [start.clone().to(implementation.device).requires_grad_() for start in starts]
+    optimizer = Adafactor(params, lr=1.0, stochastic_rounding=False, **implementation.arguments)
+    for _ in range(3):
+        for param, grad in zip(params, grads, strict=True):
+            param.grad = grad.to(implementation.device)
+        optimizer.step()
+
+    for param, start, grad in zip(params, starts, grads, strict=True):
+        alone = Reference([start], "torch", {"lr": 1.0}, dtype=torch.promote_types(start.dtype, torch.float32))
+        for _ in range(3):
+            alone.step([grad])
+        torch.testing.assert_close(param.detach().cpu(), alone.params[0])
+        assert param.dtype != torch.float64 or not torch.equal(param.detach().cpu(), start)
