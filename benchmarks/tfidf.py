@@ -41,9 +41,7 @@ def measure(config: str) -> dict[str, Any]:
 
     resolvers.register()
     data = OmegaConf.load(find_config(config)).data.init_args
-    (train_texts, train_labels), (test_texts, test_labels) = (
-        _rows(data, split) for split in ("train", "test")
-    )
+    (train_texts, train_labels), (test_texts, test_labels) = (_rows(data, split) for split in ("train", "test"))
     start = time.perf_counter()
     model = make_pipeline(TfidfVectorizer(sublinear_tf=True), LinearSVC(random_state=0))
     model.fit(train_texts, train_labels)
@@ -67,9 +65,7 @@ def _rows(data: Any, split: str) -> tuple[list[str], list[str]]:
 
 def main() -> None:
     """Prints a table, or JSON with ``--json``."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.tfidf", description="TF-IDF + linear SVM baseline"
-    )
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.tfidf", description="TF-IDF + linear SVM baseline")
     parser.add_argument("configs", nargs="*", default=CONFIGS, help="YAML files, looked for in configs/ too")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     arguments = parser.parse_args()
@@ -79,9 +75,7 @@ def main() -> None:
         return
     table = Table(*results[0])
     for result in results:
-        table.add_row(
-            *(f"{value:.4f}" if isinstance(value, float) else str(value) for value in result.values())
-        )
+        table.add_row(*(f"{value:.4f}" if isinstance(value, float) else str(value) for value in result.values()))
     Console().print(table)
 
 

@@ -82,9 +82,7 @@ class OptimizerStateMonitor(Callback):
             return
         self._progress = progress
         metrics = self._measure(trainer)
-        step = (
-            trainer.fit_loop.epoch_loop._batches_that_stepped
-        )  # the step under which Lightning logs this batch
+        step = trainer.fit_loop.epoch_loop._batches_that_stepped  # the step under which Lightning logs this batch
         for logger in trainer.loggers:
             logger.log_metrics({**metrics, "epoch": trainer.current_epoch}, step=step)
 
@@ -113,9 +111,7 @@ class OptimizerStateMonitor(Callback):
         """Keeps the validation metrics for the table."""
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
             self._validation_metrics = {
-                name: float(value)
-                for name, value in trainer.callback_metrics.items()
-                if name.startswith("val")
+                name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val")
             }
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -42,8 +42,7 @@ def ordered(names: set[str]) -> list[str]:
         return sorted(names, key=int)
     if all(_is_number(name) for name in names) and not all(float(name).is_integer() for name in names):
         raise RecipeError(
-            f"data.label: '{sorted(names)[0]}' is no label: a classifier needs names or whole numbers, "
-            "not measurements"
+            f"data.label: '{sorted(names)[0]}' is no label: a classifier needs names or whole numbers, not measurements"
         )
     return sorted(names)
 

@@ -84,8 +84,7 @@ def configure(
     steps = trainer.estimated_stepping_batches
     if steps == float("inf"):
         raise RecipeError(
-            f"model.schedule is '{schedule}', but the run has no end: set trainer.max_epochs or "
-            "trainer.max_steps"
+            f"model.schedule is '{schedule}', but the run has no end: set trainer.max_epochs or trainer.max_steps"
         )
     try:
         scheduler = get_scheduler(

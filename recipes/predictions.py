@@ -43,9 +43,7 @@ class PredictionWriter(BasePredictionWriter):
             return
         self.path = Path(trainer.log_dir or trainer.default_root_dir) / self.file
         if self.path.exists():
-            raise RecipeError(
-                f"model.predictions: '{self.path}' exists already: name another file, or move it away"
-            )
+            raise RecipeError(f"model.predictions: '{self.path}' exists already: name another file, or move it away")
 
     def write_on_epoch_end(
         self, trainer: Trainer, pl_module: LightningModule, predictions: Any, batch_indices: Any

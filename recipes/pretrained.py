@@ -55,9 +55,7 @@ def load_tokenizer(name: str, key: str) -> "PreTrainedTokenizerBase":
     return tokenizer
 
 
-def load_model(
-    auto_class: Any, name: str, key: str, config: "PretrainedConfig", dtype: str
-) -> "PreTrainedModel":
+def load_model(auto_class: Any, name: str, key: str, config: "PretrainedConfig", dtype: str) -> "PreTrainedModel":
     """Loads a model's safetensors weights in train mode and says which parameters they do not cover.
 
     Args:
@@ -105,9 +103,7 @@ def save(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", folder:
         tokenizer.save_pretrained(folder)
 
 
-def check_vocabulary(
-    tokenizer: "PreTrainedTokenizerBase", config: "PretrainedConfig", name: str, key: str
-) -> None:
+def check_vocabulary(tokenizer: "PreTrainedTokenizerBase", config: "PretrainedConfig", name: str, key: str) -> None:
     """Raises a RecipeError if the tokenizer can produce ids that the model has no embedding for."""
     size = getattr(config, "vocab_size", None)
     if size is not None and len(tokenizer) > size:

@@ -81,11 +81,7 @@ def best_evaluation(history: RunHistory, trainer: Trainer) -> dict[str, float]:
     if not history.evaluations:
         return {}
     checkpoint = trainer.checkpoint_callback
-    if (
-        isinstance(checkpoint, ModelCheckpoint)
-        and checkpoint.monitor
-        and checkpoint.best_model_score is not None
-    ):
+    if isinstance(checkpoint, ModelCheckpoint) and checkpoint.monitor and checkpoint.best_model_score is not None:
         score = checkpoint.best_model_score.item()
         for _, metrics in history.evaluations:
             if metrics.get(checkpoint.monitor) == score:
@@ -111,9 +107,7 @@ def _evaluate_best(cli: "LightningCLI", best: str | None) -> dict[str, float]:
 
 
 def _about_training(trainer: Trainer, module: LightningModule, history: RunHistory) -> dict[str, Any]:
-    state = measure_state(
-        [state for optimizer in trainer.strategy.optimizers for state in optimizer.state.values()]
-    )
+    state = measure_state([state for optimizer in trainer.strategy.optimizers for state in optimizer.state.values()])
     samples = history.samples * trainer.world_size
     return {
         "optimizer": ", ".join(import_path(type(optimizer)) for optimizer in trainer.strategy.optimizers),
@@ -123,9 +117,7 @@ def _about_training(trainer: Trainer, module: LightningModule, history: RunHisto
         "metrics": {},
         "steps": trainer.global_step,
         "seconds": {},
-        "samples_per_second": round(samples / history.training_seconds, 3)
-        if history.training_seconds
-        else 0.0,
+        "samples_per_second": round(samples / history.training_seconds, 3) if history.training_seconds else 0.0,
         "peak_memory_mb": round(peak_memory_mb(trainer.strategy.root_device), 1),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "device": device_name(trainer.strategy.root_device),
@@ -175,9 +167,7 @@ def git_commit() -> str | None:
     if not (root / ".git").exists():
         return None
     try:
-        done = subprocess.run(
-            ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-        )
+        done = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()
@@ -194,9 +184,7 @@ def _print_table(report: dict[str, Any], folder: Path) -> None:
     from rich.table import Table
 
     state, adamw = report["optimizer_state"], report["adamw_state"]
-    table = Table(
-        title=f"{report['recipe']}: {report['optimizer']}, {report['steps']} steps", show_header=False
-    )
+    table = Table(title=f"{report['recipe']}: {report['optimizer']}, {report['steps']} steps", show_header=False)
     table.add_column(style="bold")
     table.add_column(justify="right")
     for name, value in report["metrics"].items():

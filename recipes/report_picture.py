@@ -31,15 +31,11 @@ def draw(
     _draw_quality(quality, evaluations, report["metrics"])
     _draw_memory(memory, report)
     name = report["optimizer"].rpartition(".")[2]
-    figure.suptitle(
-        f"{report['recipe']}: {report['parameters']:,} parameters, {report['steps']:,} steps of {name}"
-    )
+    figure.suptitle(f"{report['recipe']}: {report['parameters']:,} parameters, {report['steps']:,} steps of {name}")
     figure.savefig(file)
 
 
-def _draw_loss(
-    axes: "Axes", losses: list[tuple[int, float]], evaluations: list[tuple[int, dict[str, float]]]
-) -> None:
+def _draw_loss(axes: "Axes", losses: list[tuple[int, float]], evaluations: list[tuple[int, dict[str, float]]]) -> None:
     if losses:
         axes.plot(*zip(*losses, strict=True), color=ADAFACTOR, label="training")
     points = [(step, metrics["val/loss"]) for step, metrics in evaluations if "val/loss" in metrics]
@@ -49,9 +45,7 @@ def _draw_loss(
     axes.set_ylim(bottom=0)
 
 
-def _draw_quality(
-    axes: "Axes", evaluations: list[tuple[int, dict[str, float]]], metrics: dict[str, float]
-) -> None:
+def _draw_quality(axes: "Axes", evaluations: list[tuple[int, dict[str, float]]], metrics: dict[str, float]) -> None:
     names = [name for name in metrics if name.startswith("val/") and name != "val/loss"]
     for name, color in zip(names, (ADAFACTOR, ACCENT, "#33658a", "#edae49"), strict=False):
         points = [(step, values[name]) for step, values in evaluations if name in values]

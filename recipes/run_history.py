@@ -82,9 +82,7 @@ class RunHistory(Callback):
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
         self._validation_seconds += time.perf_counter() - self._validation_mark
-        metrics = {
-            name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("val/")
-        }
+        metrics = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
         self.evaluations.append((trainer.global_step, metrics))
 
     def state_dict(self) -> dict[str, Any]:

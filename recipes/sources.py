@@ -113,9 +113,7 @@ def carve(
     single = dataset.select([i for i, label in enumerate(labels) if counts[label] == 1])
     if classes <= rows <= len(common) - classes:
         parts = common.train_test_split(rows, seed=seed, stratify_by_column=stratify_by)
-        return (concatenate_datasets([parts["train"], single]) if len(single) else parts["train"]), parts[
-            "test"
-        ]
+        return (concatenate_datasets([parts["train"], single]) if len(single) else parts["train"]), parts["test"]
     parts = dataset.train_test_split(rows, seed=seed)
     return parts["train"], parts["test"]
 
@@ -176,13 +174,9 @@ def _delimited_args(files: list[str], key: str, ending: str, load_args: dict[str
         columns = list(names)
     else:
         try:
-            head = pandas.read_csv(
-                files[0], nrows=2, dtype=str, keep_default_na=False, index_col=False, **pandas_args
-            )
+            head = pandas.read_csv(files[0], nrows=2, dtype=str, keep_default_na=False, index_col=False, **pandas_args)
         except (ValueError, OSError) as error:  # pandas' own errors and UnicodeDecodeError are ValueErrors
-            raise RecipeError(
-                f"{key}: '{files[0]}' cannot be read as a table: {_first_line(error)}"
-            ) from error
+            raise RecipeError(f"{key}: '{files[0]}' cannot be read as a table: {_first_line(error)}") from error
         columns = [str(column) for column in head.columns]
         if ending == ".tab" and "skiprows" not in load_args and _has_orange_header(head.values.tolist()):
             args["skiprows"] = [1, 2]

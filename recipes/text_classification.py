@@ -93,9 +93,7 @@ class TextClassifier(LightningModule):
         """The data module that this run reads labels and tokenizer from."""
         data = getattr(self.trainer, "datamodule", None)
         if not isinstance(data, TextClassificationData):
-            raise RecipeError(
-                "TextClassifier takes its labels from recipes.TextClassificationData: set data to it"
-            )
+            raise RecipeError("TextClassifier takes its labels from recipes.TextClassificationData: set data to it")
         return data
 
     def configure_model(self) -> None:
@@ -117,8 +115,7 @@ class TextClassifier(LightningModule):
         positions = getattr(config, "max_position_embeddings", None)
         if positions is not None and self.data.max_length > positions:
             raise RecipeError(
-                f"data.max_length is {self.data.max_length}, but '{self.pretrained}' reads {positions} "
-                "tokens at most"
+                f"data.max_length is {self.data.max_length}, but '{self.pretrained}' reads {positions} tokens at most"
             )
         if config.pad_token_id is None:
             config.pad_token_id = tokenizer.pad_token_id

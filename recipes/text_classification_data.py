@@ -238,8 +238,7 @@ class TextClassificationData(LightningDataModule):
             return {label_name(value, class_names) for value in dataset.unique(self.label)}
         except (TypeError, NotImplementedError) as error:  # lists and structs have no unique values
             raise RecipeError(
-                f"data.label: column '{self.label}' holds {dataset.features[self.label]}: give names "
-                "or whole numbers"
+                f"data.label: column '{self.label}' holds {dataset.features[self.label]}: give names or whole numbers"
             ) from error
 
     def _encode(self, split: str, dataset: "Dataset") -> "Dataset":
@@ -262,13 +261,9 @@ class TextClassificationData(LightningDataModule):
         if labelled:
             rows = dataset.filter(complete, batched=True, fn_kwargs={"columns": [*self.text, self.label]})
             if dropped := len(dataset) - len(rows):
-                rank_zero_info(
-                    f"data.{split}: dropped {dropped} of {len(dataset)} rows, without a text or a label."
-                )
+                rank_zero_info(f"data.{split}: dropped {dropped} of {len(dataset)} rows, without a text or a label.")
             if len(rows) == 0:
-                raise RecipeError(
-                    f"data.{split} has {len(dataset)} rows, but none with both a text and a label"
-                )
+                raise RecipeError(f"data.{split} has {len(dataset)} rows, but none with both a text and a label")
         encoded = rows.map(
             encode,
             batched=True,
@@ -311,9 +306,7 @@ class TextClassificationData(LightningDataModule):
     def test_dataloader(self) -> DataLoader:
         """Batches of the test split, longest texts first."""
         if "test" not in self._encoded:
-            raise RecipeError(
-                "data.test is null, so there is nothing to test on: give a file, a split or a fraction"
-            )
+            raise RecipeError("data.test is null, so there is nothing to test on: give a file, a split or a fraction")
         return self._loader("test", self.eval_batch_size)
 
     def predict_dataloader(self) -> DataLoader:
@@ -336,10 +329,7 @@ class TextClassificationData(LightningDataModule):
 
 def complete(batch: dict[str, list[Any]], columns: list[str]) -> list[bool]:
     """Whether each row of a batch has something in each of the columns: neither missing nor blank."""
-    return [
-        all(label_name(value) for value in row)
-        for row in zip(*(batch[column] for column in columns), strict=True)
-    ]
+    return [all(label_name(value) for value in row) for row in zip(*(batch[column] for column in columns), strict=True)]
 
 
 def encode(
@@ -381,12 +371,8 @@ def _longest_first(dataset: "Dataset") -> "Dataset":
 def _check_text(dataset: "Dataset", column: str, key: str) -> None:
     feature = dataset.features[column]
     if getattr(feature, "dtype", None) not in ("string", "large_string"):
-        raise RecipeError(
-            f"data.text: column '{column}' of {key} holds {feature}, not text: name a column of texts"
-        )
+        raise RecipeError(f"data.text: column '{column}' of {key} holds {feature}, not text: name a column of texts")
     # Columns of delimited files are always read as text, so a column of numbers shows only in its values.
     sample = [value for value in dataset[column][:1000] if value]
     if sample and all(value.replace(".", "", 1).lstrip("+-").isdigit() for value in sample):
-        raise RecipeError(
-            f"data.text: column '{column}' of {key} holds numbers, not text: name a column of texts"
-        )
+        raise RecipeError(f"data.text: column '{column}' of {key} holds numbers, not text: name a column of texts")

@@ -95,12 +95,8 @@ def installed_torch() -> str:
 def main() -> None:
     """Parse the command line and install what it asks for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument(
-        "what", choices=WHAT, help="; ".join(f"{name}: {text}" for name, text in WHAT.items())
-    )
-    parser.add_argument(
-        "--torch-cpu-index", metavar="URL", help="index of CPU builds, for what pip's sources lack"
-    )
+    parser.add_argument("what", choices=WHAT, help="; ".join(f"{name}: {text}" for name, text in WHAT.items()))
+    parser.add_argument("--torch-cpu-index", metavar="URL", help="index of CPU builds, for what pip's sources lack")
     arguments = parser.parse_args()
 
     if arguments.what == "dev":

@@ -82,9 +82,7 @@ def lock_torch_for_cpu(version: str) -> None:
 def main() -> None:
     """Parse the command line and rewrite the five lock files."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument(
-        "--upgrade", action="store_true", help="take the newest releases that the ranges allow"
-    )
+    parser.add_argument("--upgrade", action="store_true", help="take the newest releases that the ranges allow")
     upgrade = ["--upgrade"] if parser.parse_args().upgrade else []
 
     uv_compile("pyproject.toml", "-c=requirements/constraints.in", "-o=requirements/cuda.txt", *upgrade)

@@ -256,9 +256,7 @@ needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="needs make
 
 def run_make(*arguments: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run make with a search path that begins with ``path``; inherited make variables are left out."""
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))
-    }
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
     if path is not None:
         environment["PATH"] = f"{path}{os.pathsep}{environment['PATH']}"
     command = ["make", "--no-print-directory", *arguments]
@@ -342,9 +340,7 @@ def test_environment_that_is_set_up_is_left_alone(tmp_path: Path) -> None:
 @needs_make
 def test_changed_lock_is_installed_again(tmp_path: Path) -> None:
     write_environment(tmp_path)
-    run = run_make(
-        "--dry-run", "--what-if=requirements/torch-cpu.txt", "setup", f"VENV={tmp_path}", "VARIANT=cpu"
-    )
+    run = run_make("--dry-run", "--what-if=requirements/torch-cpu.txt", "setup", f"VENV={tmp_path}", "VARIANT=cpu")
     assert "scripts/install.py cpu " in run.stdout
     assert "scripts/install.py dev" in run.stdout
     assert "-m venv" not in run.stdout

@@ -42,9 +42,7 @@ def train(tmp_path: Path, new_model: NewModel, texts: Dataset[Any]) -> Train:
             "seed": 0,
         }
         args = TrainingArguments(**{**defaults, **options})
-        trainer = Trainer(
-            model=new_model(), args=args, train_dataset=texts, optimizer_cls_and_kwargs=optimizer
-        )
+        trainer = Trainer(model=new_model(), args=args, train_dataset=texts, optimizer_cls_and_kwargs=optimizer)
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         return trainer
 

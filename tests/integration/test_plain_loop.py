@@ -19,9 +19,7 @@ NewOptimizer = Callable[..., torch.optim.Optimizer]
 CONSTANT_LR = {"lr": 1e-2, "scale_parameter": False, "relative_step": False}
 PAIRS = [
     pytest.param(TransformersAdafactor, transformers.Adafactor, CONSTANT_LR, id="transformers-constant-lr"),
-    pytest.param(
-        TransformersAdafactor, transformers.Adafactor, {"warmup_init": True}, id="transformers-warmup"
-    ),
+    pytest.param(TransformersAdafactor, transformers.Adafactor, {"warmup_init": True}, id="transformers-warmup"),
     pytest.param(TransformersAdafactor, transformers.Adafactor, {"beta1": 0.9}, id="transformers-momentum"),
     pytest.param(Adafactor, torch.optim.Adafactor, {"lr": 1e-2, "weight_decay": 0.1}, id="torch"),
 ]

@@ -12,7 +12,7 @@ IMPORTED = "import sys, lightning_adafactor; print(*sys.modules)"
 
 def test_optimizer_alone_does_not_import_lightning_or_transformers() -> None:
     run = subprocess.run([sys.executable, "-c", IMPORTED], capture_output=True, text=True, check=True)
-    imported = {name.partition('.')[0] for name in run.stdout.split()}
+    imported = {name.partition(".")[0] for name in run.stdout.split()}
     assert "torch" in imported
     assert imported.isdisjoint({"lightning", "pytorch_lightning", "transformers", "datasets", "triton"})
 

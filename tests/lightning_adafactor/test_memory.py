@@ -119,9 +119,7 @@ class Mode(enum.IntEnum):
     FACTORED = 1
 
 
-@pytest.mark.parametrize(
-    "setting", [None, True, "factored", b"factored", Mode.FACTORED, nn.Linear, len, print]
-)
+@pytest.mark.parametrize("setting", [None, True, "factored", b"factored", Mode.FACTORED, nn.Linear, len, print])
 def test_setting_in_the_state_counts_as_nothing(setting: object) -> None:
     assert measure_state([{"setting": setting}]) == StateSize(elements=0, bytes=0)
 
@@ -228,9 +226,7 @@ def test_meta_tensors_count_like_real_ones() -> None:
 @pytest.mark.filterwarnings("ignore:Sparse CSC tensor support is in beta")
 def test_sparse_tensors_count_as_their_indices_and_values() -> None:
     indices, values = torch.arange(4), torch.ones(4)
-    coo = torch.sparse_coo_tensor(
-        torch.stack([indices, indices]), values, size=(4, 100), check_invariants=True
-    )
+    coo = torch.sparse_coo_tensor(torch.stack([indices, indices]), values, size=(4, 100), check_invariants=True)
     csc = torch.sparse_csc_tensor(torch.arange(5), indices, values, size=(4, 4), check_invariants=True)
 
     assert measure_state([{"coo": coo}]) == StateSize(elements=8 + 4, bytes=8 * 8 + 4 * 4)

@@ -87,9 +87,7 @@ Fit = Callable[..., pl.Trainer]
 
 @pytest.fixture
 def fit(tmp_path: Path) -> Fit:
-    def run(
-        module: pl.LightningModule, *callbacks: pl.Callback, count: int = 4, **arguments: Any
-    ) -> pl.Trainer:
+    def run(module: pl.LightningModule, *callbacks: pl.Callback, count: int = 4, **arguments: Any) -> pl.Trainer:
         ckpt_path = arguments.pop("ckpt_path", None)
         defaults: dict[str, Any] = {
             "default_root_dir": tmp_path,
@@ -139,9 +137,7 @@ def test_every_logger_gets_the_state(fit: Fit, tmp_path: Path) -> None:
         (0, 32),
         (3, 32),
     ]
-    assert [event.value for event in events.Scalars("optimizer/state_mb")] == pytest.approx(
-        [ADAMW.megabytes] * 2
-    )
+    assert [event.value for event in events.Scalars("optimizer/state_mb")] == pytest.approx([ADAMW.megabytes] * 2)
     assert len(rows_of(trainer)) == 2
 
 
@@ -233,9 +229,7 @@ def test_second_fit_starts_afresh(fit: Fit) -> None:
     assert monitor.state == StateSize(elements=0, bytes=0)
 
 
-def test_fit_of_no_steps_measures_nothing_and_prints_nothing(
-    fit: Fit, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_fit_of_no_steps_measures_nothing_and_prints_nothing(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
     monitor = OptimizerStateMonitor()
     fit(Classifier(), monitor, max_steps=0)
 

@@ -49,9 +49,7 @@ def test_it_trains_validates_and_tests_on_other_texts(
     monkeypatch.chdir(tmp_path)
     settings = yaml.safe_load(config.read_text(encoding="utf-8"))["data"]["init_args"]
     text = [settings["text"]] if isinstance(settings["text"], str) else settings["text"]
-    frame = wires.assign(
-        **dict.fromkeys(text, wires["headline"]), **{settings["label"]: wires["desk"]}
-    )
+    frame = wires.assign(**dict.fromkeys(text, wires["headline"]), **{settings["label"]: wires["desk"]})
     for split in ("train", "validation", "test"):
         frame.to_csv(f"{split}.csv", index=False)
     validation = settings["validation"] if isinstance(settings["validation"], float) else "validation.csv"

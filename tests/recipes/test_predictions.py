@@ -45,9 +45,7 @@ def test_a_jsonl_has_one_object_a_row(tmp_path: Path) -> None:
 
 def predict(model: Path, file: str, **arguments: Any) -> Trainer:
     seed_everything(1, verbose=False)
-    data = TextClassificationData(
-        text="headline", label="desk", max_length=16, eval_batch_size=5, **arguments
-    )
+    data = TextClassificationData(text="headline", label="desk", max_length=16, eval_batch_size=5, **arguments)
     trainer = Trainer(logger=False, enable_progress_bar=False, accelerator="cpu")
     trainer.predict(TextClassifier(str(model), predictions=file), data)
     return trainer
@@ -71,9 +69,7 @@ def test_predict_labels_every_row_in_its_order(
     assert probabilities.iloc[77].tolist() == pytest.approx(alone, abs=1e-5)
 
 
-def test_an_existing_file_stops_the_run_before_it_computes(
-    tiny_model: Path, wires_csv: Path, tmp_path: Path
-) -> None:
+def test_an_existing_file_stops_the_run_before_it_computes(tiny_model: Path, wires_csv: Path, tmp_path: Path) -> None:
     file = tmp_path / "p.csv"
     file.write_text("precious", encoding="utf-8")
 

@@ -19,9 +19,7 @@ from recipes import TextClassificationData, TextClassifier
 from recipes.report import finish, git_commit, import_path
 
 
-def run(
-    tiny_model: Path, wires_csv: Path, folder: Path, optimizer: Any = None, **arguments: Any
-) -> SimpleNamespace:
+def run(tiny_model: Path, wires_csv: Path, folder: Path, optimizer: Any = None, **arguments: Any) -> SimpleNamespace:
     seed_everything(5, verbose=False)
     model = TextClassifier(str(tiny_model), **({"optimizer": optimizer} if optimizer else {}))
     test = arguments.pop("test", 0.2)
@@ -102,9 +100,7 @@ def test_metrics_are_those_of_the_best_checkpoint(finished: SimpleNamespace) -> 
     trainer = Trainer(logger=False, enable_progress_bar=False, accelerator="cpu", enable_checkpointing=False)
 
     results = [
-        evaluate(
-            finished.cli.model, finished.cli.datamodule, ckpt_path=checkpoint.best_model_path, verbose=False
-        )[0]
+        evaluate(finished.cli.model, finished.cli.datamodule, ckpt_path=checkpoint.best_model_path, verbose=False)[0]
         for evaluate in (trainer.validate, trainer.test)
     ]
 
@@ -112,9 +108,7 @@ def test_metrics_are_those_of_the_best_checkpoint(finished: SimpleNamespace) -> 
 
 
 def test_the_model_folder_holds_the_best_weights(finished: SimpleNamespace) -> None:
-    best = torch.load(finished.cli.trainer.checkpoint_callback.best_model_path, weights_only=True)[
-        "state_dict"
-    ]
+    best = torch.load(finished.cli.trainer.checkpoint_callback.best_model_path, weights_only=True)["state_dict"]
     saved = AutoModelForSequenceClassification.from_pretrained(finished.folder / "model").state_dict()
 
     for name, tensor in saved.items():
@@ -138,9 +132,7 @@ def test_the_curves_hold_every_validation_and_the_mean_losses_between(finished: 
     assert 0.3 < history.losses[0][1] < 3
 
 
-def test_without_a_test_split_the_report_has_no_test_metrics(
-    tiny_model: Path, wires_csv: Path, tmp_path: Path
-) -> None:
+def test_without_a_test_split_the_report_has_no_test_metrics(tiny_model: Path, wires_csv: Path, tmp_path: Path) -> None:
     cli = run(tiny_model, wires_csv, tmp_path, test=None, max_epochs=1)
     best = torch.load(cli.trainer.checkpoint_callback.best_model_path, weights_only=True)["state_dict"]
     torch.nn.init.zeros_(cli.model.model.classifier.weight)
@@ -149,9 +141,7 @@ def test_without_a_test_split_the_report_has_no_test_metrics(
     folder = Path(cli.trainer.log_dir)
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     assert set(report["metrics"]) == {"val/loss", "val/accuracy", "val/f1"}
-    torch.testing.assert_close(
-        cli.model.state_dict()["model.classifier.weight"], best["model.classifier.weight"]
-    )
+    torch.testing.assert_close(cli.model.state_dict()["model.classifier.weight"], best["model.classifier.weight"])
 
 
 def test_a_run_without_logger_and_checkpoints_reports_its_last_step(
@@ -176,8 +166,6 @@ def test_an_optimizer_is_named_as_a_yaml_would(cls: type, path: str) -> None:
 
 def test_the_commit_is_gits(monkeypatch: pytest.MonkeyPatch) -> None:
     root = Path(__file__).parents[2]
-    done = subprocess.run(
-        ["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
 
     assert git_commit() == (done.stdout.strip() if done.returncode == 0 else None)

@@ -149,18 +149,14 @@ def test_carving_keeps_the_shares_of_the_labels() -> None:
 
 def test_a_label_with_one_row_stays_in_the_rest() -> None:
     for seed in range(5):
-        rest, share = carve(
-            labelled({"a": 20, "b": 20, "c": 1}), 0.5, key="data.test", seed=seed, stratify_by="labels"
-        )
+        rest, share = carve(labelled({"a": 20, "b": 20, "c": 1}), 0.5, key="data.test", seed=seed, stratify_by="labels")
 
         assert 2 in rest["labels"][:]
         assert len(share) == 20
 
 
 def test_a_share_smaller_than_the_number_of_labels_is_carved_at_random() -> None:
-    rest, share = carve(
-        labelled(dict.fromkeys("abcdef", 4)), 0.1, key="data.test", seed=0, stratify_by="labels"
-    )
+    rest, share = carve(labelled(dict.fromkeys("abcdef", 4)), 0.1, key="data.test", seed=0, stratify_by="labels")
 
     assert (len(rest), len(share)) == (22, 2)
 

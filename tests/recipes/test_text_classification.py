@@ -54,9 +54,7 @@ def test_it_learns_to_tell_the_desks_apart(tiny_model: Path, wires_csv: Path) ->
     assert result["test/accuracy"] > 0.9
 
 
-def test_accuracy_is_micro_and_f1_macro_as_scikit_learn_counts_them(
-    tiny_model: Path, wires_csv: Path
-) -> None:
+def test_accuracy_is_micro_and_f1_macro_as_scikit_learn_counts_them(tiny_model: Path, wires_csv: Path) -> None:
     data = data_of(wires_csv, eval_batch_size=5)
     model = TextClassifier(str(tiny_model), adafactor)
     trainer = fit(model, data, max_steps=3)
@@ -111,14 +109,10 @@ def test_adafactor_with_a_learning_rate_of_its_own_is_the_default(tiny_model: Pa
 
     (optimizer,) = trainer.optimizers
     assert isinstance(optimizer, Adafactor)
-    assert {(group["scale_parameter"], group["relative_step"]) for group in optimizer.param_groups} == {
-        (False, False)
-    }
+    assert {(group["scale_parameter"], group["relative_step"]) for group in optimizer.param_groups} == {(False, False)}
 
 
-def test_biases_and_norms_are_not_decayed_and_frozen_parameters_left_out(
-    tiny_model: Path, wires_csv: Path
-) -> None:
+def test_biases_and_norms_are_not_decayed_and_frozen_parameters_left_out(tiny_model: Path, wires_csv: Path) -> None:
     class Frozen(TextClassifier):
         def configure_model(self) -> None:
             super().configure_model()
@@ -129,8 +123,7 @@ def test_biases_and_norms_are_not_decayed_and_frozen_parameters_left_out(
 
     names = {id(parameter): name for name, parameter in model.model.named_parameters()}
     decayed, spared = (
-        {names[id(parameter)] for parameter in group["params"]}
-        for group in trainer.optimizers[0].param_groups
+        {names[id(parameter)] for parameter in group["params"]} for group in trainer.optimizers[0].param_groups
     )
     assert [group["weight_decay"] for group in trainer.optimizers[0].param_groups] == [0.1, 0.0]
     assert all(name.endswith(".weight") and "LayerNorm" not in name for name in decayed)
@@ -161,9 +154,7 @@ def sgd(params: Any) -> torch.optim.SGD:
 
 
 @pytest.mark.parametrize("warmup", [0.2, 2])
-def test_the_rate_rises_and_falls_in_a_line_step_by_step(
-    warmup: float, tiny_model: Path, wires_csv: Path
-) -> None:
+def test_the_rate_rises_and_falls_in_a_line_step_by_step(warmup: float, tiny_model: Path, wires_csv: Path) -> None:
     model = TextClassifier(str(tiny_model), sgd, schedule="linear", warmup=warmup)
 
     rates = learning_rates(model, data_of(wires_csv), 10)
@@ -194,9 +185,7 @@ def test_a_fine_tuned_model_is_loaded_by_pipeline_with_its_labels(
 
     classify = pipeline("text-classification", model=str(tmp_path / "model"))
 
-    assert [
-        result["label"] for result in classify(["gold iron tin gold", "pear apple plum", "saw awl saw"])
-    ] == [
+    assert [result["label"] for result in classify(["gold iron tin gold", "pear apple plum", "saw awl saw"])] == [
         "metal",
         "fruit",
         "tool",
@@ -235,9 +224,7 @@ def test_other_labels_give_a_fine_tuned_model_a_new_head(
     assert again.model.classifier.weight.shape[0] == 5
 
 
-def test_a_resumed_run_ends_where_an_unbroken_one_does(
-    tiny_model: Path, wires_csv: Path, tmp_path: Path
-) -> None:
+def test_a_resumed_run_ends_where_an_unbroken_one_does(tiny_model: Path, wires_csv: Path, tmp_path: Path) -> None:
     def run(epochs: int, **arguments: Any) -> tuple[TextClassifier, Trainer]:
         seed_everything(1, verbose=False)
         model = TextClassifier(str(tiny_model), adafactor, schedule="constant", dropout=0.0)
@@ -350,9 +337,7 @@ def test_the_command_line_fits_tests_and_predicts(
     assert main(["fit", "--config", "topics.yaml"]) == 0
     run = Path("runs/topics/version_0")
     assert main(["test", "--config", "topics.yaml", "--ckpt_path", str(run)]) == 0
-    assert (
-        main(["predict", "-c", "topics.yaml", "--ckpt_path", str(run), "--data.predict", str(wires_csv)]) == 0
-    )
+    assert main(["predict", "-c", "topics.yaml", "--ckpt_path", str(run), "--data.predict", str(wires_csv)]) == 0
 
     report = json.loads((run / "report.json").read_text(encoding="utf-8"))
     assert report["metrics"]["test/accuracy"] > 0.9

@@ -55,9 +55,7 @@ def test_labels_are_numbered_in_alphabetical_order(tiny_model: Path, wires_csv: 
     ],
     ids=["whole numbers", "floats with gaps", "truth values", "padded names"],
 )
-def test_labels_of_other_types_get_names(
-    column: list, labels: list[str], tiny_model: Path, tmp_path: Path
-) -> None:
+def test_labels_of_other_types_get_names(column: list, labels: list[str], tiny_model: Path, tmp_path: Path) -> None:
     frame = pandas.DataFrame({"headline": ["apple pear", "iron", "saw awl"] * 4, "desk": column})
     frame.to_parquet(tmp_path / "a.parquet")
 
@@ -75,9 +73,7 @@ def test_class_names_of_a_dataset_are_the_labels(tiny_model: Path, tmp_path: Pat
     assert data.labels == ["no", "yes"]
 
 
-def test_a_model_that_knows_the_labels_keeps_its_order(
-    tiny_model: Path, wires_csv: Path, tmp_path: Path
-) -> None:
+def test_a_model_that_knows_the_labels_keeps_its_order(tiny_model: Path, wires_csv: Path, tmp_path: Path) -> None:
     AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path)
     config = AutoConfig.from_pretrained(tiny_model)
     config.id2label = dict(enumerate(["tool", "paper", "metal", "fruit"]))
@@ -107,14 +103,10 @@ def test_texts_are_cut_at_max_length(tiny_model: Path, wires_csv: Path) -> None:
 
 
 def test_two_text_columns_are_read_as_a_pair(tiny_model: Path, tmp_path: Path) -> None:
-    frame = pandas.DataFrame(
-        {"left": ["apple", "iron"] * 10, "right": ["pear", "saw"] * 10, "same": [1, 0] * 10}
-    )
+    frame = pandas.DataFrame({"left": ["apple", "iron"] * 10, "right": ["pear", "saw"] * 10, "same": [1, 0] * 10})
     frame.to_csv(tmp_path / "pairs.csv", index=False)
 
-    data = load(
-        tiny_model, text=["left", "right"], label="same", train=str(tmp_path / "pairs.csv"), validation=0.1
-    )
+    data = load(tiny_model, text=["left", "right"], label="same", train=str(tmp_path / "pairs.csv"), validation=0.1)
     batch = batches(data.val_dataloader())[0]
 
     assert batch["token_type_ids"].unique().tolist() == [0, 1]
@@ -128,17 +120,14 @@ def test_carved_splits_and_training_share_no_row(tiny_model: Path, wires_csv: Pa
     data = load(tiny_model, train=str(wires_csv), validation=0.1, test=0.2)
 
     sizes = [
-        len(labels_of(loader))
-        for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader())
+        len(labels_of(loader)) for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader())
     ]
 
     assert sizes == [84, 12, 24]
     assert sorted(labels_of(data.val_dataloader())) == [0] * 4 + [1] * 4 + [2] * 4
 
 
-def test_columns_may_have_the_names_that_batches_use(
-    tiny_model: Path, wires: pandas.DataFrame, tmp_path: Path
-) -> None:
+def test_columns_may_have_the_names_that_batches_use(tiny_model: Path, wires: pandas.DataFrame, tmp_path: Path) -> None:
     wires.set_axis(["input_ids", "labels"], axis=1).assign(length="x").to_csv(tmp_path / "a.csv", index=False)
 
     data = load(tiny_model, text="input_ids", label="labels", train=str(tmp_path / "a.csv"))
@@ -173,9 +162,7 @@ def test_rows_without_text_or_label_are_dropped_and_counted(
     assert "data.train: dropped 4 of 24 rows" in caplog.text
 
 
-def test_rows_to_predict_are_all_kept_in_their_order(
-    tiny_model: Path, wires_csv: Path, tmp_path: Path
-) -> None:
+def test_rows_to_predict_are_all_kept_in_their_order(tiny_model: Path, wires_csv: Path, tmp_path: Path) -> None:
     (tmp_path / "new.csv").write_text("id,headline\n3,gold gold\n1,\n2,apple\n", encoding="utf-8")
 
     data = load(
@@ -264,9 +251,7 @@ def test_a_mistake_is_told_in_a_sentence(
     wires.assign(desk=[0.5, 1.25, 2.0] * 40).to_csv("scores.csv", index=False)
     wires.assign(desk=[["fruit"]] * 120).to_json("listed.jsonl", orient="records", lines=True)
     wires.assign(desk="fruit").to_csv("one.csv", index=False)
-    pandas.concat([wires] * 2).assign(headline=[f"apple {i}" for i in range(240)]).to_csv(
-        "many.csv", index=False
-    )
+    pandas.concat([wires] * 2).assign(headline=[f"apple {i}" for i in range(240)]).to_csv("many.csv", index=False)
     wires.assign(desk="paper").to_csv("other.csv", index=False)
     wires.assign(desk=[0, 1] * 60).to_json("ones.jsonl", orient="records", lines=True)
     wires.assign(desk=-1).to_json("minus.jsonl", orient="records", lines=True)
@@ -286,8 +271,6 @@ def test_predicting_without_rows_is_told_in_a_sentence(tiny_model: Path) -> None
         load(tiny_model, "predict")
 
 
-def test_predicting_with_a_model_without_labels_is_told_in_a_sentence(
-    tiny_model: Path, wires_csv: Path
-) -> None:
+def test_predicting_with_a_model_without_labels_is_told_in_a_sentence(tiny_model: Path, wires_csv: Path) -> None:
     with pytest.raises(RecipeError, match="knows no labels"):
         load(tiny_model, "predict", predict=str(wires_csv))
