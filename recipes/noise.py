@@ -9,6 +9,7 @@ USELESS_WARNINGS = (
     r".*isinstance\(treespec, LeafSpec\).*",  # torch deprecates what Lightning uses inside
     r".*You are using `torch.load` with `weights_only=False`.*",
     r".*callbacks used to create the checkpoint need to be provided.*",  # those of fit, when testing
+    r".*is not supported by the model summary.*",  # the table gives the size in float32
     r".*does not have many workers.*",  # texts are tokenised beforehand: the loaders have little to do
     r".*Checkpoint directory .* exists and is not empty.*",  # best and last share a folder, on purpose
 )
