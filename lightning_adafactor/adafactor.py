@@ -142,7 +142,7 @@ class Adafactor(Optimizer):
                 _require_fused(param)
         names = group.get("param_names", [None] * len(group["params"]))
         for name, param in zip(names, group["params"], strict=True):
-            if getattr(param, "_fsdp_flattened", False) and param.dim() == 1:
+            if getattr(param, "_fsdp_flattened", False) and param.dim() == 1 and param.numel() > 0:
                 known_as = name or ", ".join(getattr(param, "_fqns", ())) or "unnamed"
                 warnings.warn(
                     f"Parameter {known_as!r} ({param.numel():,} elements) is a flat shard of FSDP1: Adafactor cannot "

@@ -1,0 +1,515 @@
+"""What other Adafactors stumble over: a test for every trap."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy
+from torch.optim.lr_scheduler import LambdaLR
+from torch.testing._internal.distributed.fake_pg import FakeStore
+
+from lightning_adafactor import Adafactor, TransformersAdafactor
+from tests.lightning_adafactor.specs import Implementation
+
+Make = Callable[..., Adafactor]
+
+BOTH = pytest.mark.parametrize("make", [Adafactor, TransformersAdafactor])
+CONSTANT_LR = {"lr": 1e-2, "scale_parameter": False, "relative_step": False}
+
+
+def parameter(*shape: int, dtype: torch.dtype = torch.float32) -> nn.Parameter:
+    param = nn.Parameter(torch.randn(shape).to(dtype))
+    param.grad = torch.randn(shape).to(dtype)
+    return param
+
+
+def snapshot(optimizer: torch.optim.Optimizer) -> tuple[list[Tensor], dict[int, Any]]:
+    params = [param.detach().clone() for group in optimizer.param_groups for param in group["params"]]
+    state = optimizer.state_dict()["state"]
+    return params, {k: {n: torch.as_tensor(v).clone() for n, v in s.items()} for k, s in state.items()}
+
+
+# Low precision -----------------------------------------------------------------------------------------------------
+
+
+@BOTH
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_state_of_low_precision_parameters_is_fp32(make: Make, dtype: torch.dtype) -> None:
+    params = [parameter(6, 4, dtype=dtype), parameter(5, dtype=dtype), parameter(dtype=dtype)]
+    optimizer = make(params, beta1=0.9)
+    optimizer.step()
+
+    assert {v.dtype for state in optimizer.state.values() for v in state.values()} == {torch.float32}
+
+
+@BOTH
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_load_state_dict_keeps_every_bit_of_fp32_state(make: Make, dtype: torch.dtype) -> None:
+    """Optimizer.load_state_dict rounds state to a parameter's dtype."""
+    params = [parameter(6, 4, dtype=dtype), parameter(5, dtype=dtype), parameter(3, 2, 2, dtype=dtype)]
+    optimizer = make(params, beta1=0.9)
+    optimizer.step()
+    other = make([nn.Parameter(param.detach().clone()) for param in params], beta1=0.9)
+    other.load_state_dict(optimizer.state_dict())
+
+    torch.testing.assert_close(snapshot(other), snapshot(optimizer), rtol=0, atol=0)
+    assert {v.dtype for state in other.state.values() for v in state.values()} == {torch.float32}
+
+
+def constant_gradient(dtype: torch.dtype, **options: Any) -> Tensor:
+    """How far each element of a parameter of ones moves in 300 steps that are far below its rounding."""
+    param = nn.Parameter(torch.ones(64, 64, dtype=dtype))
+    optimizer = Adafactor([param], lr=1e-4, scale_parameter=False, relative_step=False, **options)
+    for _ in range(300):
+        param.grad = torch.full_like(param, 0.01)
+        optimizer.step()
+    return 1.0 - param.detach().float()
+
+
+def test_bf16_parameter_follows_the_fp32_one_with_stochastic_rounding() -> None:
+    exact, rounded = constant_gradient(torch.float32), constant_gradient(torch.bfloat16)
+
+    assert exact.mean().item() == pytest.approx(0.03, rel=1e-3)
+    # each element is a random walk whose steps are 2^-8 at most, and there are 4096 of them
+    deviation = math.sqrt(0.03 * 2**-8 / rounded.numel())
+    assert rounded.mean().item() == pytest.approx(0.03, abs=5 * deviation)
+
+
+def test_bf16_parameter_stalls_without_stochastic_rounding() -> None:
+    assert not constant_gradient(torch.bfloat16, stochastic_rounding=False).any()
+
+
+def test_bf16_average_of_squares_does_not_freeze() -> None:
+    """In bf16, an average stops moving once ω < 2^-8: here after a thousand steps."""
+    param = nn.Parameter(torch.zeros(4, 4, dtype=torch.bfloat16))
+    optimizer = Adafactor([param])
+    param.grad = torch.ones_like(param)
+    optimizer.step()
+    optimizer.state[param]["step"].fill_(2000)
+    param.grad = torch.full_like(param, 2.0)
+    optimizer.step()
+
+    expected = 1 + 2001**-0.8 * 3
+    torch.testing.assert_close(optimizer.state[param]["row_var"], torch.full((4, 1), expected))
+
+
+# Odd tensors -------------------------------------------------------------------------------------------------------
+
+
+@BOTH
+@pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0), (2, 0, 4), (0, 3, 3)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_parameters_without_elements_take_steps(make: Make, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """torch divides by zero."""
+    empty, full = parameter(*shape, dtype=dtype), parameter(3, 2, dtype=dtype)
+    before = full.detach().clone()
+    optimizer = make([empty, full], beta1=0.9, weight_decay=0.1)
+    for _ in range(3):
+        optimizer.step()
+
+    assert optimizer.state[empty]["step"] == 3
+    assert empty.shape == shape
+    assert not torch.equal(full, before)
+    assert full.isfinite().all()
+    optimizer.load_state_dict(optimizer.state_dict())
+    optimizer.step()
+
+
+@BOTH
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_scalar_parameter_keeps_its_shape(make: Make, dtype: torch.dtype) -> None:
+    param = nn.Parameter(torch.tensor(2.0, dtype=dtype))
+    optimizer = make([param], beta1=0.5)
+    for _ in range(3):
+        param.grad = torch.ones_like(param)
+        optimizer.step()
+
+    assert param.shape == ()
+    assert param < 2.0
+    assert optimizer.state[param]["variance"].shape == ()
+
+
+@BOTH
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("parameter_is", ["contiguous", "transposed", "strided"])
+@pytest.mark.parametrize("gradient_is", ["contiguous", "transposed", "strided", "expanded"])
+def test_memory_layout_does_not_matter(make: Make, dtype: torch.dtype, parameter_is: str, gradient_is: str) -> None:
+    lay = {
+        "contiguous": lambda x: x.clone(),
+        "transposed": lambda x: x.mT.contiguous().mT,
+        "strided": lambda x: torch.stack([x, x], dim=-1)[..., 0],
+        "expanded": lambda x: x[..., :1, :].expand_as(x),
+    }
+    start, grad = torch.randn(6, 5).to(dtype), torch.randn(6, 5).to(dtype)
+    grad = lay[gradient_is](grad)
+    params = [nn.Parameter(start.clone()), nn.Parameter(lay[parameter_is](start))]
+    for param, given in zip(params, [grad.contiguous(), grad], strict=True):
+        optimizer = make([param], beta1=0.9, weight_decay=0.1, stochastic_rounding=False)
+        for _ in range(3):
+            param.grad = given
+            optimizer.step()
+
+    assert params[1].stride() == lay[parameter_is](start).stride()
+    torch.testing.assert_close(params[1], params[0])
+
+
+def test_parameter_that_is_a_view_leaves_its_neighbours_alone() -> None:
+    whole = torch.ones(6, 8)
+    param = nn.Parameter(whole[1:4, ::2])
+    param.grad = torch.ones(3, 4)
+    Adafactor([param], lr=0.5).step()
+
+    assert (whole[1:4, ::2] != 1).all()
+    assert (whole[1:4, 1::2] == 1).all()
+    assert (whole[[0, 4, 5]] == 1).all()
+
+
+@BOTH
+def test_step_leaves_parameters_without_gradient_alone(make: Make) -> None:
+    params = [parameter(4, 3), parameter(4, 3), parameter(5)]
+    optimizer = make(params, weight_decay=0.1)
+    params[1].grad = None
+    before = params[1].detach().clone()
+    optimizer.step()
+
+    torch.testing.assert_close(params[1].detach(), before, rtol=0, atol=0)
+    assert params[1] not in optimizer.state
+
+
+@BOTH
+def test_a_step_that_is_missed_is_not_counted(make: Make) -> None:
+    params = [parameter(4, 3), parameter(4, 3)]
+    optimizer = make(params)
+    grad = params[1].grad
+    for step in range(5):
+        params[1].grad = grad if step % 2 else None
+        optimizer.step()
+
+    assert [int(optimizer.state[param]["step"]) for param in params] == [5, 2]
+
+
+@BOTH
+def test_no_gradients_at_all(make: Make) -> None:
+    optimizer = make([nn.Parameter(torch.ones(3, 2))])
+    assert optimizer.step() is None
+    assert not optimizer.state
+
+
+@BOTH
+def test_sparse_gradient_raises_torchs_error(make: Make) -> None:
+    param = parameter(4, 3)
+    param.grad = torch.ones(4, 3).to_sparse()
+
+    with pytest.raises(RuntimeError, match=r"^Adafactor does not support sparse gradients$"):
+        make([param]).step()
+
+
+@BOTH
+def test_complex_parameter_raises_torchs_error(make: Make) -> None:
+    param = torch.ones(4, 3, dtype=torch.complex64, requires_grad=True)
+    param.grad = torch.ones_like(param)
+
+    with pytest.raises(RuntimeError, match=r"^Adafactor does not support complex parameters$"):
+        make([param]).step()
+
+
+def test_errors_leave_every_parameter_as_it_was() -> None:
+    params = [parameter(4, 3), parameter(4, 3)]
+    params[1].grad = params[1].grad.to_sparse()
+    before = params[0].detach().clone()
+    with pytest.raises(RuntimeError):
+        Adafactor(params).step()
+
+    torch.testing.assert_close(params[0].detach(), before, rtol=0, atol=0)
+
+
+# Odd numbers -------------------------------------------------------------------------------------------------------
+
+
+@BOTH
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_bad_number_in_one_gradient_touches_only_its_parameter(make: Make, bad: float, dtype: torch.dtype) -> None:
+    shapes = [(4, 3), (4, 3), (5,), (2, 3, 3)]
+    params = [parameter(*shape, dtype=dtype) for shape in shapes]
+    spared = [nn.Parameter(param.detach().clone()) for param in params]
+    for param, other in zip(params, spared, strict=True):
+        other.grad = param.grad.clone()
+    params[1].grad.view(-1)[2] = bad
+    for optimizer in (make(params), make(spared)):
+        for _ in range(2):
+            optimizer.step()
+
+    assert not params[1].isfinite().all()
+    for number in (0, 2, 3):
+        torch.testing.assert_close(params[number], spared[number], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("make", "eps1"),
+    [
+        (Adafactor, None),
+        (Adafactor, 0.0),
+        (Adafactor, 1e-30),
+        (TransformersAdafactor, 1e-30),
+        (TransformersAdafactor, 1.0),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_zero_gradients_move_nothing(make: Make, eps1: float | None, dtype: torch.dtype) -> None:
+    params = [parameter(4, 3, dtype=dtype), parameter(5, dtype=dtype), parameter(dtype=dtype)]
+    optimizer = make(params, eps=(eps1, 1e-3))
+    before = [param.detach().clone() for param in params]
+    for _ in range(3):
+        for param in params:
+            param.grad = torch.zeros_like(param)
+        optimizer.step()
+
+    torch.testing.assert_close([param.detach() for param in params], before, rtol=0, atol=0)
+    assert all(value.isfinite().all() for state in optimizer.state.values() for value in state.values())
+
+
+@BOTH
+@pytest.mark.parametrize("eps1", [0.0, 1e-30])
+def test_rows_and_columns_without_gradient_make_no_nan(make: Make, eps1: float) -> None:
+    """ε₁² underflows in float32: torch divides 0 by 0."""
+    param = parameter(5, 4)
+    optimizer = make([param], eps=(eps1, 1e-3))
+    before = param.detach().clone()
+    for _ in range(3):
+        param.grad = torch.randn(5, 4)
+        param.grad[2] = 0
+        param.grad[:, 1] = 0
+        optimizer.step()
+
+    torch.testing.assert_close(param.detach()[2], before[2], rtol=0, atol=0)
+    torch.testing.assert_close(param.detach()[:, 1], before[:, 1], rtol=0, atol=0)
+    assert (param.detach()[[0, 1, 3, 4]][:, [0, 2, 3]] != before[[0, 1, 3, 4]][:, [0, 2, 3]]).all()
+    assert param.isfinite().all()
+
+
+# Schedulers, scalers, closures -------------------------------------------------------------------------------------
+
+
+@BOTH
+@pytest.mark.parametrize("lr", [0.02, torch.tensor(0.02)], ids=["float", "tensor"])
+def test_learning_rate_of_the_group_is_never_written(make: Make, lr: float | Tensor) -> None:
+    optimizer = make([parameter(4, 3)], lr=lr, relative_step=False, weight_decay=0.1)
+    given = optimizer.param_groups[0]["lr"]
+    for _ in range(3):
+        optimizer.step()
+
+    assert optimizer.param_groups[0]["lr"] is given
+    assert float(given) == pytest.approx(0.02)
+
+
+def test_relative_step_writes_no_learning_rate_either() -> None:
+    optimizer = TransformersAdafactor([parameter(4, 3)])
+    optimizer.step()
+
+    assert optimizer.param_groups[0]["lr"] is None
+
+
+@pytest.mark.parametrize("lr", [0.5, torch.tensor(0.5, dtype=torch.float64)], ids=["float", "tensor"])
+def test_learning_rate_of_the_scheduler_is_used(lr: float | Tensor) -> None:
+    param = nn.Parameter(torch.zeros(4, 4, dtype=torch.float64))
+    optimizer = Adafactor([param], lr=lr, scale_parameter=False, relative_step=False)
+    scheduler = LambdaLR(optimizer, lambda epoch: 1 / (1 + epoch))
+    moved = []
+    for _ in range(3):
+        before = param.detach().clone()
+        param.grad = torch.ones_like(param)
+        optimizer.step()
+        scheduler.step()
+        moved.append((before - param.detach()).mean().item())
+
+    assert moved == pytest.approx([0.5, 0.25, 0.5 / 3])
+
+
+@BOTH
+def test_scaling_of_gradients_is_left_to_the_scaler(make: Make) -> None:
+    """Lightning refuses to clip gradients for optimizers that claim to unscale them."""
+    assert not hasattr(make([parameter(2, 2)]), "_step_supports_amp_scaling")
+
+
+@BOTH
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_gradients_are_divided_by_grad_scale(make: Make, dtype: torch.dtype, implementation: Implementation) -> None:
+    plain = [parameter(20, 6, dtype=dtype), parameter(5, dtype=dtype)]
+    scaled = [nn.Parameter(param.detach().clone()) for param in plain]
+    one = make(plain, beta1=0.9, **implementation.arguments)
+    other = make(scaled, beta1=0.9, **implementation.arguments)
+    other.grad_scale, other.found_inf = torch.tensor(1024.0), torch.tensor(0.0)
+    for _ in range(3):
+        for param, scaled_param in zip(plain, scaled, strict=True):
+            scaled_param.grad = param.grad * 1024
+        one.step()
+        other.step()
+
+    torch.testing.assert_close(snapshot(other), snapshot(one))
+
+
+@BOTH
+@pytest.mark.parametrize("steps_before", [0, 2])
+def test_found_inf_leaves_parameters_state_and_step_untouched(make: Make, steps_before: int) -> None:
+    params = [parameter(4, 3), parameter(5)]
+    optimizer = make(params, weight_decay=0.1)
+    for _ in range(steps_before):
+        optimizer.step()
+    before = snapshot(optimizer)
+    for param in params:
+        param.grad.fill_(math.inf)
+    optimizer.grad_scale, optimizer.found_inf = torch.tensor(2.0), torch.tensor(1.0)
+    optimizer.step()
+
+    params_after, state_after = snapshot(optimizer)
+    torch.testing.assert_close(params_after, before[0], rtol=0, atol=0)
+    if steps_before:
+        torch.testing.assert_close(state_after, before[1], rtol=0, atol=0)
+    assert all(not value.any() for state in state_after.values() for value in state.values()) or steps_before
+    assert {float(state["step"]) for state in state_after.values()} <= {float(steps_before)}
+
+
+@BOTH
+def test_closure_is_evaluated_first_with_gradients_enabled(make: Make) -> None:
+    param = nn.Parameter(torch.ones(3, 2))
+    optimizer = make([param])
+    seen = []
+
+    def closure() -> Tensor:
+        seen.append((torch.is_grad_enabled(), param.detach().clone()))
+        optimizer.zero_grad()
+        loss = param.square().sum()
+        loss.backward()
+        return loss
+
+    loss = optimizer.step(closure)
+
+    assert loss == 6.0
+    assert loss.requires_grad
+    assert len(seen) == 1
+    assert seen[0][0]
+    assert (seen[0][1] == 1).all()
+    assert (param < 1).all()
+
+
+@BOTH
+def test_step_leaves_no_autograd_history(make: Make) -> None:
+    param = nn.Parameter(torch.ones(3, 2))
+    param.square().sum().backward()
+    make([param], beta1=0.9).step()
+
+    assert param.is_leaf
+    assert param.requires_grad
+    assert param.grad is not None
+
+
+@BOTH
+def test_gradients_are_not_written(make: Make) -> None:
+    params = [parameter(8, 3), parameter(5), parameter(8, 3, dtype=torch.bfloat16)]
+    grads = [param.grad.clone() for param in params]
+    optimizer = make(params, beta1=0.9, maximize=True)
+    for _ in range(2):
+        optimizer.step()
+
+    torch.testing.assert_close([param.grad for param in params], grads, rtol=0, atol=0)
+
+
+# Distributed checkpoints and shards --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [
+        pytest.param(Adafactor, {"weight_decay": 0.1}, id="torch"),
+        pytest.param(Adafactor, {"weight_decay": 0.1, "beta1": 0.9, "relative_step": False}, id="torch-constant"),
+        pytest.param(TransformersAdafactor, {}, id="transformers"),
+        pytest.param(TransformersAdafactor, {"weight_decay": 0.1, "beta1": 0.9, **CONSTANT_LR}, id="constant"),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_distributed_checkpoint_makes_state_without_touching_parameters(
+    make: Make, options: dict[str, Any], dtype: torch.dtype
+) -> None:
+    """torch.distributed.checkpoint initialises state by a step with lr = 0 and gradients of zero."""
+    torch.manual_seed(0)
+    models = [nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)).to(dtype) for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    saved, fresh = (make(model.parameters(), **options) for model in models)
+    for _ in range(2):
+        for param in models[0].parameters():
+            param.grad = torch.randn_like(param)
+        saved.step()
+    before = {name: value.clone() for name, value in models[1].state_dict().items()}
+    set_optimizer_state_dict(models[1], fresh, get_optimizer_state_dict(models[0], saved))
+
+    torch.testing.assert_close(models[1].state_dict(), before, rtol=0, atol=0)
+    torch.testing.assert_close(snapshot(fresh)[1], snapshot(saved)[1], rtol=0, atol=0)
+    # in bf16, fp32 state above all
+    assert {v.dtype for state in fresh.state.values() for v in state.values()} == {torch.float32}
+
+
+@pytest.fixture(params=[1, 2], ids=["one process", "two processes"])
+def processes(request: pytest.FixtureRequest) -> Iterator[int]:
+    """A group of this process and, where there are two, of one that only seems to be there."""
+    torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=request.param)
+    yield request.param
+    torch.distributed.destroy_process_group()
+
+
+def sharded(**options: Any) -> FullyShardedDataParallel:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # FSDP1's own, on what it is deprecated for
+        model = nn.Sequential(nn.Linear(6, 4, bias=False), nn.Linear(4, 3, bias=False))
+        return FullyShardedDataParallel(model, device_id=torch.device("cpu"), **options)
+
+
+def test_flat_parameters_of_fsdp1_are_warned_of(processes: int) -> None:
+    model = sharded(use_orig_params=False)
+    elements = sum(param.numel() for param in model.parameters())
+    assert elements == (24 + 12) // processes
+
+    with pytest.warns(UserWarning, match=rf"'0\.weight, 1\.weight' \({elements} elements\) is a flat shard of FSDP1"):
+        Adafactor(model.parameters())
+
+
+def test_original_parameters_that_fsdp1_has_cut_are_warned_of(processes: int) -> None:
+    model = sharded(use_orig_params=True)
+    flat = [param for param in model.parameters() if param.dim() == 1 and param.numel()]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        Adafactor(model.named_parameters())
+
+    # alone, FSDP1 shards nothing and leaves shapes; of two, this process has the upper half, none of 1.weight
+    assert len(flat) == processes - 1
+    assert [str(w.message).split(" is a")[0] for w in caught] == [
+        "Parameter '_fsdp_wrapped_module.0.weight' (18 elements)" for _ in flat
+    ]
+
+
+@pytest.mark.parametrize("processes", [2], indirect=True)
+@pytest.mark.parametrize("use_orig_params", [False, True])
+def test_flat_parameters_take_steps_all_the_same(use_orig_params: bool, processes: int) -> None:
+    model = sharded(use_orig_params=use_orig_params, sharding_strategy=ShardingStrategy.FULL_SHARD)
+    with pytest.warns(UserWarning, match="flat shard"):
+        optimizer = Adafactor(model.parameters())
+    before = [param.detach().clone() for param in model.parameters()]
+    model(torch.randn(5, 6)).sum().backward()
+    optimizer.step()
+
+    assert [bool((param != old).any()) for param, old in zip(model.parameters(), before, strict=True)] == [
+        param.numel() > 0 for param in before
+    ]
+
+
+def test_parameters_with_their_shapes_are_not_warned_of() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Adafactor([parameter(4, 3), parameter(5), parameter()])
