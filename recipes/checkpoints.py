@@ -31,7 +31,7 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """Keeps ``last.ckpt``, written at the end of every validation and when the user interrupts the run.
+    """Keeps ``last.ckpt``, written after every validation, at the end, and when the user interrupts the run.
 
     :class:`~lightning.pytorch.callbacks.ModelCheckpoint` with ``save_last=True`` writes it only when the best
     checkpoint is written too, so that a run which no longer improves could not be taken up where it ended.
@@ -48,13 +48,21 @@ class LastCheckpoint(ModelCheckpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes nothing over: the file of the run before is not this run's last."""
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves the steps since the last validation."""
+        if self._last_global_step_saved != trainer.global_step and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self._save(trainer)
+
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Saves on Ctrl-C; not after an error, when the weights may be spoilt or the other ranks gone."""
         fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and trainer.global_step
         if isinstance(exception, KeyboardInterrupt) and fitting and trainer.world_size == 1:
-            assert self.dirpath is not None
-            self.best_model_path = str(Path(self.dirpath) / LAST)
-            trainer.save_checkpoint(self.best_model_path, weights_only=False)
+            self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        assert self.dirpath is not None
+        self.best_model_path = str(Path(self.dirpath) / LAST)
+        trainer.save_checkpoint(self.best_model_path, weights_only=False)
 
 
 def resolve(ckpt_path: str, command: str, root: Path, name: str) -> str:

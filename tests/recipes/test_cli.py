@@ -217,6 +217,13 @@ def test_without_validation_the_newest_checkpoint_is_kept() -> None:
     assert Path("runs/tiny/version_0/checkpoints/epoch=2-step=12.ckpt").is_file()
 
 
+def test_the_last_checkpoint_holds_the_last_step_whenever_validation_was() -> None:
+    assert run("fit", "--trainer.val_check_interval", "3", "--trainer.max_epochs", "1") == 0
+    last = torch.load("runs/tiny/version_0/checkpoints/last.ckpt", weights_only=True)
+    assert last["global_step"] == 4
+    assert Path("runs/tiny/version_0/checkpoints/epoch=0-step=3.ckpt").is_file()
+
+
 def test_checkpoints_may_be_turned_off() -> None:
     assert run("fit", "--trainer.enable_checkpointing", "false") == 0
     assert not Path("runs/tiny/version_0/checkpoints").exists()
