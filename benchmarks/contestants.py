@@ -58,7 +58,7 @@ class Contestant:
     def call(self) -> str:
         """The optimizer and its arguments as one would write them."""
         arguments = ", ".join(f"{key}={value!r}" for key, value in self.arguments.items())
-        text = f"{self.package}.{self.optimizer.partition(':')[2]}(..., {arguments})"
+        text = f"{self.optimizer.replace(':', '.')}(..., {arguments})"
         return f"{text} in a CUDA graph" if self.graph else text
 
     def state_bytes(self, elements: int, dtype: torch.dtype) -> int:

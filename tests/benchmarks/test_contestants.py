@@ -43,7 +43,7 @@ def test_contestant_whose_package_is_missing_is_left_out_with_the_reason(
 
 def test_call_reads_as_one_would_write_it() -> None:
     (fused,) = chosen(all_contestants(CPU), ["adamw-fused"])
-    assert fused.call == "torch.AdamW(..., lr=0.0001, fused=True)"
+    assert fused.call == "torch.optim.AdamW(..., lr=0.0001, fused=True)"
 
 
 def test_start_gives_steps_of_the_optimizer_with_its_arguments() -> None:
