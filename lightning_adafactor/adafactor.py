@@ -139,7 +139,7 @@ class Adafactor(Optimizer):
             if group.get("foreach"):
                 raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
             for param in group["params"]:
-                _require_fused(param)
+                _require_fused(param, "fused")
         names = group.get("param_names", [None] * len(group["params"]))
         for name, param in zip(names, group["params"], strict=True):
             if getattr(param, "_fsdp_flattened", False) and param.dim() == 1 and param.numel() > 0:
@@ -321,15 +321,15 @@ def _uses_fused(group: dict[str, Any], param: Tensor) -> bool:
         RuntimeError: ``fused=True`` or ``capturable=True``, and they cannot.
     """
     if group["fused"] or group["capturable"]:
-        _require_fused(param)
+        _require_fused(param, "fused" if group["fused"] else "capturable")
         return True
     return group["fused"] is None and param.is_cuda and fused.why_not(param) is None
 
 
-def _require_fused(param: Tensor) -> None:
+def _require_fused(param: Tensor, argument: str) -> None:
     reason = fused.why_not(param)
     if reason is not None:
-        raise RuntimeError(f"fused=True cannot be had: {reason}")
+        raise RuntimeError(f"{argument}=True cannot be had: {reason}")
 
 
 def _new_step(value: float) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 
 import torch
@@ -38,7 +39,7 @@ class FusedAdafactor:
         self.tilings = tilings or {}
         self.tables: dict[_Kind, WorkTable] = {}
         self._signatures: dict[_Kind, list[object]] = {}
-        self._captured: list[WorkTable] = []
+        self._captured: list[WorkTable] = []  # which graphs go on reading
 
     def __call__(
         self, entries: Iterable[Entry], *, grad_scale: Tensor | None = None, found_inf: Tensor | None = None
@@ -65,15 +66,15 @@ class FusedAdafactor:
 
     def _table(self, kind: _Kind, bucket: list[Entry]) -> WorkTable:
         expected = signature(bucket)
-        if self._signatures.get(kind) == expected:
-            self.tables[kind].update(bucket)
+        table = self.tables.get(kind)
+        if table is not None and self._signatures[kind] == expected:
+            table.update(bucket)
         else:
-            self.tables[kind] = WorkTable(bucket, self.tilings.get(kind[1], Tiling.of(kind[1])))
-            self._signatures[kind] = expected
-        table = self.tables[kind]
-        capturing = kind[0].type == "cuda" and torch.cuda.is_current_stream_capturing()
-        if capturing and table not in self._captured:
-            self._captured.append(table)  # a graph goes on reading it
+            table = WorkTable(bucket, self.tilings.get(kind[1], Tiling.of(kind[1])))
+            self.tables[kind], self._signatures[kind] = table, expected
+        if kind[0].type == "cuda" and torch.cuda.is_current_stream_capturing():
+            # from now on the table is the graph's: its replays write addresses that no later step must meet
+            self._captured.append(self.tables.pop(kind))
         return table
 
     def _launch(self, table: WorkTable, kind: _Kind, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
@@ -87,7 +88,7 @@ class FusedAdafactor:
         unscales = {"HAS_GRAD_SCALE": grad_scale is not None, **checks}
         p, g = _TRITON_DTYPE[param_dtype], _TRITON_DTYPE[grad_dtype]
         tiles, chunks = (len(table.tiles),), (len(table.chunks),)
-        with torch.cuda.device(device) if device.type == "cuda" else torch.device(device):
+        with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
             kernels.sum_squares[tiles](
                 table.tiles,
                 table.params,

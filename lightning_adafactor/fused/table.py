@@ -100,6 +100,11 @@ def _is_aligned(entry: Entry, shape: Layout) -> bool:
     return addresses and adjacent and short and all(step % _VECTOR_ELEMENTS == 0 for step in (*steps, shape.columns))
 
 
+def _is_read_in_place(lr: float | Tensor, device: torch.device) -> bool:
+    """Whether the kernels read lr where it is; else its value is copied into the table of options."""
+    return isinstance(lr, Tensor) and lr.device == device and lr.dtype in (torch.float32, torch.float64)
+
+
 def _options(rule: Rule, param: Tensor) -> list[float]:
     row = [0.0] * OPTIONS
     floor = max(rule.variance_floor(param), torch.finfo(torch.float32).tiny)
@@ -153,6 +158,7 @@ class WorkTable:
         self._host_options = torch.tensor(_options_of(entries), dtype=torch.float64)
         self._host_grads = torch.tensor([entry.grad.data_ptr() for entry in entries], dtype=torch.int64)
         self.options = self._on_device(self._host_options)
+        self._copy_lrs_of_other_devices(entries)
         self.grads = self._on_device(self._host_grads)
         self._lay_out(entries)
 
@@ -166,6 +172,7 @@ class WorkTable:
         if not torch.equal(options, self._host_options):
             self._host_options = options
             self._copy(options, self.options)
+        self._copy_lrs_of_other_devices(entries)
 
     def workspace_bytes(self) -> int:
         """Bytes of all that is kept beside the optimizer's state."""
@@ -181,6 +188,13 @@ class WorkTable:
             self.scalars,
         )
         return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
+
+    def _copy_lrs_of_other_devices(self, entries: Sequence[Entry]) -> None:
+        """Fetches the lr that is on a device, but not on this one or not in a dtype that the kernels read."""
+        for group, entry in enumerate({id(entry.rule): entry for entry in entries}.values()):
+            lr = entry.rule.lr
+            if isinstance(lr, Tensor) and lr.device.type != "cpu" and not _is_read_in_place(lr, self.device):
+                self.options[group, Option.LR].copy_(lr.view(()), non_blocking=True)
 
     def _on_device(self, values: Tensor) -> Tensor:
         return self._copy(values, torch.empty_like(values, device=self.device))
@@ -238,7 +252,7 @@ class WorkTable:
         row[Field.RMS] = _address(entry.rms)
         row[Field.STEP] = entry.step.data_ptr()
         lr = entry.rule.lr
-        if isinstance(lr, Tensor) and lr.device.type != "cpu":
+        if isinstance(lr, Tensor) and _is_read_in_place(lr, self.device):
             row[Field.LR], row[Field.LR_IS_DOUBLE] = lr.data_ptr(), lr.dtype == torch.float64
         else:
             row[Field.LR], row[Field.LR_IS_DOUBLE] = self.options[group, Option.LR].data_ptr(), 1

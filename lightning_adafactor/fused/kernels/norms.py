@@ -214,12 +214,14 @@ def find_scalars(
         alpha = rho
         if tl.load(group + SCALE_PARAMETER) != 0:
             rms = tl.sqrt(_sum_in_order(squares_of_p + first, tiles) / numel)
-            alpha = rho * tl.maximum(rms, tl.load(group + EPS2))
+            smallest = tl.load(group + EPS2)
+            alpha = rho * tl.where(rms > smallest, rms, smallest)  # the smallest if NaN, on every device
             recorded = load_field(params, param, RMS)
             if recorded != 0:
                 tl.store(recorded.to(tl.pointer_type(tl.float32)), rms.to(tl.float32))
         rms_of_update = tl.sqrt(_sum_in_order(squares_of_u + first, tiles) / numel)
-        clip = tl.maximum(rms_of_update / tl.load(group + D), 1.0)
+        excess = rms_of_update / tl.load(group + D)
+        clip = tl.where(excess > 1.0, excess, 1.0)  # 1 if NaN, on every device
         decay = tl.load(group + WEIGHT_DECAY)
         retained = 1.0 - decay * tl.where(tl.load(group + DECAY_BY_ALPHA) != 0, alpha, lr)
 

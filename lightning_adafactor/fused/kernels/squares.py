@@ -101,15 +101,17 @@ def _average_squares_of_vector(
     variance = load_address(params, param, VARIANCE, tl.float32) + first
     omega = find_omega(params, param, options)
     added = load_option(params, param, options, ADDED).to(tl.float32)
+    scales = load_option(params, param, options, SCALE_PARAMETER) != 0
     p_squares = tl.zeros((BLOCK,), tl.float32)
     for block in range(0, TILE, BLOCK):
         at = block + tl.arange(0, BLOCK)
         inside = first + at < m
         g = tl.load(g_start + at * g_stride, mask=inside, other=0.0).to(tl.float32) * unscale
-        p = tl.load(p_start + at * p_stride, mask=inside, other=0.0).to(tl.float32)
         v = tl.load(variance + at, mask=inside, other=0.0)
         tl.store(variance + at, v * (1.0 - omega) + omega * (g * g + added), mask=inside)
-        p_squares += p * p
+        if scales:
+            p = tl.load(p_start + at * p_stride, mask=inside, other=0.0).to(tl.float32)
+            p_squares += p * p
     tl.store(squares_of_p + tile, tl.sum(p_squares, axis=0))
 
 
