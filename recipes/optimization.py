@@ -68,10 +68,16 @@ def configure(
         schedule_args: More arguments of the schedule.
 
     Raises:
-        RecipeError: If the schedule needs an end that the run has not, a learning rate that the optimizer has
+        RecipeError: If the optimizer refuses its arguments, or the schedule needs an end that the run has not, a learning rate that the optimizer has
             not, or other arguments.
     """
-    built: Optimizer = optimizer(parameter_groups(model))
+    groups = parameter_groups(model)
+    if not groups:
+        raise RecipeError("model has no trainable parameters: unfreeze some before they are handed to the optimizer")
+    try:
+        built: Optimizer = optimizer(groups)
+    except (RuntimeError, ValueError) as error:
+        raise RecipeError(f"model.optimizer refuses its arguments: {error}") from error
     if schedule is None:
         return {"optimizer": built}
     if any(group["lr"] is None for group in built.param_groups):
