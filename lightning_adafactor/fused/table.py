@@ -133,9 +133,13 @@ class WorkTable:
     Args:
         entries: The bucket's parameters, none of them empty: one device, parameter dtype and gradient dtype.
         tiling: Sizes of the pieces of work.
+        device: Where the tables live; None for the parameters' device. With another, the table can be looked at, but
+            not worked with: of parameters on the meta device it tells what a step would do.
 
     Attributes:
         tiling: Sizes of the pieces of work.
+        param_dtype: dtype of the parameters.
+        grad_dtype: dtype of the gradients.
         tiles: int32 (tiles, 4): parameter, matrix, row tile, column tile.
         chunks: int32 (chunks, 4): parameter, matrix, chunk, 0 for rows or 1 for columns.
         params: int64 (parameters, FIELDS).
@@ -149,9 +153,10 @@ class WorkTable:
         is_stochastic: Whether some parameter is rounded stochastically.
     """
 
-    def __init__(self, entries: Sequence[Entry], tiling: Tiling) -> None:
+    def __init__(self, entries: Sequence[Entry], tiling: Tiling, device: torch.device | None = None) -> None:
         self.tiling = tiling
-        self.device = entries[0].param.device
+        self.device = device or entries[0].param.device
+        self.param_dtype, self.grad_dtype = entries[0].param.dtype, entries[0].grad.dtype
         self.has_momentum = any(entry.exp_avg is not None for entry in entries)
         self.is_stochastic = any(entry.rule.rounds_stochastically(entry.param) for entry in entries)
         self._kept: list[Tensor] = []  # host memory that a captured graph reads again at each replay

@@ -1,0 +1,224 @@
+"""Compiles every variant of the fused step's kernels for GPUs that need not be there, and says what came out.
+
+Usage: ``python -m benchmarks.compile_table [--capability 80 90 100] [--kernel NAME ...] [--all-checks]``. Triton
+brings ``ptxas``, so all it takes is Triton. One line for each variant: registers, spilled bytes, global loads and
+stores of 128 bits and of all, atomic operations.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+ARCHITECTURES = {80: "sm_80", 90: "sm_90a", 100: "sm_100a"}
+"""By compute capability, what Triton has ``ptxas`` compile for."""
+
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+PAIRS = [("fp32", "fp32"), ("bf16", "bf16"), ("fp16", "fp16"), ("bf16", "fp32"), ("fp16", "fp32"), ("fp32", "bf16")]
+"""dtypes of parameters and gradients."""
+
+POINTERS = {
+    "tiles": "*i32",
+    "chunks": "*i32",
+    "params": "*i64",
+    "grads": "*i64",
+    "options": "*fp64",
+    "workspace": "*fp32",
+    "squares_of_p": "*fp32",
+    "squares_of_u": "*fp32",
+    "scalars": "*fp32",
+    "grad_scale": "*fp32",
+    "found_inf": "*fp32",
+}
+"""Types of the kernels' arguments."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """One compilation.
+
+    Attributes:
+        kernel: Name of the kernel.
+        capability: Compute capability, 90 for sm_90.
+        param: dtype of the parameters, a key of ``DTYPES``; None where the kernel does not depend on it.
+        grad: dtype of the gradients; likewise.
+        checks: Whether ``grad_scale`` is given, and whether ``found_inf`` is.
+        momentum: Whether there are averages of updates.
+        stochastic: Whether there is stochastic rounding.
+    """
+
+    kernel: str
+    capability: int
+    param: str | None = None
+    grad: str | None = None
+    checks: tuple[bool, bool] = (False, False)
+    momentum: bool = False
+    stochastic: bool = False
+
+    def __str__(self) -> str:
+        """All that sets this variant apart, in a few words."""
+        words = [f"{self.kernel:14}", f"sm_{self.capability}"]
+        words += [f"{self.param or '-'}/{self.grad or '-'}"]
+        flags = (*self.checks, self.momentum, self.stochastic)
+        names = ("grad_scale", "found_inf", "momentum", "stochastic")
+        return " ".join([*words, *itertools.compress(names, flags)])
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """What became of a variant.
+
+    Attributes:
+        registers: Registers of a thread.
+        spilled: Bytes of registers that are stored to and loaded from memory.
+        stack: Bytes of stack of a thread.
+        wide_loads: Global loads of 128 bits.
+        loads: All global loads.
+        wide_stores: Global stores of 128 bits.
+        stores: All global stores.
+        atomics: Atomic operations and reductions in memory.
+    """
+
+    registers: int
+    spilled: int
+    stack: int
+    wide_loads: int
+    loads: int
+    wide_stores: int
+    stores: int
+    atomics: int
+
+
+def variants(capabilities: Sequence[int] = tuple(ARCHITECTURES), *, all_checks: bool = True) -> Iterator[Variant]:
+    """Every variant that a step may launch.
+
+    Args:
+        capabilities: Compute capabilities.
+        all_checks: All four combinations of ``grad_scale`` and ``found_inf``, or only none and both.
+    """
+    both = [(False, False), (True, True), *([(False, True), (True, False)] if all_checks else [])]
+    for capability in capabilities:
+        for found_inf in (False, True):
+            for kernel in ("update_factors", "find_scalars"):
+                yield Variant(kernel, capability, checks=(False, found_inf))
+        for (param, grad), checks in itertools.product(PAIRS, both):
+            for kernel in ("sum_squares", "sum_updates"):
+                yield Variant(kernel, capability, param, grad, checks)
+            for momentum, stochastic in itertools.product((False, True), (False, True)):
+                if param == "bf16" or not stochastic:
+                    yield Variant("apply_updates", capability, param, grad, checks, momentum, stochastic)
+
+
+def compile_variant(variant: Variant) -> Compiled:
+    """Compiles a variant and reads the PTX and what ``ptxas`` says of it.
+
+    Raises:
+        RuntimeError: Triton is set to interpret kernels, which leaves nothing to compile, or ``ptxas`` failed.
+    """
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        raise RuntimeError("TRITON_INTERPRET=1 is set, which leaves nothing to compile: unset it")
+    import torch
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from lightning_adafactor.fused import kernels
+    from lightning_adafactor.fused.step import WARPS
+    from lightning_adafactor.fused.table import Tiling
+
+    kernel = getattr(kernels, variant.kernel)
+    tiling = Tiling.of(getattr(torch, DTYPES[variant.param or "fp32"]))
+    known: dict[str, Any] = {
+        "P": getattr(triton.language, DTYPES[variant.param or "fp32"]),
+        "G": getattr(triton.language, DTYPES[variant.grad or "fp32"]),
+        "TILE_ROWS": tiling.rows,
+        "TILE_COLUMNS": tiling.columns,
+        "BLOCK_ROWS": tiling.block_rows,
+        "HAS_GRAD_SCALE": variant.checks[0],
+        "HAS_FOUND_INF": variant.checks[1],
+        "MOMENTUM": variant.momentum,
+        "STOCHASTIC": variant.stochastic,
+    }
+    constants = {name: known[name] for name in kernel.arg_names if name in known}
+    signature = {name: "constexpr" if name in constants else POINTERS[name] for name in kernel.arg_names}
+    aligned = {
+        (place,): [["tt.divisibility", 16]] for place, name in enumerate(kernel.arg_names) if name not in constants
+    }
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
+    built = triton.compile(source, target=GPUTarget("cuda", variant.capability, 32), options={"num_warps": WARPS})
+    return _read(built.asm["ptx"], variant.capability)
+
+
+def _read(ptx: str, capability: int) -> Compiled:
+    import triton
+
+    folder = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+    ptxas = folder / ("ptxas-blackwell" if capability >= 100 else "ptxas")
+    if not ptxas.exists():
+        ptxas = folder / "ptxas"
+    with tempfile.TemporaryDirectory() as scratch:
+        source = Path(scratch) / "kernel.ptx"
+        source.write_text(ptx)
+        command = [ptxas, "-v", "--gpu-name", ARCHITECTURES[capability], source, "-o", f"{scratch}/kernel.cubin"]
+        run = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
+    if run.returncode != 0:
+        raise RuntimeError(f"ptxas failed for {ARCHITECTURES[capability]}: {run.stderr.strip()}")
+    said = run.stderr
+
+    def largest(pattern: str) -> int:
+        return max((int(number) for number in re.findall(pattern, said)), default=0)
+
+    return Compiled(
+        registers=largest(r"Used (\d+) registers"),
+        spilled=largest(r"(\d+) bytes spill stores") + largest(r"(\d+) bytes spill loads"),
+        stack=largest(r"(\d+) bytes stack frame"),
+        wide_loads=len(re.findall(r"ld\.global\S*\.v4\.\w32|ld\.global\S*\.v2\.\w64", ptx)),
+        loads=len(re.findall(r"ld\.global", ptx)),
+        wide_stores=len(re.findall(r"st\.global\S*\.v4\.\w32|st\.global\S*\.v2\.\w64", ptx)),
+        stores=len(re.findall(r"st\.global", ptx)),
+        atomics=len(re.findall(r"\b(?:atom|red)\.", ptx)),
+    )
+
+
+def row(variant: Variant, compiled: Compiled) -> str:
+    """A line of the table."""
+    return (
+        f"{variant!s:70} {compiled.registers:9} {compiled.spilled:7} {compiled.stack:5} "
+        f"{compiled.wide_loads:5}/{compiled.loads:<4} {compiled.wide_stores:5}/{compiled.stores:<4} "
+        f"{compiled.atomics:7}"
+    )
+
+
+HEADER = f"{'kernel, target, parameter/gradient':70} registers spilled stack v4/all ld  v4/all st atomics"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints the table; 1 if something spills or uses atomics, else 0."""
+    parser = argparse.ArgumentParser(description="Compile the kernels of the fused step and print what came out.")
+    parser.add_argument("--capability", type=int, nargs="+", choices=ARCHITECTURES, default=list(ARCHITECTURES))
+    parser.add_argument("--kernel", nargs="+", help="only these kernels")
+    parser.add_argument(
+        "--all-checks", action="store_true", help="all combinations of grad_scale and found_inf, not only none and both"
+    )
+    options = parser.parse_args(arguments)
+    print(HEADER)
+    bad = 0
+    for variant in variants(options.capability, all_checks=options.all_checks):
+        if options.kernel is None or variant.kernel in options.kernel:
+            compiled = compile_variant(variant)
+            bad += compiled.spilled + compiled.stack + compiled.atomics > 0
+            print(row(variant, compiled), flush=True)
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,107 @@
+"""What the compilers for real GPUs make of the kernels; needs Triton, and no GPU.
+
+A process of its own compiles them, for in this one Triton may be set to interpret.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from benchmarks.compile_table import ARCHITECTURES, DTYPES, HEADER, Compiled, Variant, row, variants
+from lightning_adafactor.fused.table import Tiling
+
+COMPILE = """
+import dataclasses, json, sys
+from benchmarks.compile_table import Variant, compile_variant
+for arguments in json.load(sys.stdin):
+    variant = Variant(**{**arguments, "checks": tuple(arguments["checks"])})
+    print(json.dumps(dataclasses.asdict(compile_variant(variant))), flush=True)
+"""
+
+MOST_REGISTERS = 128  # of which 256 threads leave room for two programs on a multiprocessor
+
+REPRESENTATIVE = [
+    ("sum_squares", "fp32", "fp32", (False, False), False, False),
+    ("sum_squares", "bf16", "bf16", (True, True), False, False),
+    ("update_factors", None, None, (False, True), False, False),
+    ("sum_updates", "bf16", "fp32", (True, True), False, False),
+    ("find_scalars", None, None, (False, True), False, False),
+    ("apply_updates", "fp32", "fp32", (False, False), True, False),
+    ("apply_updates", "bf16", "bf16", (True, True), True, True),
+    ("apply_updates", "fp16", "fp16", (True, True), False, False),
+]
+"""Every kernel, every dtype of parameters, the largest combinations of flags; the slow test compiles all."""
+
+
+def compile_all(chosen: Sequence[Variant]) -> list[Compiled]:
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    run = subprocess.run(
+        [sys.executable, "-c", COMPILE],
+        input=json.dumps([vars(variant) for variant in chosen]),
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    compiled = [Compiled(**json.loads(line)) for line in run.stdout.splitlines()]
+    print("\n".join([HEADER, *map(row, chosen, compiled)]))
+    assert len(compiled) == len(chosen)
+    return compiled
+
+
+def wide_accesses(variant: Variant) -> tuple[int, int]:
+    """128-bit loads and stores of G, p and averages by one thread, in one block of a matrix and one of a vector."""
+    if variant.param is None or variant.grad is None:
+        return 0, 0
+    param, grad = (getattr(torch, DTYPES[name]) for name in (variant.param, variant.grad))
+    tiling = Tiling.of(param)
+    elements = tiling.block_rows * tiling.columns // 256
+    g, p, average = (elements * size // 16 for size in (grad.itemsize, param.itemsize, 4 * variant.momentum))
+    loads, stores = {
+        "sum_squares": (g + p, 0),
+        "sum_updates": (g, 0),
+        "apply_updates": (g + p + average, p + average),
+    }[variant.kernel]
+    return 2 * loads, 2 * stores
+
+
+def check(chosen: Sequence[Variant]) -> None:
+    for variant, compiled in zip(chosen, compile_all(chosen), strict=True):
+        assert compiled.spilled == compiled.stack == 0, variant
+        assert compiled.atomics == 0, variant
+        assert 0 < compiled.registers <= MOST_REGISTERS, variant
+        loads, stores = wide_accesses(variant)
+        assert compiled.wide_loads >= loads, variant
+        assert compiled.wide_stores >= stores, variant
+
+
+@pytest.mark.parametrize("capability", ARCHITECTURES)
+def test_representative_variants_spill_nothing_and_access_memory_by_128_bits(capability: int) -> None:
+    check([Variant(kernel, capability, *rest) for kernel, *rest in REPRESENTATIVE])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", ARCHITECTURES)
+def test_every_variant_spills_nothing_and_accesses_memory_by_128_bits(capability: int) -> None:
+    check(list(variants([capability], all_checks=False)))
+
+
+def test_interpreted_kernels_are_refused_in_a_sentence() -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", COMPILE],
+        input=json.dumps([vars(Variant("find_scalars", 90))]),
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode != 0
+    assert "TRITON_INTERPRET=1 is set, which leaves nothing to compile" in run.stderr
