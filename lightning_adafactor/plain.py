@@ -30,7 +30,7 @@ from lightning_adafactor.rounding import random_bits, round_stochastically
 from lightning_adafactor.rule import state_dtype
 from lightning_adafactor.tiles import Grid, Scratch
 
-TILE_BYTES = 4 << 20
+TILE_BYTES = 3 << 20
 """Bytes of a tile in the dtype of the arithmetic: small enough for the cache, large enough to wake all cores."""
 
 

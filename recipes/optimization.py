@@ -68,7 +68,8 @@ def configure(
         schedule_args: More arguments of the schedule.
 
     Raises:
-        RecipeError: If the optimizer refuses its arguments, or the schedule needs an end that the run has not, a learning rate that the optimizer has
+        RecipeError: If the optimizer refuses its arguments, or the schedule needs an end that the run has not, a
+            learning rate that the optimizer has
             not, or other arguments.
     """
     groups = parameter_groups(model)
