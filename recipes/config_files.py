@@ -11,7 +11,9 @@ import yaml
 
 from recipes.errors import RecipeError
 
-CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+# A wheel installs the repository's configs/ as a folder of this package.
+_HERE = Path(__file__).resolve().parent
+CONFIGS = _HERE / "configs" if (_HERE / "configs").is_dir() else _HERE.parent / "configs"
 SUFFIXES = (".yaml", ".yml", ".json")
 
 Key = tuple[str | int, ...]
