@@ -204,6 +204,8 @@ class Adafactor(Optimizer):
         for key, value in saved.items():
             if key == "step":
                 adopted[key] = _new_step(float(value))
+            elif key == "RMS":
+                continue  # of transformers' dialect, which keeps it itself
             elif torch.is_tensor(value):
                 dense = torch.preserve_format if key == "exp_avg" else torch.contiguous_format
                 adopted[key] = value.detach().to(param.device, state_dtype(param), copy=True, memory_format=dense)
