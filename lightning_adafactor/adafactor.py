@@ -259,11 +259,12 @@ class Adafactor(Optimizer):
             rule = self._rule(group)
             for param in group["params"]:
                 index += 1
-                if param.grad is None:
+                grad = param.grad
+                if grad is None:
                     continue
                 if torch.is_complex(param):
                     raise RuntimeError("Adafactor does not support complex parameters")
-                if param.grad.is_sparse:
+                if grad.is_sparse:
                     raise RuntimeError("Adafactor does not support sparse gradients")
                 if isinstance(param, DTensor):
                     raise RuntimeError("Adafactor does not support DTensor parameters (fully_shard, tensor parallel)")
@@ -274,10 +275,10 @@ class Adafactor(Optimizer):
                     state["exp_avg"] = torch.zeros_like(param, dtype=state_dtype(param))
                 if _uses_fused(group, param):
                     if state["step"].device != param.device or state["step"].dtype != torch.float32:
-                        state["step"] = state["step"].to(param.device, torch.float32)
-                    fused_entries.append(Entry.of(param.detach(), param.grad, state, index, rule))
+                        state["step"] = state["step"].to(param.device, torch.float32, non_blocking=True)
+                    fused_entries.append(Entry.of(param, grad, state, index, rule))
                 else:
-                    plain_entries.append(Entry.of(param.detach(), param.grad, state, index, rule))
+                    plain_entries.append(Entry.of(param.detach(), grad, state, index, rule))
         return fused_entries, plain_entries
 
     @torch.no_grad()

@@ -23,16 +23,21 @@ def why_not(tensor: Tensor) -> str | None:
     Returns:
         The rest of a sentence that begins with "fused=True cannot be had: ", or None.
     """
-    if tensor.dtype not in DTYPES:
-        return f"the kernels are for float32, bfloat16 and float16, not for {str(tensor.dtype).removeprefix('torch.')}"
-    if tensor.dim() > MOST_DIMS:
-        return f"the kernels are for up to {MOST_DIMS} dimensions, not for {tensor.dim()}"
+    return _why_not(tensor.dtype, tensor.dim(), tensor.device.type)
+
+
+@functools.cache  # asked for each parameter in each step
+def _why_not(dtype: torch.dtype, dims: int, device: str) -> str | None:
+    if dtype not in DTYPES:
+        return f"the kernels are for float32, bfloat16 and float16, not for {str(dtype).removeprefix('torch.')}"
+    if dims > MOST_DIMS:
+        return f"the kernels are for up to {MOST_DIMS} dimensions, not for {dims}"
     if not _triton_is_installed():
         return "Triton is not installed (torch's CUDA builds for Linux bring it; otherwise pip install triton)"
-    if tensor.device.type == "cuda" or (tensor.device.type == "cpu" and _kernels_are_interpreted()):
+    if device == "cuda" or (device == "cpu" and _kernels_are_interpreted()):
         return None
     return (
-        f"the parameters are on {tensor.device.type!r}, and the kernels need a CUDA device "
+        f"the parameters are on {device!r}, and the kernels need a CUDA device "
         "(TRITON_INTERPRET=1, set before Python starts, runs them slowly on a CPU, for tests)"
     )
 

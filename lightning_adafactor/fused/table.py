@@ -292,13 +292,15 @@ _STRIDES = {
 def signature(entries: Sequence[Entry]) -> list[object]:
     """All that a table is built from and that :meth:`WorkTable.update` does not take over."""
     groups = _groups(entries)
-    return [
+    rules = {id(entry.rule): entry.rule for entry in entries}
+    options = [
+        (rule.seed, rule.stochastic_rounding, rule.lr.data_ptr() if isinstance(rule.lr, Tensor) else None)
+        for rule in rules.values()
+    ]
+    tensors = [
         (
             groups[id(entry.rule)],
             entry.index,
-            entry.rule.seed,
-            entry.rule.stochastic_rounding,
-            entry.rule.lr.data_ptr() if isinstance(entry.rule.lr, Tensor) else None,
             entry.param.data_ptr(),
             entry.param.shape,
             entry.param.stride(),
@@ -309,11 +311,12 @@ def signature(entries: Sequence[Entry]) -> list[object]:
             _address(entry.col_var),
             _address(entry.variance),
             _address(entry.exp_avg),
-            entry.exp_avg.stride() if entry.exp_avg is not None else None,
+            None if entry.exp_avg is None else entry.exp_avg.stride(),
             _address(entry.rms),
         )
         for entry in entries
     ]
+    return [options, tensors]
 
 
 def _groups(entries: Sequence[Entry]) -> dict[int, int]:

@@ -29,6 +29,7 @@ from lightning_adafactor.fused.kernels.tables import (
     SEED,
     VARIANCE,
     goes_ahead,
+    length_of_tile,
     load_address,
     load_column_stride,
     load_extent,
@@ -116,7 +117,8 @@ def _apply_to_matrix(
     columns = tl.arange(0, TILE_COLUMNS)
     in_columns = column + columns < m
     c = tl.load(col_var + columns, mask=in_columns, other=1.0)
-    for block in range(0, TILE_ROWS, BLOCK_ROWS):
+    length = TILE_ROWS if ALIGNED else length_of_tile(n, row, TILE_ROWS)
+    for block in range(0, length, BLOCK_ROWS):
         rows = block + tl.arange(0, BLOCK_ROWS)
         in_rows = row + rows < n
         inside = in_rows[:, None] & in_columns[None, :]
@@ -162,7 +164,7 @@ def _apply_to_vector(
     beta1 = load_option(params, param, options, BETA1).to(tl.float32)
     scale = tl.load(scalars + param * SCALAR_COUNT + SCALE)
     retained = tl.load(scalars + param * SCALAR_COUNT + RETAINED)
-    for block in range(0, TILE, BLOCK):
+    for block in range(0, length_of_tile(m, first, TILE), BLOCK):
         at = block + tl.arange(0, BLOCK)
         inside = first + at < m
         g = tl.load(g_start + at * g_stride, mask=inside, other=0.0).to(tl.float32) * unscale

@@ -41,6 +41,7 @@ from lightning_adafactor.fused.kernels.tables import (
     WEIGHT_DECAY,
     D,
     goes_ahead,
+    length_of_tile,
     load_address,
     load_column_stride,
     load_extent,
@@ -78,7 +79,8 @@ def _sum_updates_of_matrix(
     in_columns = column + columns < m
     c = tl.load(col_var + columns, mask=in_columns, other=1.0)
     squares = tl.zeros((BLOCK_ROWS, TILE_COLUMNS), tl.float32)
-    for block in range(0, TILE_ROWS, BLOCK_ROWS):
+    length = TILE_ROWS if ALIGNED else length_of_tile(n, row, TILE_ROWS)
+    for block in range(0, length, BLOCK_ROWS):
         rows = block + tl.arange(0, BLOCK_ROWS)
         in_rows = row + rows < n
         g_at = g_start + (rows[:, None] * g_row + columns[None, :] * g_column)
@@ -101,7 +103,7 @@ def _sum_updates_of_vector(
     variance = load_address(params, param, VARIANCE, tl.float32) + first
     cap = load_option(params, param, options, CAP).to(tl.float32)
     squares = tl.zeros((BLOCK,), tl.float32)
-    for block in range(0, TILE, BLOCK):
+    for block in range(0, length_of_tile(m, first, TILE), BLOCK):
         at = block + tl.arange(0, BLOCK)
         inside = first + at < m
         g = tl.load(g_start + at * g_stride, mask=inside, other=0.0).to(tl.float32) * unscale

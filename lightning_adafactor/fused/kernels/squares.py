@@ -31,6 +31,7 @@ from lightning_adafactor.fused.kernels.tables import (
     VARIANCE,
     find_omega,
     goes_ahead,
+    length_of_tile,
     load_address,
     load_column_stride,
     load_extent,
@@ -70,7 +71,8 @@ def _sum_squares_of_matrix(
     in_columns = column + columns < m
     g_squares = tl.zeros((BLOCK_ROWS, TILE_COLUMNS), tl.float32)
     p_squares = tl.zeros((BLOCK_ROWS, TILE_COLUMNS), tl.float32)
-    for block in range(0, TILE_ROWS, BLOCK_ROWS):
+    length = TILE_ROWS if ALIGNED else length_of_tile(n, row, TILE_ROWS)
+    for block in range(0, length, BLOCK_ROWS):
         rows = block + tl.arange(0, BLOCK_ROWS)
         in_rows = row + rows < n
         inside = in_rows[:, None] & in_columns[None, :]
@@ -103,7 +105,7 @@ def _average_squares_of_vector(
     added = load_option(params, param, options, ADDED).to(tl.float32)
     scales = load_option(params, param, options, SCALE_PARAMETER) != 0
     p_squares = tl.zeros((BLOCK,), tl.float32)
-    for block in range(0, TILE, BLOCK):
+    for block in range(0, length_of_tile(m, first, TILE), BLOCK):
         at = block + tl.arange(0, BLOCK)
         inside = first + at < m
         g = tl.load(g_start + at * g_stride, mask=inside, other=0.0).to(tl.float32) * unscale

@@ -125,6 +125,15 @@ def load_extent(params, param, field: tl.constexpr, ALIGNED: tl.constexpr):
 
 
 @triton.jit
+def length_of_tile(size, start, most: tl.constexpr):
+    """How many rows or elements of a tile there are: the last tile of a parameter, a bias's only one, has fewer.
+
+    Aligned matrices are large and go without: it costs registers.
+    """
+    return tl.minimum(size - start, most).to(tl.int32)
+
+
+@triton.jit
 def vector_start(address, dtype: tl.constexpr, ALIGNED: tl.constexpr):
     """Where a parameter starts. The hint that addresses are multiples of 16 brings 128-bit accesses."""
     if ALIGNED:

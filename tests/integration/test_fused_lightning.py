@@ -1,0 +1,114 @@
+"""Lightning's ``Trainer`` with ``fused=True``: precisions, gradient clipping; on a CPU in Triton's interpreter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from lightning.pytorch.plugins import MixedPrecision
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_adafactor import Adafactor
+
+STEPS = 3
+PRECISIONS = [
+    pytest.param("32-true", torch.float32, id="32-true"),
+    pytest.param("bf16-true", torch.bfloat16, id="bf16-true"),
+    pytest.param("bf16-mixed", torch.float32, id="bf16-mixed"),
+    pytest.param("16-mixed", torch.float32, id="16-mixed"),
+]
+CLIPPING = [
+    pytest.param({}, id="unclipped"),
+    pytest.param({"gradient_clip_val": 0.5}, id="by-norm"),
+    pytest.param({"gradient_clip_val": 0.1, "gradient_clip_algorithm": "value"}, id="by-value"),
+]
+
+
+class Tiny(pl.LightningModule):
+    def __init__(self, fused: bool, overflow_at: int | None = None) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1))
+        self.fused = fused
+        self.overflow_at = overflow_at
+
+    def training_step(self, batch: list[torch.Tensor], batch_idx: int) -> torch.Tensor:
+        inputs, targets = batch
+        loss = (self.layers(inputs.to(self.layers[0].weight.dtype)).float() - targets).square().mean()
+        return loss * torch.inf if batch_idx == self.overflow_at else loss
+
+    def configure_optimizers(self) -> Any:
+        optimizer = Adafactor(
+            self.parameters(), lr=0.2, relative_step=False, weight_decay=0.01, beta1=0.9, fused=self.fused
+        )
+        schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, total_iters=STEPS)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def fit(tmp_path: Path, precision: str, *, fused: bool, overflow_at: int | None = None, **options: Any) -> pl.Trainer:
+    """Trains for a few steps on the GPU, or on the CPU where there is none."""
+    generator = torch.Generator().manual_seed(0)
+    data = TensorDataset(torch.randn(4 * STEPS, 8, generator=generator), torch.randn(4 * STEPS, 1, generator=generator))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    chosen: dict[str, Any] = {"precision": precision}
+    if precision == "16-mixed":  # on the CPU Lightning makes no scaler by itself
+        scaler = torch.amp.GradScaler(device, init_scale=256.0)
+        chosen = {"plugins": MixedPrecision("16-mixed", device, scaler)}
+    trainer = pl.Trainer(
+        default_root_dir=tmp_path,
+        accelerator=device,
+        devices=1,
+        max_epochs=1,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        deterministic=True,
+        **chosen,
+        **options,
+    )
+    trainer.fit(Tiny(fused, overflow_at), DataLoader(data, batch_size=4))
+    return trainer
+
+
+def params_of(trainer: pl.Trainer) -> list[torch.Tensor]:
+    return [param.detach().cpu() for param in trainer.lightning_module.parameters()]
+
+
+@pytest.mark.parametrize("clipping", CLIPPING)
+@pytest.mark.parametrize(("precision", "dtype"), PRECISIONS)
+def test_fused_run_equals_plain_run(
+    precision: str, dtype: torch.dtype, clipping: dict[str, Any], tmp_path: Path
+) -> None:
+    ours, theirs = (fit(tmp_path, precision, fused=fused, **clipping) for fused in (True, False))
+    start = list(Tiny(False).parameters())
+    for param, expected, old in zip(params_of(ours), params_of(theirs), start, strict=True):
+        assert param.dtype == dtype
+        assert not torch.equal(param, old.to(dtype)), "nothing was learnt"
+        # a last bit that differs in one step may become another rounding in the next forward pass
+        tolerance = 2e-5 if precision == "32-true" else 2e-2
+        torch.testing.assert_close(param, expected, rtol=tolerance, atol=tolerance / 10)
+    (optimizer,) = ours.optimizers
+    assert optimizer._fused_step is not None
+    assert {float(state["step"]) for state in optimizer.state.values()} == {STEPS}
+
+
+def test_a_step_that_overflowed_is_skipped_in_16_mixed(tmp_path: Path) -> None:
+    trainer = fit(tmp_path, "16-mixed", fused=True, overflow_at=1, gradient_clip_val=0.5)
+    (optimizer,) = trainer.optimizers
+    assert {float(state["step"]) for state in optimizer.state.values()} == {STEPS - 1}
+    assert all(param.isfinite().all() for param in params_of(trainer))
+
+
+def test_checkpoint_of_a_fused_run_is_resumed_by_a_plain_one(tmp_path: Path) -> None:
+    trainer = fit(tmp_path, "32-true", fused=True)
+    trainer.save_checkpoint(tmp_path / "fused.ckpt")
+    saved = torch.load(tmp_path / "fused.ckpt", weights_only=True)["optimizer_states"][0]
+    resumed = Adafactor(Tiny(False).parameters(), beta1=0.9)
+    resumed.load_state_dict(saved)
+    for param, state in zip(resumed.param_groups[0]["params"], trainer.optimizers[0].state.values(), strict=True):
+        for key, value in state.items():
+            torch.testing.assert_close(resumed.state[param][key].cpu(), value.cpu(), rtol=0, atol=0)
