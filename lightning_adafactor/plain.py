@@ -33,6 +33,8 @@ from lightning_adafactor.tiles import Grid, Scratch
 TILE_BYTES = 3 << 20
 """Bytes of a tile in the dtype of the arithmetic: small enough for the cache, large enough to wake all cores."""
 
+_NARROW = 8  # rows or columns
+
 
 def adafactor(entries: Iterable[Entry], *, grad_scale: Tensor | None = None, found_inf: Tensor | None = None) -> None:
     """Takes one step for each entry, in place.
@@ -106,6 +108,8 @@ class _Step(ABC):
         """Smaller tiles where more buffers are needed, so that all of them together stay below 8 MiB."""
         if self.rounds_stochastically:
             return TILE_BYTES // 8  # the random bits take several integers for each element
+        if self.entry.factored and min(self.entry.param.shape[-2:]) < _NARROW:
+            return TILE_BYTES // 8  # R or C of a tile is nearly as large as the tile, and so is what is made of it
         dtypes = {self.entry.param.dtype, self.entry.grad.dtype, self.scratch.dtype}
         return TILE_BYTES if len(dtypes) == 1 and self.unscale is None else TILE_BYTES // 2
 

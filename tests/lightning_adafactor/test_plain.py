@@ -195,9 +195,6 @@ def test_step_needs_eight_mebibytes_at_most_whatever_the_shape(shape: tuple[int,
     assert extra_memory([parameter(*shape, dtype=dtype)], **options) <= 8
 
 
-@pytest.mark.xfail(
-    reason="averages of a tile of such matrices are nearly as large as the tile: up to 17 MiB", strict=True
-)
 @pytest.mark.parametrize("shape", [(3_000_000, 1), (1, 3_000_000), (512, 512, 3, 3), (400_000, 3, 3)])
 @pytest.mark.parametrize("kind", ["fp32", "fp16"])
 def test_step_needs_eight_mebibytes_at_most_for_matrices_of_few_rows_or_columns(
