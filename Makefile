@@ -3,13 +3,15 @@
 #   PYTHON           the Python (3.10 or later) that .venv is made with
 #   VARIANT          cpu or cuda; found out if not given
 #   TORCH_CPU_INDEX  where PyTorch's CPU builds are looked for, if pip's configured sources have none
-#   CONFIG, ARGS     for `make fit`: the configuration, and further arguments of recipes.fit
+#   CONFIG, ARGS     for `make fit` and `make compare`: the configuration, and further arguments of recipes.fit
 #                    for `make test` and `make lock`: ARGS are pytest's and scripts/lock.py's
+#   OPTIMIZERS       for `make compare`: names of files in configs/optimizer/
 
 PYTHON ?= python3
 VENV ?= .venv
 CONFIG ?= cls.yaml
 ARGS ?=
+OPTIMIZERS ?= adafactor adamw adamw_8bit
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
 # An environment that was once set up for CUDA stays so on a machine without a GPU, such as a cluster's login node.
@@ -25,16 +27,20 @@ endif
 RUN := $(VENV)/bin/python
 LOCKS := requirements/$(VARIANT).txt requirements/assets.txt $(if $(filter cpu,$(VARIANT)),requirements/torch-cpu.txt)
 RUNTIME := $(VENV)/.runtime-$(VARIANT)
+EIGHT_BIT := $(VENV)/.8bit
 DEV := $(VENV)/.dev
 
 .DEFAULT_GOAL := help
-.PHONY: help fit setup test test-slow lint format lock clean
+.PHONY: help fit compare setup test test-slow lint format lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 fit: $(RUNTIME) ## Fine-tune: CONFIG=cls.yaml and ARGS="--trainer.max_epochs 2" choose what and how
 	$(RUN) -m recipes.fit --config $(CONFIG) $(ARGS)
+
+compare: $(EIGHT_BIT) ## Run a recipe under several optimizers: CONFIG, OPTIMIZERS="adafactor adamw", ARGS="--seeds 1 2 3"
+	$(RUN) -m recipes.compare --config $(CONFIG) --optimizers $(OPTIMIZERS) $(ARGS)
 
 setup: $(DEV) ## Make .venv with all locked packages, and nothing else
 
@@ -78,11 +84,16 @@ $(VENV)/pyvenv.cfg:
 
 # What `make fit` needs. The stamp of another variant or of an older lock is void from the moment pip starts.
 $(RUNTIME): $(VENV)/pyvenv.cfg $(LOCKS) scripts/install.py
-	@rm -f $(VENV)/.runtime-* $(DEV)
+	@rm -f $(VENV)/.runtime-* $(EIGHT_BIT) $(DEV)
 	$(RUN) scripts/install.py $(VARIANT) --torch-cpu-index=$(TORCH_CPU_INDEX)
 	@touch $@
 
+# The 8-bit optimizers, which only a comparison with them needs.
+$(EIGHT_BIT): $(RUNTIME) requirements/8bit.txt
+	$(RUN) scripts/install.py 8bit
+	@touch $@
+
 # What tests and checks need beyond that.
-$(DEV): $(RUNTIME) requirements/dev.txt
+$(DEV): $(EIGHT_BIT) requirements/dev.txt
 	$(RUN) scripts/install.py dev
 	@touch $@

@@ -21,7 +21,8 @@ ROOT = Path(__file__).resolve().parent.parent
 WHAT = {
     "cpu": "the application, with PyTorch's CPU build",
     "cuda": "the application, with torch as the package index serves it: a CUDA build on Linux",
-    "dev": "what tests and checks need beyond the application",
+    "8bit": "the 8-bit optimizers that the application can be compared with",
+    "dev": "what tests and checks need beyond these",
 }
 
 
@@ -99,8 +100,8 @@ def main() -> None:
     parser.add_argument("--torch-cpu-index", metavar="URL", help="index of CPU builds, for what pip's sources lack")
     arguments = parser.parse_args()
 
-    if arguments.what == "dev":
-        install("dev.txt")
+    if arguments.what in ("8bit", "dev"):
+        install(f"{arguments.what}.txt")
         return
     if arguments.what == "cpu":
         install_torch_for_cpu(arguments.torch_cpu_index)

@@ -1,8 +1,9 @@
 """Rewrite the lock files in requirements/ from the ranges in pyproject.toml; ``make lock`` runs it.
 
-Four files come from the package index alone: ``cuda.txt`` (everything the application needs, with torch as
+Five files come from the package index alone: ``cuda.txt`` (everything the application needs, with torch as
 the index serves it, a CUDA build on Linux), ``cpu.txt`` (the same pins without torch and NVIDIA's libraries),
-``dev.txt`` (what tests and checks need beyond either) and ``assets.txt`` (weights and text).
+``8bit.txt`` (the 8-bit optimizers, beyond either), ``dev.txt`` (what tests and checks need beyond these) and
+``assets.txt`` (weights and text).
 ``torch-cpu.txt`` needs PyTorch's own index as well; where that is out of reach it is left as it is, which is
 right as long as torch stays at the same version.
 """
@@ -80,7 +81,7 @@ def lock_torch_for_cpu(version: str) -> None:
 
 
 def main() -> None:
-    """Parse the command line and rewrite the five lock files."""
+    """Parse the command line and rewrite the six lock files."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--upgrade", action="store_true", help="take the newest releases that the ranges allow")
     upgrade = ["--upgrade"] if parser.parse_args().upgrade else []
@@ -94,15 +95,18 @@ def main() -> None:
         *upgrade,
         config="requirements/cpu.toml",
     )
-    uv_compile(
-        "pyproject.toml",
-        "--extra=dev",
-        "-c=requirements/cuda.txt",
-        *(f"--no-emit-package={name}" for name in ["torch", *pinned("requirements/cpu.txt")]),
-        "-o=requirements/dev.txt",
-        *upgrade,
-        config="requirements/cpu.toml",
-    )
+    locked = ["torch", *pinned("requirements/cpu.txt")]
+    for extra in ("8bit", "dev"):
+        uv_compile(
+            "pyproject.toml",
+            f"--extra={extra}",
+            "-c=requirements/cuda.txt",
+            *(f"--no-emit-package={name}" for name in locked),
+            f"-o=requirements/{extra}.txt",
+            *upgrade,
+            config="requirements/cpu.toml",
+        )
+        locked += pinned(f"requirements/{extra}.txt")
     uv_compile("requirements/assets.in", "--no-deps", "-o=requirements/assets.txt", *upgrade)
     torch = re.search(r"^torch==([0-9.]+)", (ROOT / "requirements/cuda.txt").read_text(), flags=re.MULTILINE)
     assert torch is not None, "cuda.txt always pins torch: pyproject.toml requires it"
