@@ -4,11 +4,13 @@ Only light modules are imported here, so that a misspelt file name is answered b
 """
 
 import gc
+import importlib
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
+from importlib.util import find_spec
 
 from recipes import noise
 from recipes.errors import RecipeError, TrainingDiverged
@@ -19,7 +21,20 @@ COMMANDS = {
     "test": "Evaluate a checkpoint on the test split.",
     "predict": "Label texts with a checkpoint, and write them to a file.",
 }
-USAGE = f"usage: python -m recipes {{{','.join(COMMANDS)}}} --config FILE [--config FILE ...] [--KEY VALUE ...]"
+# Commands with a command line of their own: recipes/NAME.py has main(args) -> exit status, imported when it is called.
+OTHER_COMMANDS = {
+    name: description
+    for name, description in {
+        "generate": "Write text with a language model that a run has left.",
+        "compare": "Train the same recipe under several optimizers, and compare memory, time and quality.",
+        "estimate": "Say before anything is trained how much memory it will take.",
+        "reproduce": "Run once more what a run has recorded, and compare the results.",
+    }.items()
+    if find_spec(f"recipes.{name}")
+}
+USAGE = f"usage: python -m recipes {{{','.join(COMMANDS)}}} --config FILE [--config FILE ...] [--KEY VALUE ...]" + (
+    f"\n       python -m recipes {{{','.join(OTHER_COMMANDS)}}} ... (see their --help)" if OTHER_COMMANDS else ""
+)
 LINES_AT_MOST = 5
 OUT_OF_MEMORY = (
     "the GPU's memory is full: lower data.batch_size (and raise trainer.accumulate_grad_batches to make up "
@@ -58,20 +73,24 @@ def main(args: Sequence[str] | None = None) -> int:
 def _run(args: list[str]) -> int:
     if not args:
         raise RecipeError(f"expected a command\n{USAGE}\nfor example: python -m recipes fit --config cls.yaml")
-    if args[0] not in COMMANDS and not args[0].startswith("-"):
-        near = get_close_matches(args[0], COMMANDS, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"expected one of {', '.join(COMMANDS)}"
+    known = [*COMMANDS, *OTHER_COMMANDS]
+    if args[0] not in known and not args[0].startswith("-"):
+        near = get_close_matches(args[0], known, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"expected one of {', '.join(known)}"
         raise RecipeError(f"unknown command '{args[0]}'; {hint}\n{USAGE}")
 
     if args[0].startswith("-") and args[0] not in ("-h", "--help"):
         raise RecipeError(f"'{args[0]}' stands before the command\n{USAGE}")
+
+    noise.no_bars_in_files()
+    if args[0] in OTHER_COMMANDS:
+        return int(importlib.import_module(f"recipes.{args[0]}").main(args[1:]))
 
     from recipes.command_line import configs_in
 
     for _ in configs_in(args[1:]):
         pass  # a file that is missing or no YAML is told before torch is loaded
 
-    noise.no_bars_in_files()
     with _no_garbage_collection():
         import torch
         from lightning.pytorch.utilities.exceptions import MisconfigurationException

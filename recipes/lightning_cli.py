@@ -18,7 +18,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf.errors import OmegaConfBaseException
 
 from recipes import checkpoints, noise, resolvers
-from recipes.cli import COMMANDS
+from recipes.cli import COMMANDS, OTHER_COMMANDS
 from recipes.command_line import given_in
 from recipes.config_files import find_config, is_inline, read_config
 from recipes.errors import RecipeError
@@ -126,6 +126,7 @@ class RecipeCLI(LightningCLI):
             "prog": "python -m recipes",
             "description": "Fine-tunes transformers with little optimizer memory, from YAML files.",
             "usage": f"python -m recipes {{{commands}}} {USAGE}",
+            "epilog": _other_commands(),
             "parser_mode": "omegaconf+",
             "allow_abbrev": False,
             "exit_on_error": False,
@@ -261,6 +262,11 @@ class RecipeCLI(LightningCLI):
         except ValueError as error:
             raise RecipeError(f"trainer: {' '.join(str(error).split())}") from error
 
+    def before_fit(self) -> None:
+        """Lets the model look at the data before its first step, if it has ``before_training``."""
+        if hasattr(self.model, "before_training"):
+            self.model.before_training(self.trainer, self.datamodule)
+
     def after_fit(self) -> None:
         """Tests the best checkpoint, saves the model and writes the report, if the module is a recipe's."""
         if self.run_folder is None:
@@ -271,6 +277,12 @@ class RecipeCLI(LightningCLI):
         from recipes.report import finish
 
         finish(self)
+
+
+def _other_commands() -> str:
+    """The end of the help: what else there is, in commands with a --help of their own."""
+    sentences = (f"{name}: {words[0].lower()}{words[1:]}" for name, words in OTHER_COMMANDS.items())
+    return f"Commands with a --help of their own: {' '.join(sentences)}" if OTHER_COMMANDS else ""
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
