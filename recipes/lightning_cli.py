@@ -10,7 +10,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from jsonargparse import ActionConfigFile, set_parsing_settings
+from jsonargparse.typing import PositiveInt
 from lightning import LightningDataModule, LightningModule, Trainer, __version__
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -26,6 +28,7 @@ from recipes.given import Given, kept_arguments, plain_keys
 from recipes.interpolation import absolute_in, explain_interpolation
 from recipes.mistakes import explain, refuse_empty_groups, sentence
 from recipes.notes import tell
+from recipes.recorded_config import RecordConfig, recorded_config
 from recipes.run_folder import RunFolder, claim, config_name, give_back, next_folder, runs_root
 from recipes.trainer_defaults import default_callbacks, loggers_of
 
@@ -92,6 +95,8 @@ class RecipeCLI(LightningCLI):
                 LightningDataModule,
                 subclass_mode_model=True,
                 subclass_mode_data=True,
+                save_config_callback=RecordConfig,
+                save_config_kwargs={"save_to_log_dir": False},
                 seed_everything_default=42,
                 auto_configure_optimizers=False,
                 parser_class=RecipeParser,
@@ -166,7 +171,15 @@ class RecipeCLI(LightningCLI):
                     action.help = CHECKPOINT_PATH
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds ``checkpoint``: which checkpoints ``fit`` keeps."""
+        """Adds ``threads``, and ``checkpoint``: which checkpoints ``fit`` keeps."""
+        parser.add_argument(
+            "--threads",
+            type=PositiveInt | None,
+            default=None,
+            help="Threads that torch computes with on the processor. Sums over another number of threads round "
+            "differently, so a run repeats bit for bit only with the same number. Null: as many as torch chooses, "
+            "and noted in the run's config.yaml.",
+        )
         parser.add_class_arguments(checkpoints.BestCheckpoint, "checkpoint", skip={"dirpath", "save_last"})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
@@ -219,8 +232,11 @@ class RecipeCLI(LightningCLI):
         return runs_root(settings["trainer"]["default_root_dir"]), config_name(first)
 
     def before_instantiate_classes(self) -> None:
-        """Lets the model say what makes a checkpoint the best one, where the configuration does not."""
+        """Sets the threads; lets the model say what makes a checkpoint the best one, where no setting does."""
         settings = self.config[self.subcommand]
+        if settings["threads"] is not None:
+            torch.set_num_threads(settings["threads"])
+        settings["threads"] = torch.get_num_threads()
         checkpoint = settings["checkpoint"]
         if checkpoint["monitor"] is None and settings["trainer"]["limit_val_batches"] != 0:
             module, _, name = settings["model"]["class_path"].rpartition(".")
@@ -266,6 +282,14 @@ class RecipeCLI(LightningCLI):
         """Lets the model look at the data before its first step, if it has ``before_training``."""
         if hasattr(self.model, "before_training"):
             self.model.before_training(self.trainer, self.datamodule)
+
+    def settings(self) -> dict[str, Any]:
+        """All settings of this run, with paths as they are on this machine."""
+        return self.config[self.subcommand].as_dict()
+
+    def recorded_config(self) -> str:
+        """All settings of this run, as in its ``config.yaml``."""
+        return recorded_config(self._parser(self.subcommand), self.config[self.subcommand])
 
     def after_fit(self) -> None:
         """Tests the best checkpoint, saves the model and writes the report, if the module is a recipe's."""

@@ -10,26 +10,36 @@ optimizer_state     What the optimizer held after the last step on this process:
 adamw_state         What ``torch.optim.AdamW`` would have held for the same trainable parameters: two
                     moments in each parameter's dtype and shape, and a step.
 parameters          Parameters of the model, frozen ones included.
-metrics             ``val/...`` at the best checkpoint, ``test/...`` of it: ``loss`` (mean), ``accuracy``
-                    (micro: share of all examples), ``f1`` (macro: mean over labels).
+parameter_memory    What they take, and
+gradient_memory     what their gradients took at the first step: ``elements``, ``bytes``, ``megabytes``.
+metrics             ``val/...`` at the best checkpoint, ``test/...`` of it: ``loss`` (mean), and what the
+                    recipe's module says it measures.
+monitor             ``name`` of the metric that chose the best checkpoint, and ``mode``, ``min`` or ``max``.
 steps               Optimizer steps.
+seconds_per_step    Median over the entries of ``history.losses``; null without one.
 seconds             ``setup`` (from the making of the model to the first training step: data, tokenizer,
                     weights, sanity check), ``train`` (with its validations), ``test``; wall clock.
 samples_per_second  Training examples of all processes a second, validations left out.
 peak_memory_mb      CUDA: most memory that tensors took. Else: most that the process had resident. MiB.
-versions            Of Python and the libraries; null for one that is not installed as a package.
+versions            Of Python and the main libraries; null for one that is not installed as a package.
 device              Name of the accelerator, or of the processor and the threads used.
 seed                ``seed_everything``, null without.
-git_commit          Commit of the repository that the recipes lie in, null outside one.
+git_commit          Commit of the repository that the recipes lie in, null where unknown.
+fingerprint         sha256 of the best ``weights`` (those in ``model/``), of the ``initial_weights`` before the
+                    first step, and of ``metrics.csv`` (``metrics``); see :mod:`recipes.fingerprint`.
+history             ``losses``: [step, mean training loss since the entry before, seconds of training so far];
+                    ``evaluations``: [step, validation metrics].
+provenance          See :mod:`recipes.provenance`.
 =================== ==================================================================================
+
+A recipe's module adds keys of its own before ``history``, with its ``report_details()``.
 """
 
 import importlib
-import importlib.metadata
 import json
 import os
 import platform
-import subprocess
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,20 +49,22 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from lightning_adafactor.memory import StateSize, adamw_state, measure_state
+from recipes.fingerprint import metrics_sha256, weights_sha256
+from recipes.provenance import git_commit, packages, processor, provenance
 from recipes.run_history import RunHistory, peak_memory_mb
 
 if TYPE_CHECKING:
-    from lightning.pytorch.cli import LightningCLI
+    from recipes.lightning_cli import RecipeCLI
 
-PACKAGES = ("torch", "lightning", "transformers", "datasets", "torchmetrics", "lightning-adafactor")
+PACKAGES = ("python", "torch", "lightning", "transformers", "datasets", "torchmetrics", "lightning-adafactor")
 
 
-def finish(cli: "LightningCLI") -> None:
+def finish(cli: "RecipeCLI") -> None:
     """Tests the best checkpoint and writes ``model/``, ``report.json``, ``report.png`` into the run's folder.
 
-    It serves any recipe: the module has ``save_pretrained(folder)``, the data module ``has_test``, and the
-    trainer a :class:`~recipes.run_history.RunHistory`. All ranks call it, for the test is shared among them;
-    rank 0 writes.
+    It serves any recipe: the module has ``save_pretrained(folder)`` and perhaps ``report_details()``, which returns
+    what it adds to the report; the data module has ``has_test``, and the trainer a
+    :class:`~recipes.run_history.RunHistory`. All ranks call it, for the test is shared among them; rank 0 writes.
 
     Args:
         cli: The command line after ``fit``: its trainer, model and datamodule.
@@ -71,9 +83,26 @@ def finish(cli: "LightningCLI") -> None:
     report["metrics"] = {name: value for name, value in metrics.items() if "/" in name}
     report["seconds"] = {phase: round(seconds, 3) for phase, seconds in history.seconds.items()}
     module.save_pretrained(folder / "model")
-    (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    if trainer.logger is not None:
+        trainer.logger.save()
+    report["fingerprint"] = {
+        "weights": weights_sha256(module.state_dict()),
+        "initial_weights": history.initial_weights,
+        "metrics": metrics_sha256(folder),
+    }
+    details = getattr(module, "report_details", None)
+    report |= details() if details is not None else {}
+    report["history"] = {"losses": history.losses, "evaluations": history.evaluations}
+    report["provenance"] = provenance(cli.settings(), cli.recorded_config(), trainer.strategy.root_device)
+    (folder / "report.json").write_text(as_json(report), encoding="utf-8")
     _draw(report, history, folder / "report.png")
     _print_table(report, folder)
+
+
+def as_json(report: dict[str, Any]) -> str:
+    """A report as indented JSON, with each list of plain values on one line."""
+    text = json.dumps(report, indent=2, ensure_ascii=False)
+    return re.sub(r"\[\n\s+([^\[\]{}\"]*?)\n\s+\]", lambda found: f"[{' '.join(found[1].split())}]", text) + "\n"
 
 
 def best_evaluation(history: RunHistory, trainer: Trainer) -> dict[str, float]:
@@ -94,7 +123,7 @@ def _best_checkpoint(trainer: Trainer) -> str | None:
     return (checkpoint.best_model_path or None) if isinstance(checkpoint, ModelCheckpoint) else None
 
 
-def _evaluate_best(cli: "LightningCLI", best: str | None) -> dict[str, float]:
+def _evaluate_best(cli: "RecipeCLI", best: str | None) -> dict[str, float]:
     """Leaves the best checkpoint's weights in the module; returns its test metrics if there is a test."""
     trainer = cli.trainer
     if best is None:
@@ -109,17 +138,26 @@ def _evaluate_best(cli: "LightningCLI", best: str | None) -> dict[str, float]:
 def _about_training(trainer: Trainer, module: LightningModule, history: RunHistory) -> dict[str, Any]:
     state = measure_state([state for optimizer in trainer.strategy.optimizers for state in optimizer.state.values()])
     samples = history.samples * trainer.world_size
+    installed = {"python": platform.python_version(), **packages()}
+    checkpoint = trainer.checkpoint_callback
+    monitor = {"name": None, "mode": None}
+    if isinstance(checkpoint, ModelCheckpoint):
+        monitor = {"name": checkpoint.monitor, "mode": checkpoint.mode}
     return {
         "optimizer": ", ".join(import_path(type(optimizer)) for optimizer in trainer.strategy.optimizers),
         "optimizer_state": _as_dict(state),
         "adamw_state": _as_dict(adamw_state(module.parameters())),
         "parameters": sum(parameter.numel() for parameter in module.parameters()),
+        "parameter_memory": _as_dict(measure_state([list(module.parameters())])),
+        "gradient_memory": _as_dict(history.gradients),
         "metrics": {},
+        "monitor": monitor,
         "steps": trainer.global_step,
+        "seconds_per_step": history.seconds_per_step,
         "seconds": {},
         "samples_per_second": round(samples / history.training_seconds, 3) if history.training_seconds else 0.0,
         "peak_memory_mb": round(peak_memory_mb(trainer.strategy.root_device), 1),
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "versions": {name: installed.get(name) for name in PACKAGES},
         "device": device_name(trainer.strategy.root_device),
         "seed": int(os.environ["PL_GLOBAL_SEED"]) if "PL_GLOBAL_SEED" in os.environ else None,
         "git_commit": git_commit(),
@@ -140,37 +178,13 @@ def import_path(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
 def device_name(device: torch.device) -> str:
     """The accelerator's name, or the processor's with the threads that torch uses of it."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type != "cpu":
         return str(device)
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return f"{next(names, platform.processor() or platform.machine())}, {torch.get_num_threads()} threads"
-
-
-def git_commit() -> str | None:
-    """The commit that this package's repository is at, or None outside one."""
-    root = Path(__file__).resolve().parent.parent
-    if not (root / ".git").exists():
-        return None
-    try:
-        done = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
+    return f"{processor()}, {torch.get_num_threads()} threads"
 
 
 def _draw(report: dict[str, Any], history: RunHistory, file: Path) -> None:

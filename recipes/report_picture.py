@@ -11,7 +11,7 @@ ADAFACTOR, ADAMW, ACCENT = "#0b6e4f", "#b0b7bf", "#d1495b"
 
 def draw(
     report: dict[str, Any],
-    losses: list[tuple[int, float]],
+    losses: list[tuple[int, float, float]],
     evaluations: list[tuple[int, dict[str, float]]],
     file: Path,
 ) -> None:
@@ -19,7 +19,7 @@ def draw(
 
     Args:
         report: What ``report.json`` holds.
-        losses: ``(step, mean training loss)``.
+        losses: ``(step, mean training loss, seconds)``.
         evaluations: ``(step, validation metrics)``.
         file: The PNG to write.
     """
@@ -35,9 +35,12 @@ def draw(
     figure.savefig(file)
 
 
-def _draw_loss(axes: "Axes", losses: list[tuple[int, float]], evaluations: list[tuple[int, dict[str, float]]]) -> None:
+def _draw_loss(
+    axes: "Axes", losses: list[tuple[int, float, float]], evaluations: list[tuple[int, dict[str, float]]]
+) -> None:
     if losses:
-        axes.plot(*zip(*losses, strict=True), color=ADAFACTOR, label="training")
+        steps, values, _ = zip(*losses, strict=True)
+        axes.plot(steps, values, color=ADAFACTOR, label="training")
     points = [(step, metrics["val/loss"]) for step, metrics in evaluations if "val/loss" in metrics]
     if points:
         axes.plot(*zip(*points, strict=True), "o-", color=ACCENT, label="validation")

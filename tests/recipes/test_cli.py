@@ -7,6 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -301,6 +302,15 @@ def test_a_loss_that_is_no_number_ends_the_run_and_leaves_the_good_checkpoint(
     assert all(tensor.isfinite().all() for tensor in kept["state_dict"].values())
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C as in a terminal: a shell starts what runs in its background with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_saves_the_last_step_and_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("fit", "--model.interrupt_at", "6") == 130
     said = capsys.readouterr().err

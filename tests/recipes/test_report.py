@@ -1,5 +1,7 @@
 """A finished run leaves the best checkpoint's model, a report that adds up, and a picture."""
 
+import hashlib
+import importlib.metadata
 import json
 import subprocess
 from pathlib import Path
@@ -16,7 +18,9 @@ from transformers import AutoModelForSequenceClassification
 
 from lightning_adafactor import Adafactor, compute_optimizer_size
 from recipes import TextClassificationData, TextClassifier
-from recipes.report import finish, git_commit, import_path
+from recipes.fingerprint import file_sha256, weights_sha256
+from recipes.provenance import git_commit
+from recipes.report import finish, import_path
 
 
 def run(tiny_model: Path, wires_csv: Path, folder: Path, optimizer: Any = None, **arguments: Any) -> SimpleNamespace:
@@ -36,7 +40,14 @@ def run(tiny_model: Path, wires_csv: Path, folder: Path, optimizer: Any = None, 
     }
     trainer = Trainer(**{**defaults, **arguments})
     trainer.fit(model, data)
-    return SimpleNamespace(trainer=trainer, model=model, datamodule=data)
+    settings = {"trainer": {"precision": None}, "model": {"pretrained": str(tiny_model)}, "data": {}}
+    return SimpleNamespace(
+        trainer=trainer,
+        model=model,
+        datamodule=data,
+        settings=lambda: settings,
+        recorded_config=lambda: "seed_everything: 5\n",
+    )
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +62,9 @@ def finished(tiny_model: Path, wires_csv: Path, tmp_path_factory: pytest.TempPat
 
 def test_the_report_has_all_its_keys(finished: SimpleNamespace) -> None:
     assert list(finished.report) == [
-        "recipe", "optimizer", "optimizer_state", "adamw_state", "parameters", "metrics", "steps", "seconds",
-        "samples_per_second", "peak_memory_mb", "versions", "device", "seed", "git_commit",
+        "recipe", "optimizer", "optimizer_state", "adamw_state", "parameters", "parameter_memory", "gradient_memory",
+        "metrics", "monitor", "steps", "seconds_per_step", "seconds", "samples_per_second", "peak_memory_mb",
+        "versions", "device", "seed", "git_commit", "fingerprint", "history", "provenance",
     ]  # fmt: skip
     assert set(finished.report["metrics"]) == {
         f"{stage}/{metric}" for stage in ("val", "test") for metric in ("loss", "accuracy", "f1")
@@ -92,7 +104,7 @@ def test_counts_and_times_add_up(finished: SimpleNamespace) -> None:
     assert all(seconds > 0 for seconds in report["seconds"].values())
     assert report["samples_per_second"] > 2 * 84 / report["seconds"]["train"]  # validations are left out
     assert report["peak_memory_mb"] > 100
-    assert report["versions"]["torch"] == torch.__version__
+    assert report["versions"]["torch"] == importlib.metadata.version("torch")
 
 
 def test_metrics_are_those_of_the_best_checkpoint(finished: SimpleNamespace) -> None:
@@ -126,10 +138,55 @@ def test_the_curves_hold_every_validation_and_the_mean_losses_between(finished: 
     history = next(c for c in finished.cli.trainer.callbacks if type(c).__name__ == "RunHistory")
 
     assert [step for step, _ in history.evaluations] == [5, 10, 16, 21]
-    steps = [step for step, _ in history.losses]
+    steps = [step for step, _, _ in history.losses]
     assert steps == sorted(set(steps))
     assert steps[-1] == 22
     assert 0.3 < history.losses[0][1] < 3
+    assert finished.report["history"]["losses"] == [list(entry) for entry in history.losses]
+
+
+def test_the_seconds_of_the_curve_leave_validations_out(finished: SimpleNamespace) -> None:
+    history = next(c for c in finished.cli.trainer.callbacks if type(c).__name__ == "RunHistory")
+    seconds = [second for _, _, second in history.losses]
+
+    assert seconds == sorted(seconds)
+    assert 0 < seconds[-1] <= history.training_seconds
+    assert finished.report["seconds_per_step"] == pytest.approx(history.training_seconds / 22, rel=0.9)
+
+
+def test_parameters_and_gradients_are_measured(finished: SimpleNamespace) -> None:
+    parameters = list(finished.cli.model.parameters())
+    size = sum(parameter.numel() for parameter in parameters)
+
+    for name in ("parameter_memory", "gradient_memory"):
+        assert finished.report[name] == {"elements": size, "bytes": 4 * size, "megabytes": 4 * size / 2**20}
+
+
+def test_the_fingerprint_is_that_of_the_saved_weights_and_metrics(finished: SimpleNamespace) -> None:
+    fingerprint = finished.report["fingerprint"]
+
+    assert fingerprint["weights"] == weights_sha256(finished.cli.model.state_dict())
+    assert fingerprint["weights"] != fingerprint["initial_weights"]
+    csv = (finished.folder / "metrics.csv").read_bytes()
+    assert fingerprint["metrics"] == hashlib.sha256(csv).hexdigest()
+    assert b"test/accuracy" in csv
+
+
+def test_provenance_names_packages_assets_and_settings(finished: SimpleNamespace, tiny_model: Path) -> None:
+    provenance = finished.report["provenance"]
+
+    assert provenance["packages"]["torch"] == importlib.metadata.version("torch")
+    assert provenance["assets"] == {str(tiny_model): file_sha256(tiny_model)}
+    assert provenance["config"] == "seed_everything: 5\n"
+    assert provenance["precision"] == "32-true"
+    assert provenance["threads"] == torch.get_num_threads()
+
+
+def test_lists_of_plain_values_stand_on_one_line_of_the_json(finished: SimpleNamespace) -> None:
+    text = (finished.folder / "report.json").read_text(encoding="utf-8")
+
+    step, loss, seconds = finished.report["history"]["losses"][0]
+    assert f"[{step}, {loss!r}, {seconds!r}]" in text
 
 
 def test_without_a_test_split_the_report_has_no_test_metrics(tiny_model: Path, wires_csv: Path, tmp_path: Path) -> None:
