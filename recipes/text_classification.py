@@ -19,7 +19,7 @@ from recipes.run_history import RunHistory
 from recipes.text_classification_data import TextClassificationData
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
 
 class TextClassifier(LightningModule):
@@ -102,8 +102,38 @@ class TextClassifier(LightningModule):
             return
         from transformers import AutoModelForSequenceClassification
 
+        config = self._configuration(self.data)
+        self.model = load_model(
+            AutoModelForSequenceClassification, self.pretrained, "model.pretrained", config, self.dtype_name
+        )
         labels = self.data.labels
-        tokenizer = self.data.tokenizer
+        metrics = MetricCollection(
+            {
+                "accuracy": MulticlassAccuracy(len(labels), average="micro"),
+                "f1": MulticlassF1Score(len(labels), average="macro"),
+            }
+        )
+        self.val_metrics = metrics.clone(prefix="val/")
+        self.test_metrics = metrics.clone(prefix="test/")
+
+    def build_on_meta(self, data: TextClassificationData) -> None:
+        """Builds the model that :meth:`configure_model` would load, without weights, on the meta device.
+
+        Args:
+            data: Where the labels are found; no text is tokenised.
+        """
+        from torch import device
+        from transformers import AutoModelForSequenceClassification
+
+        data.find_labels(self.pretrained)
+        config = self._configuration(data)
+        with device("meta"):
+            self.model = AutoModelForSequenceClassification.from_config(config, dtype=self.dtype_name).train()
+
+    def _configuration(self, data: TextClassificationData) -> "PretrainedConfig":
+        """The encoder's configuration with a head for the labels of the data and this module's dropout."""
+        labels = data.labels
+        tokenizer = data.tokenizer
         config = load_config(
             self.pretrained,
             "model.pretrained",
@@ -113,9 +143,9 @@ class TextClassifier(LightningModule):
         )
         check_vocabulary(tokenizer, config, self.pretrained, "data.tokenizer")
         positions = getattr(config, "max_position_embeddings", None)
-        if positions is not None and self.data.max_length > positions:
+        if positions is not None and data.max_length > positions:
             raise RecipeError(
-                f"data.max_length is {self.data.max_length}, but '{self.pretrained}' reads {positions} tokens at most"
+                f"data.max_length is {data.max_length}, but '{self.pretrained}' reads {positions} tokens at most"
             )
         if config.pad_token_id is None:
             config.pad_token_id = tokenizer.pad_token_id
@@ -128,17 +158,7 @@ class TextClassifier(LightningModule):
             ):
                 if hasattr(config, name):
                     setattr(config, name, self.dropout)
-        self.model = load_model(
-            AutoModelForSequenceClassification, self.pretrained, "model.pretrained", config, self.dtype_name
-        )
-        metrics = MetricCollection(
-            {
-                "accuracy": MulticlassAccuracy(len(labels), average="micro"),
-                "f1": MulticlassF1Score(len(labels), average="macro"),
-            }
-        )
-        self.val_metrics = metrics.clone(prefix="val/")
-        self.test_metrics = metrics.clone(prefix="test/")
+        return config
 
     def forward(self, **inputs: Tensor) -> Tensor:
         """Logits of shape (batch, labels), in float32, of tokens of shape (batch, tokens)."""

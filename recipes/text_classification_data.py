@@ -130,15 +130,38 @@ class TextClassificationData(LightningDataModule):
         assert self.trainer is not None
         pretrained = str(self.trainer.lightning_module.pretrained)
         if not self.labels:
-            key = "data.tokenizer" if self.tokenizer_name else "model.pretrained"
-            self.tokenizer = load_tokenizer(self.tokenizer_name or pretrained, key)
-            self.tokenizer.model_max_length = self.max_length
+            self._load_tokenizer(pretrained)
         fn = self.trainer.state.fn
         if fn == "predict":
             if "predict" not in self._encoded:
                 self._load_predict(pretrained)
         elif not self._encoded.keys() - {"predict"}:
             self._load_labelled(pretrained, fitting=fn == "fit")
+
+    def find_labels(self, pretrained: str) -> None:
+        """Finds tokenizer and labels as training does, and reads no more of the data than it takes.
+
+        Args:
+            pretrained: Hub name or folder of the model.
+        """
+        self._load_tokenizer(pretrained)
+        train = self.sources["train"]
+        rows = self._read("train", train) if isinstance(train, str | list) else None
+        self.labels = self._choose_labels(rows, pretrained)
+
+    def largest_batch(self) -> dict[str, torch.Tensor]:
+        """A training batch of the largest shape there can be, its numbers without meaning; after ``find_labels``."""
+        multiple = self.pad_to_multiple_of or 1
+        tokens = -(-self.max_length // multiple) * multiple
+        batch = {
+            name: torch.ones(self.batch_size, tokens, dtype=torch.long) for name in self.tokenizer.model_input_names
+        }
+        return {**batch, "labels": torch.zeros(self.batch_size, dtype=torch.long)}
+
+    def _load_tokenizer(self, pretrained: str) -> None:
+        key = "data.tokenizer" if self.tokenizer_name else "model.pretrained"
+        self.tokenizer = load_tokenizer(self.tokenizer_name or pretrained, key)
+        self.tokenizer.model_max_length = self.max_length
 
     def _load_labelled(self, pretrained: str, fitting: bool) -> None:
         if fitting and self.sources["train"] is None:
