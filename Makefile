@@ -85,7 +85,7 @@ $(VENV)/pyvenv.cfg:
 # What `make fit` needs. The stamp of another variant or of an older lock is void from the moment pip starts.
 $(RUNTIME): $(VENV)/pyvenv.cfg $(LOCKS) scripts/install.py
 	@rm -f $(VENV)/.runtime-* $(EIGHT_BIT) $(DEV)
-	$(RUN) scripts/install.py $(VARIANT) --torch-cpu-index=$(TORCH_CPU_INDEX)
+	$(RUN) scripts/install.py $(VARIANT) assets project --torch-cpu-index=$(TORCH_CPU_INDEX)
 	@touch $@
 
 # The 8-bit optimizers, which only a comparison with them needs.

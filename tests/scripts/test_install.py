@@ -56,7 +56,7 @@ def test_no_cpu_build_anywhere_is_told_with_three_remedies(
 def test_cuda_lock_replaces_a_cpu_build_that_pip_would_call_good_enough(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    pip = FakePip(0, 0, 0)
+    pip = FakePip(0, 0)
     monkeypatch.setattr(install, "pip", pip)
     monkeypatch.setattr(install, "installed_torch", lambda: "2.13.0+cpu")
     monkeypatch.setattr(install, "compile_modules", lambda: None)
@@ -64,3 +64,16 @@ def test_cuda_lock_replaces_a_cpu_build_that_pip_would_call_good_enough(
     install.main()
     assert pip.calls[0] == ("uninstall", "--yes", "torch")
     assert "install" in pip.calls[1]
+
+
+def test_what_is_asked_for_is_installed_in_the_order_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    pip = FakePip(0, 0, 0)
+    monkeypatch.setattr(install, "pip", pip)
+    monkeypatch.setattr("sys.argv", ["install.py", "assets", "project", "sbom"])
+    install.main()
+    assets, project, sbom = ("\n".join(call) for call in pip.calls)
+    assert "requirements/assets.txt" in assets
+    assert "--editable" in project
+    assert "requirements/sbom.txt" in sbom
+    assert "--require-hashes" in assets
+    assert "--require-hashes" in sbom
