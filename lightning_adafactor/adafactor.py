@@ -139,7 +139,8 @@ class Adafactor(Optimizer):
             if group.get("foreach"):
                 raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
             for param in group["params"]:
-                _require_fused(param, "fused")
+                if not param.is_meta:  # which has no device yet, and no step
+                    _require_fused(param, "fused")
         names = group.get("param_names", [None] * len(group["params"]))
         for name, param in zip(names, group["params"], strict=True):
             if getattr(param, "_fsdp_flattened", False) and param.dim() == 1 and param.numel() > 0:
