@@ -7,15 +7,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from recipes.language_modeling import LanguageModel as LanguageModel
+    from recipes.language_modeling_data import LanguageModelingData as LanguageModelingData
     from recipes.text_classification import TextClassifier as TextClassifier
     from recipes.text_classification_data import TextClassificationData as TextClassificationData
 
 _MODULES = {
+    "LanguageModel": "recipes.language_modeling",
+    "LanguageModelingData": "recipes.language_modeling_data",
     "TextClassificationData": "recipes.text_classification_data",
     "TextClassifier": "recipes.text_classification",
 }
 
-__all__ = ["TextClassificationData", "TextClassifier"]
+__all__ = ["LanguageModel", "LanguageModelingData", "TextClassificationData", "TextClassifier"]
 
 
 def __getattr__(name: str) -> Any:

@@ -28,23 +28,27 @@ def load_config(name: str, key: str, **kwargs: Any) -> "PretrainedConfig":
     """
     from transformers import AutoConfig
 
-    return _load(AutoConfig.from_pretrained, name, key, "a model", **kwargs)
+    return _load(AutoConfig.from_pretrained, name, key, "a model", **{"trust_remote_code": False, **kwargs})
 
 
-def load_tokenizer(name: str, key: str) -> "PreTrainedTokenizerBase":
+def load_tokenizer(
+    name: str, key: str, padding: bool = True, trust_remote_code: bool = False
+) -> "PreTrainedTokenizerBase":
     """Loads the tokenizer of a model; one without a padding token pads with its end-of-text token.
 
     Args:
         name: A hub name or a folder.
         key: The configuration key that the name stands under, for error messages.
+        padding: Whether a padding token is needed.
+        trust_remote_code: Whether code that comes with the tokenizer may run.
 
     Raises:
         RecipeError: If it cannot be found or read, or has nothing to pad with.
     """
     from transformers import AutoTokenizer
 
-    tokenizer = _load(AutoTokenizer.from_pretrained, name, key, "a tokenizer")
-    if tokenizer.pad_token is None:
+    tokenizer = _load(AutoTokenizer.from_pretrained, name, key, "a tokenizer", trust_remote_code=trust_remote_code)
+    if padding and tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             raise RecipeError(
                 f"{key}: the tokenizer '{name}' has neither a padding nor an end-of-text token, so texts "
@@ -55,7 +59,9 @@ def load_tokenizer(name: str, key: str) -> "PreTrainedTokenizerBase":
     return tokenizer
 
 
-def load_model(auto_class: Any, name: str, key: str, config: "PretrainedConfig", dtype: str) -> "PreTrainedModel":
+def load_model(
+    auto_class: Any, name: str, key: str, config: "PretrainedConfig", dtype: str, trust_remote_code: bool = False
+) -> "PreTrainedModel":
     """Loads a model's safetensors weights in train mode and says which parameters they do not cover.
 
     Args:
@@ -64,6 +70,7 @@ def load_model(auto_class: Any, name: str, key: str, config: "PretrainedConfig",
         key: The configuration key that the name stands under, for error messages.
         config: The configuration to load with.
         dtype: The parameters' dtype, whatever the file's; ``float32`` or ``bfloat16``.
+        trust_remote_code: Whether code that comes with the model may run.
 
     Returns:
         The model in train mode: ``from_pretrained`` returns eval mode, in which dropout stays off.
@@ -78,7 +85,7 @@ def load_model(auto_class: Any, name: str, key: str, config: "PretrainedConfig",
             "save_pretrained; pickled weights (.bin, .pt) are not loaded"
         )
     # What is missing from the checkpoint is said below in one line instead of transformers' table.
-    with _quiet():
+    with quiet():
         model, info = _load(
             auto_class.from_pretrained,
             name,
@@ -86,6 +93,7 @@ def load_model(auto_class: Any, name: str, key: str, config: "PretrainedConfig",
             "a model",
             config=config,
             dtype=dtype,
+            trust_remote_code=trust_remote_code,
             use_safetensors=True,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
@@ -98,23 +106,25 @@ def load_model(auto_class: Any, name: str, key: str, config: "PretrainedConfig",
 
 def save(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", folder: str | Path) -> None:
     """Writes a model, its configuration and its tokenizer to a folder that ``from_pretrained`` loads."""
-    with _quiet():
+    with quiet():
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 
 
-def check_vocabulary(tokenizer: "PreTrainedTokenizerBase", config: "PretrainedConfig", name: str, key: str) -> None:
+def check_vocabulary(
+    tokenizer: "PreTrainedTokenizerBase", config: "PretrainedConfig", name: str | None, key: str
+) -> None:
     """Raises a RecipeError if the tokenizer can produce ids that the model has no embedding for."""
-    size = getattr(config, "vocab_size", None)
+    size = getattr(config.get_text_config(), "vocab_size", None)
     if size is not None and len(tokenizer) > size:
-        raise RecipeError(
-            f"{key}: the tokenizer has {len(tokenizer)} tokens but the model '{name}' embeds {size}: "
-            "give the tokenizer that the model was trained with"
-        )
+        model = f"the model '{name}' embeds {size}: give the tokenizer that the model was trained with"
+        if name is None:
+            model = f"model.architecture has vocab_size {size}: give {len(tokenizer)} or more, or leave it out"
+        raise RecipeError(f"{key}: the tokenizer has {len(tokenizer)} tokens but {model}")
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keeps transformers' progress bars and warnings off the terminal."""
     from transformers import logging
 
@@ -137,6 +147,11 @@ def _load(load: Any, name: str, key: str, what: str, **kwargs: Any) -> Any:
     try:
         return load(name, **kwargs)
     except (OSError, ValueError, ImportError, RuntimeError, KeyError, SafetensorError) as error:
+        if "trust_remote_code" in str(error):
+            raise RecipeError(
+                f"{key}: '{name}' needs code that comes with it, and no such code is run unless model.trust_remote_code, "
+                "where the recipe has it, is true"
+            ) from error
         cause = (str(error).strip() or type(error).__name__).splitlines()[0]
         if Path(name).is_dir():
             raise RecipeError(f"{key}: {what} cannot be loaded from the folder '{name}': {cause}") from error
