@@ -45,11 +45,9 @@ def continue_text(
     """
     from transformers import GenerationConfig
 
-    inputs = (
-        tokenizer(prompt, return_tensors="pt")["input_ids"].to(model.device) if prompt.strip() else torch.empty(1, 0)
-    )
+    inputs = tokenizer(prompt, return_tensors="pt")["input_ids"].long().to(model.device)
     length = inputs.shape[1]
-    if length == 0:
+    if length == 0 or not prompt.strip():
         raise RecipeError(f"{key} is empty: give at least one word to go on from")
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if positions is not None and length + max_new_tokens > positions:

@@ -70,7 +70,8 @@ def _convert(file: Path, key: str, folder: Path) -> None:
     for package in READERS:
         if find_spec(package) is None:
             raise RecipeError(
-                f"{key}: '{file}' is a GGUF file, which transformers reads with the package {package}: pip install {package}"
+                f"{key}: '{file}' is a GGUF file, which transformers reads with the package {package}: "
+                f"pip install {package}"
             )
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig

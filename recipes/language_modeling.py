@@ -153,9 +153,7 @@ class LanguageModel(LightningModule):
             try:
                 model.gradient_checkpointing_enable({"use_reentrant": False})
             except ValueError as error:
-                raise RecipeError(
-                    f"model.gradient_checkpointing is true, but {self._name()} cannot: {error}"
-                ) from error
+                raise RecipeError(f"model.gradient_checkpointing: {self._name()} cannot do it: {error}") from error
         self._check_causal(model)
         self.model = model
 

@@ -236,9 +236,7 @@ class LanguageModelingData(LightningDataModule):
             self.tokens["dropped"] = dropped = tokens % self.block_size
             tokens -= dropped
             blocks = blocks.select(range(tokens // self.block_size))
-            note += (
-                f" make {len(blocks):,} blocks of {self.block_size}; {dropped} at the end fill none and are dropped."
-            )
+            note += f" make {len(blocks):,} blocks of {self.block_size}; the last {dropped} fill none and are dropped."
         elif tokens < 2:
             raise RecipeError(f"data.{split} has {max(tokens, 0)} tokens, too few to foretell one from another")
         else:

@@ -279,8 +279,8 @@ class RecipeCLI(LightningCLI):
             raise RecipeError(f"trainer: {' '.join(str(error).split())}") from error
 
     def before_fit(self) -> None:
-        """Lets the model look at the data before its first step, if it has ``before_training``."""
-        if hasattr(self.model, "before_training"):
+        """Lets the model look at the data before its first step, if it has ``before_training``; not when resumed."""
+        if hasattr(self.model, "before_training") and not self._get(self.config_init, "ckpt_path"):
             self.model.before_training(self.trainer, self.datamodule)
 
     def settings(self) -> dict[str, Any]:
