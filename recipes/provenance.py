@@ -48,8 +48,8 @@ def provenance(settings: Mapping[str, Any], config: str, device: torch.device) -
     """
     return {
         "git": {"commit": git_commit(), "dirty": git_dirty()},
-        "image": {"version": os.environ.get("IMAGE_VERSION"), "digest": os.environ.get("IMAGE_DIGEST")},
-        "locks": {file.name: file_sha256(file) for file in sorted((ROOT / "requirements").glob("*.txt"))},
+        "image": image(),
+        "locks": locks(),
         "assets": dict(assets(settings)),
         "packages": packages(),
         "machine": machine(device),
@@ -89,6 +89,16 @@ def _texts(value: Any) -> Iterator[str]:
     elif isinstance(value, list):
         for item in value:
             yield from _texts(item)
+
+
+def image() -> dict[str, str | None]:
+    """Version and digest of the container image that this process runs in, as its environment tells them."""
+    return {name: os.environ.get(f"IMAGE_{name.upper()}") or None for name in ("version", "digest")}
+
+
+def locks() -> dict[str, str]:
+    """The sha256 of each lock file."""
+    return {file.name: file_sha256(file) for file in sorted((ROOT / "requirements").glob("*.txt"))}
 
 
 def packages() -> dict[str, str]:
