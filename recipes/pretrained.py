@@ -149,8 +149,8 @@ def _load(load: Any, name: str, key: str, what: str, **kwargs: Any) -> Any:
     except (OSError, ValueError, ImportError, RuntimeError, KeyError, SafetensorError) as error:
         if "trust_remote_code" in str(error):
             raise RecipeError(
-                f"{key}: '{name}' needs code that comes with it, which is run only where model.trust_remote_code, if the "
-                "recipe has it, is true"
+                f"{key}: '{name}' needs code that comes with it, which is run only where model.trust_remote_code, if "
+                "the recipe has it, is true"
             ) from error
         cause = (str(error).strip() or type(error).__name__).splitlines()[0]
         if Path(name).is_dir():

@@ -7,6 +7,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 ADAFACTOR, ADAMW, ACCENT = "#0b6e4f", "#b0b7bf", "#d1495b"
+COLORS = (ADAFACTOR, ACCENT, "#33658a", "#edae49")
+SHARES = ("accuracy", "f1")  # between 0 and 1; what is not, such as perplexity, gets an axis of its own
 
 
 def draw(
@@ -27,8 +29,11 @@ def draw(
 
     figure = Figure(figsize=(12, 4.2), dpi=120, layout="constrained")
     loss, quality, memory = figure.subplots(1, 3, width_ratios=[1, 1, 1.1])
+    before = report.get("before", {})
+    if before:
+        evaluations = [(0, before), *evaluations]
     _draw_loss(loss, losses, evaluations)
-    _draw_quality(quality, evaluations, report["metrics"])
+    _draw_quality(quality, evaluations, report["metrics"], before)
     _draw_memory(memory, report)
     name = report["optimizer"].rpartition(".")[2]
     figure.suptitle(f"{report['recipe']}: {report['parameters']:,} parameters, {report['steps']:,} steps of {name}")
@@ -45,24 +50,43 @@ def _draw_loss(
     if points:
         axes.plot(*zip(*points, strict=True), "o-", color=ACCENT, label="validation")
     _finish(axes, "Loss", "step")
-    axes.set_ylim(bottom=0)
+    low, high = axes.dataLim.intervaly
+    if low < high / 2:
+        axes.set_ylim(bottom=0)
 
 
-def _draw_quality(axes: "Axes", evaluations: list[tuple[int, dict[str, float]]], metrics: dict[str, float]) -> None:
-    names = [name for name in metrics if name.startswith("val/") and name != "val/loss"]
-    for name, color in zip(names, (ADAFACTOR, ACCENT, "#33658a", "#edae49"), strict=False):
-        points = [(step, values[name]) for step, values in evaluations if name in values]
-        axes.plot(*zip(*points, strict=True), "o-", color=color, label=name)
-        test = metrics.get(name.replace("val/", "test/"))
+def _draw_quality(
+    axes: "Axes",
+    evaluations: list[tuple[int, dict[str, float]]],
+    metrics: dict[str, float],
+    before: dict[str, float],
+) -> None:
+    names = [name.removeprefix("val/") for name in metrics if name.startswith("val/") and name != "val/loss"]
+    names.sort(key=lambda name: name in SHARES)
+    two_scales = bool(names) and names[0] not in SHARES and names[-1] in SHARES
+    right = axes.twinx() if two_scales else axes
+    for name, color in zip(names, COLORS, strict=False):
+        points = [(step, values[f"val/{name}"]) for step, values in evaluations if f"val/{name}" in values]
+        scale = right if name in SHARES else axes
+        if points:
+            scale.plot(*zip(*points, strict=True), "o-", color=color, label=f"val/{name}")
+        test = metrics.get(f"test/{name}")
         if test is not None:
-            axes.axhline(
-                test,
-                color=color,
-                linestyle="--",
-                linewidth=1,
-                label=f"{name.replace('val/', 'test/')} {test:.4f}",
-            )
-    _finish(axes, "Validation, and the best checkpoint's test", "step")
+            label = f"test/{name} {_short(test)}"
+            if f"test/{name}" in before:
+                label += f", before {_short(before[f'test/{name}'])}"
+            scale.axhline(test, color=color, linestyle="--", linewidth=1, label=label)
+        if two_scales:
+            scale.set_ylabel(name, color=color)
+            scale.tick_params(axis="y", colors=color)
+    low, high = axes.dataLim.intervaly
+    if two_scales and low > 0 and high > 20 * low:
+        axes.set_yscale("log")
+    _finish(axes, "Validation, and the best checkpoint's test", "step", right)
+
+
+def _short(value: float) -> str:
+    return f"{value:.4f}" if value < 1 else f"{value:.2f}"
 
 
 def _draw_memory(axes: "Axes", report: dict[str, Any]) -> None:
@@ -77,7 +101,7 @@ def _draw_memory(axes: "Axes", report: dict[str, Any]) -> None:
     _finish(axes, "Optimizer state, MB (logarithmic)", "")
 
 
-def _finish(axes: "Axes", title: str, label: str) -> None:
+def _finish(axes: "Axes", title: str, label: str, right: "Axes | None" = None) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.set_title(title, fontsize=10, loc="left")
@@ -86,7 +110,12 @@ def _finish(axes: "Axes", title: str, label: str) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(axis="y", color="#e5e7ea", linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    handles, _ = axes.get_legend_handles_labels()
+    top = axes if right is None else right
+    for each in {axes, top}:
+        each.spines["top"].set_visible(False)
+        each.spines["right"].set_visible(top is not axes)
+    handles = [line for each in dict.fromkeys((axes, top)) for line in each.get_legend_handles_labels()[0]]
     if handles:
-        axes.legend(frameon=False, fontsize=8)
+        # Curves of two scales leave no corner free.
+        place = {} if top is axes else {"loc": "upper center", "bbox_to_anchor": (0.5, -0.13), "ncols": 2}
+        top.legend(handles=handles, frameon=False, fontsize=8, **place)

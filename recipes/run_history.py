@@ -22,8 +22,8 @@ class RunHistory(Callback):
         evaluations: For each validation ``(step, {metric: value})``.
         initial_weights: Fingerprint of the module before the first step of training.
         gradients: What the gradients took at the first optimizer step of this process.
-        seconds: ``setup`` from the making of this callback to the first training step (data, model, sanity
-            check), ``train`` the training loop with its validations, ``test`` the test loop.
+        seconds: ``setup`` from the making of this callback to the first training step (data, model, evaluation
+            before it), ``train`` the training loop with its validations, ``test`` the test loop.
         samples: Training examples seen by this process.
         training_seconds: ``seconds["train"]`` without the validations.
     """
@@ -56,12 +56,14 @@ class RunHistory(Callback):
         self.training_seconds = self.seconds["train"] - self._validation_seconds
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the clock of the test."""
-        self._mark = time.perf_counter()
+        """Starts the clock of the test; a look at the test split before training belongs to the setup."""
+        if self.training_seconds:
+            self._mark = time.perf_counter()
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stops the clock of the test."""
-        self._lap("test")
+        if self.training_seconds:
+            self._lap("test")
 
     def _lap(self, phase: str) -> None:
         now = time.perf_counter()
