@@ -40,12 +40,7 @@ def as_folder(name: str, key: str) -> str:
         return name
     from huggingface_hub import constants
 
-    file = Path(name).expanduser()
-    if not file.is_file():
-        raise RecipeError(f"{key}: there is no file '{name}' (looked from {os.getcwd()}): correct the path")
-    with file.open("rb") as opened:
-        if opened.read(4) != b"GGUF":
-            raise RecipeError(f"{key}: '{name}' is no GGUF file, or a damaged one: it does not begin with GGUF")
+    file = gguf_file(name, key)
     folder = Path(constants.HF_HOME) / "recipes" / "gguf" / _sha256(file)
     if not folder.is_dir():
         try:
@@ -56,6 +51,25 @@ def as_folder(name: str, key: str) -> str:
                 "set the variable HF_HOME to a folder with room"
             ) from error
     return str(folder)
+
+
+def gguf_file(name: str, key: str) -> Path:
+    """The GGUF file of a name, once it is known to be one.
+
+    Args:
+        name: The file.
+        key: The configuration key that the name stands under, for error messages.
+
+    Raises:
+        RecipeError: There is no such file, or it is of another kind.
+    """
+    file = Path(name).expanduser()
+    if not file.is_file():
+        raise RecipeError(f"{key}: there is no file '{name}' (looked from {os.getcwd()}): correct the path")
+    with file.open("rb") as opened:
+        if opened.read(4) != b"GGUF":
+            raise RecipeError(f"{key}: '{name}' is no GGUF file, or a damaged one: it does not begin with GGUF")
+    return file
 
 
 def _sha256(file: Path) -> str:

@@ -14,7 +14,7 @@ from lightning_adafactor import Adafactor
 from recipes import optimization
 from recipes.errors import RecipeError
 from recipes.generation import continue_text
-from recipes.gguf_conversion import as_folder
+from recipes.gguf_conversion import as_folder, gguf_file, is_gguf
 from recipes.language_modeling_data import LanguageModelingData
 from recipes.packing import IGNORED
 from recipes.pretrained import check_vocabulary, load_config, load_model, save
@@ -22,7 +22,7 @@ from recipes.run_history import RunHistory
 from recipes.token_metrics import TokenMetrics, negative_log_likelihood
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 class LanguageModel(LightningModule):
@@ -135,13 +135,8 @@ class LanguageModel(LightningModule):
         from transformers import AutoModelForCausalLM
 
         config = self.load_config()
-        tokenizer = self.data.tokenizer
-        check_vocabulary(tokenizer, config, self.pretrained, "data.tokenizer")
-        positions = getattr(config.get_text_config(), "max_position_embeddings", None)
-        if positions is not None and self.data.block_size > positions:
-            raise RecipeError(
-                f"data.block_size is {self.data.block_size}, but {self._name()} reads {positions} tokens at most"
-            )
+        check_vocabulary(self.data.tokenizer, config, self.pretrained, "data.tokenizer")
+        self._check_positions(config, self.data)
         if self.pretrained is None:
             model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, self.dtype_name)).train()
         else:
@@ -149,13 +144,48 @@ class LanguageModel(LightningModule):
             model = load_model(
                 AutoModelForCausalLM, folder, "model.pretrained", config, self.dtype_name, self.trust_remote_code
             )
-        if self.gradient_checkpointing:
-            try:
-                model.gradient_checkpointing_enable({"use_reentrant": False})
-            except ValueError as error:
-                raise RecipeError(f"model.gradient_checkpointing: {self._name()} cannot do it: {error}") from error
+        self._set_checkpointing(model)
         self._check_causal(model)
         self.model = model
+
+    def build_on_meta(self, data: LanguageModelingData) -> None:
+        """Builds the model that :meth:`configure_model` would load or make, without weights, on the meta device.
+
+        Args:
+            data: Where a model that starts from nothing has its vocabulary from; no text is packed.
+        """
+        from transformers import AutoModelForCausalLM
+
+        if self.pretrained is None:
+            data.find_tokenizer(self)
+            config = self._new_config(data.tokenizer)
+        elif is_gguf(self.pretrained):
+            file = gguf_file(self.pretrained, "model.pretrained")
+            config = load_config(str(file.parent), "model.pretrained", gguf_file=file.name, **self.architecture)
+        else:
+            config = self.load_config()
+        self._check_positions(config, data)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(
+                config, dtype=getattr(torch, self.dtype_name), trust_remote_code=self.trust_remote_code
+            )
+        self._set_checkpointing(model)
+        self.model = model.train()
+
+    def _check_positions(self, config: "PretrainedConfig", data: LanguageModelingData) -> None:
+        positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+        if positions is not None and data.block_size > positions:
+            raise RecipeError(
+                f"data.block_size is {data.block_size}, but {self._name()} reads {positions} tokens at most"
+            )
+
+    def _set_checkpointing(self, model: "PreTrainedModel") -> None:
+        if not self.gradient_checkpointing:
+            return
+        try:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        except ValueError as error:
+            raise RecipeError(f"model.gradient_checkpointing: {self._name()} cannot do it: {error}") from error
 
     def load_config(self) -> "PretrainedConfig":
         """The configuration of the model, with ``architecture`` in it; nothing else is loaded.
@@ -168,9 +198,12 @@ class LanguageModel(LightningModule):
             return load_config(
                 folder, "model.pretrained", trust_remote_code=self.trust_remote_code, **self.architecture
             )
+        return self._new_config(self.data.tokenizer)
+
+    def _new_config(self, tokenizer: "PreTrainedTokenizerBase") -> "PretrainedConfig":
+        """The configuration of a model that starts from nothing and reads what a tokenizer writes."""
         from transformers import AutoConfig
 
-        tokenizer = self.data.tokenizer
         values = {
             "vocab_size": len(tokenizer),
             "bos_token_id": tokenizer.bos_token_id,

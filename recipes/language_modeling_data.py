@@ -5,7 +5,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning import LightningDataModule
+from lightning import LightningDataModule, LightningModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch.utils.data import DataLoader, DistributedSampler
 
@@ -131,7 +131,7 @@ class LanguageModelingData(LightningDataModule):
         if self._blocks:
             return
         documents = self._documents()
-        self.tokenizer = self._tokenizer(documents.get("train"))
+        self.tokenizer = self._tokenizer(documents.get("train"), self.trainer.lightning_module)
         if self.end_of_text and self.tokenizer.eos_token_id is None:
             raise RecipeError(
                 "data.end_of_text is true, but the tokenizer has no end-of-text token: give another tokenizer, or set "
@@ -206,9 +206,20 @@ class LanguageModelingData(LightningDataModule):
             rank_zero_info(f"{key}: dropped {dropped} of {len(dataset)} documents, which are blank.")
         return rows
 
-    def _tokenizer(self, train: "Dataset | None") -> "PreTrainedTokenizerBase":
-        assert self.trainer is not None
-        module = self.trainer.lightning_module
+    def find_tokenizer(self, module: LightningModule) -> None:
+        """Loads the tokenizer or learns it, as training does; no text is packed.
+
+        Args:
+            module: The model that it is for.
+        """
+        learned = self.tokenizer_name is None and getattr(module, "pretrained", None) is None
+        self.tokenizer = self._tokenizer(self._documents().get("train") if learned else None, module)
+
+    def largest_batch(self) -> dict[str, torch.Tensor]:
+        """A training batch of the largest shape there can be, its numbers without meaning."""
+        return {key: torch.zeros(self.batch_size, self.block_size, dtype=torch.long) for key in ("input_ids", "labels")}
+
+    def _tokenizer(self, train: "Dataset | None", module: LightningModule) -> "PreTrainedTokenizerBase":
         trust = bool(getattr(module, "trust_remote_code", False))
         key = "data.tokenizer" if self.tokenizer_name else "model.pretrained"
         name = self.tokenizer_name or getattr(module, "pretrained", None)
