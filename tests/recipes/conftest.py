@@ -1,4 +1,4 @@
-"""A model of a few thousand parameters that reads words, and texts that it can learn to tell apart."""
+"""Models of a few thousand parameters, and texts that they can learn to tell apart or to continue."""
 
 import os
 import random
@@ -11,7 +11,9 @@ os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="recipes-tests-")
 import pandas
 import pytest
 import torch
-from transformers import BertConfig, BertModel, BertTokenizerFast
+from transformers import BertConfig, BertModel, BertTokenizerFast, LlamaConfig, LlamaForCausalLM
+
+from recipes import byte_level_tokenizer
 
 WORDS = {
     "fruit": ["apple", "pear", "plum", "cherry", "quince"],
@@ -65,6 +67,47 @@ def wires_csv(wires: pandas.DataFrame, tmp_path_factory: pytest.TempPathFactory)
     file = tmp_path_factory.mktemp("wires") / "wires.csv"
     wires.to_csv(file, index=False)
     return file
+
+
+@pytest.fixture(scope="session")
+def tales() -> list[str]:
+    """30 tales of 20 to 60 words, of one or two paragraphs."""
+    generator = random.Random(0)
+    words = [word for kind in WORDS.values() for word in kind]
+
+    def told(length: int) -> str:
+        return "Once there was a " + " and a ".join(generator.choice(words) for _ in range(length)) + "."
+
+    return [told(generator.randint(5, 10)) + "\n\n" + told(generator.randint(5, 10)) for _ in range(30)]
+
+
+@pytest.fixture(scope="session")
+def tales_csv(tales: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tales as a csv file with a column ``Content``."""
+    file = tmp_path_factory.mktemp("tales") / "tales.csv"
+    pandas.DataFrame({"Content": tales}).to_csv(file, index=False)
+    return file
+
+
+@pytest.fixture(scope="session")
+def tiny_lm(tales: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a randomly initialised Llama of width 16 that reads 64 tokens, and its byte-level tokenizer."""
+    folder = tmp_path_factory.mktemp("tiny-llama")
+    tokenizer = byte_level_tokenizer.learn(tales, 300)
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=300,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=64,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture
