@@ -26,6 +26,8 @@ from recipes.given import MISSING, Given
 CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
 PLAIN_MODULES = ("builtins", "pathlib", "datetime", "typing", "collections.abc")
 LISTED_AT_MOST = 12
+# Libraries that are installed when asked for, each with the extra of this project that brings it.
+EXTRAS = {"bitsandbytes": "8bit", "torchao": "8bit"}
 
 
 def explain(parser: ArgumentParser, given: Iterable[Given]) -> None:
@@ -139,6 +141,12 @@ class _Walk:
         try:
             found = getattr(importlib.import_module(module_name), name)
         except ImportError as error:
+            if extra := EXTRAS.get(module_name.partition(".")[0]):
+                self.fail(
+                    key,
+                    f"is {path!r}, which cannot be imported ({error}): install it with "
+                    f'pip install "lightning-adafactor[{extra}]" (in this repository: make setup)',
+                )
             near = get_close_matches(name, subclasses, n=1, cutoff=0.8)
             self.fail(
                 key,

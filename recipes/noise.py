@@ -12,13 +12,25 @@ USELESS_WARNINGS = (
     r".*is not supported by the model summary.*",  # the table gives the size in float32
     r".*does not have many workers.*",  # texts are tokenised beforehand: the loaders have little to do
     r".*Checkpoint directory .* exists and is not empty.*",  # best and last share a folder, on purpose
+    r".*does not implement _stable_hash_for_caching.*",  # torchao's state compiles all the same
+    r".*To copy construct from a tensor.*",  # LearningRateMonitor, of torchao's learning rate
 )
-ADVERTISEMENT = "💡 Tip:"
+USELESS_RECORDS = {
+    "lightning.pytorch.utilities.rank_zero": "💡 Tip:",
+    # The 8-bit optimizers' libraries, of kernels that these do not need.
+    "torchao": "Failed to load ",
+    "bitsandbytes.backends.cpu.ops": "Failed to load ",
+    "torch.utils._pytree": "<enum ",
+}
 
 
-class _NoAdvertisements(logging.Filter):
+class _NotBeginningWith(logging.Filter):
+    def __init__(self, beginning: str) -> None:
+        super().__init__()
+        self._beginning = beginning
+
     def filter(self, record: logging.LogRecord) -> bool:
-        return not record.getMessage().startswith(ADVERTISEMENT)
+        return not record.getMessage().startswith(self._beginning)
 
 
 def no_bars_in_files() -> None:
@@ -32,9 +44,10 @@ def no_bars_in_files() -> None:
 
 
 def silence() -> None:
-    """Drops the advertisements of Lightning and the warnings that are known to mean nothing here."""
-    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    if not any(isinstance(known, _NoAdvertisements) for known in logger.filters):
-        logger.addFilter(_NoAdvertisements())
+    """Drops advertisements and the warnings that are known to mean nothing here."""
+    for name, beginning in USELESS_RECORDS.items():
+        logger = logging.getLogger(name)
+        if not any(isinstance(known, _NotBeginningWith) for known in logger.filters):
+            logger.addFilter(_NotBeginningWith(beginning))
     for message in USELESS_WARNINGS:
         warnings.filterwarnings("ignore", message=message)

@@ -7,6 +7,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import nn
 from torch.optim import Optimizer
 
+from recipes.eight_bit import refuse_if_it_cannot_step
 from recipes.errors import RecipeError
 
 Schedule = Literal[
@@ -68,9 +69,8 @@ def configure(
         schedule_args: More arguments of the schedule.
 
     Raises:
-        RecipeError: If the optimizer refuses its arguments, or the schedule needs an end that the run has not, a
-            learning rate that the optimizer has
-            not, or other arguments.
+        RecipeError: If the optimizer refuses its arguments or cannot serve the device, or the schedule needs an end
+            that the run has not, a learning rate that the optimizer has not, or other arguments.
     """
     groups = parameter_groups(model)
     if not groups:
@@ -79,6 +79,7 @@ def configure(
         built: Optimizer = optimizer(groups)
     except (RuntimeError, ValueError) as error:
         raise RecipeError(f"model.optimizer refuses its arguments: {error}") from error
+    refuse_if_it_cannot_step(optimizer, built)
     if schedule is None:
         return {"optimizer": built}
     if any(group["lr"] is None for group in built.param_groups):
