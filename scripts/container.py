@@ -1,0 +1,228 @@
+"""Build the project's image and run it, with docker or podman, whichever answers; ``make image`` and others use it.
+
+Only the standard library is needed: a machine with a container engine needs no environment of the project's.
+The engine is the first of docker and podman that answers, or the one named by the variable CONTAINER_ENGINE.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+ENGINES = ("docker", "podman")
+UNAVAILABLE = 69  # sysexits.h: a service is unavailable
+SEALED = [
+    "--read-only",
+    "--tmpfs=/tmp",
+    "--cap-drop=ALL",
+    "--security-opt=no-new-privileges",
+]
+
+
+class NoEngine(Exception):
+    """No container engine answers; the message is a sentence that says why."""
+
+
+def find_engine() -> str:
+    """Return the engine to use, ``docker`` or ``podman``.
+
+    Raises:
+        NoEngine: none is installed, or those that are do not answer.
+    """
+    asked = os.environ.get("CONTAINER_ENGINE")
+    silent = []
+    for name in (asked,) if asked else ENGINES:
+        if shutil.which(name) is None:
+            continue
+        if answers(name):
+            return name
+        silent.append(name)
+    if silent:
+        raise NoEngine(f"{' and '.join(silent)} cannot be used here: `{silent[0]} info` fails")
+    raise NoEngine(f"{asked} is not installed" if asked else "neither docker nor podman is installed")
+
+
+def answers(engine: str) -> bool:
+    """Whether the engine is ready; docker's command may be there without its daemon."""
+    try:
+        return subprocess.run([engine, "info"], capture_output=True, timeout=60, check=False).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+def image_name(target: str, variant: str) -> str:
+    """The name that an image is built under: ``lightning-adafactor:offline-cpu``."""
+    return f"lightning-adafactor:{target}-{variant}"
+
+
+def git(*arguments: str) -> str:
+    """What git says of this checkout; empty where there is no git or no checkout."""
+    try:
+        run = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    except OSError:
+        return ""
+    return run.stdout.strip() if run.returncode == 0 else ""
+
+
+def provenance() -> dict[str, str]:
+    """The build arguments that say what the image is made from; the commit's time is the image's."""
+    version = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), flags=re.MULTILINE)
+    assert version is not None, "pyproject.toml states the version"
+    commit = git("rev-parse", "HEAD")
+    epoch = os.environ.get("SOURCE_DATE_EPOCH") or git("show", "--no-patch", "--format=%ct", "HEAD")
+    stated = {"VERSION": version[1], "REVISION": commit}
+    if commit:
+        stated["DIRTY"] = "true" if git("status", "--porcelain") else "false"
+    if epoch:
+        stated["SOURCE_DATE_EPOCH"] = epoch
+        stated["CREATED"] = datetime.fromtimestamp(int(epoch), timezone.utc).isoformat()
+    return stated
+
+
+def build_command(engine: str, target: str, variant: str, options: Sequence[str] = ()) -> list[str]:
+    """The command that builds an image.
+
+    Args:
+        engine: docker or podman.
+        target: stage of the Dockerfile.
+        variant: cpu or cuda.
+        options: further options of ``build``.
+    """
+    arguments = {"VARIANT": variant, **provenance()}
+    for name in ("BASE_IMAGE", "TORCH_CPU_INDEX"):
+        if os.environ.get(name):
+            arguments[name] = os.environ[name]
+    given = [f"--build-arg={name}={value}" for name, value in arguments.items()]
+    return [engine, "build", f"--target={target}", f"--tag={image_name(target, variant)}", *given, *options, str(ROOT)]
+
+
+def as_user(engine: str, user: str) -> list[str]:
+    """The options that make what the container writes belong to ``user``, given as ``uid:gid``."""
+    # Without root podman maps ids: the user's own has to be the same inside.
+    mapped = engine == "podman" and os.getuid() != 0
+    return [f"--user={user}", *(["--userns=keep-id"] if mapped else [])]
+
+
+def calling_user() -> str:
+    """The calling user and group, as ``uid:gid``."""
+    return f"{os.getuid()}:{os.getgid()}"
+
+
+def gpu_options(engine: str, variant: str) -> list[str]:
+    """The options that hand all GPUs to the container, if the image can use them and there are any."""
+    if variant != "cuda" or not Path("/proc/driver/nvidia/version").exists():
+        return []
+    return ["--gpus=all"] if engine == "docker" else ["--device=nvidia.com/gpu=all"]
+
+
+def image_digest(engine: str, image: str) -> str:
+    """The id of a local image, which its report records; empty if there is no such image."""
+    command = [engine, "image", "inspect", "--format={{.Id}}", image]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def fit_command(
+    engine: str, target: str, variant: str, arguments: Sequence[str], runs: Path, interactive: bool = False
+) -> list[str]:
+    """The command that fine-tunes in a container, as the calling user, in the working folder read-only at /work.
+
+    Args:
+        engine: docker or podman.
+        target: stage of the Dockerfile; ``offline`` runs without network.
+        variant: cpu or cuda.
+        arguments: those of ``recipes.fit``.
+        runs: folder on this machine that the run writes to.
+        interactive: attach the terminal, so that progress bars are drawn.
+    """
+    image = image_name(target, variant)
+    command = [engine, "run", "--rm", "--init", *(["--interactive", "--tty"] if interactive else [])]
+    command += [*SEALED, "--shm-size=1g", *as_user(engine, calling_user())]
+    command += ["--network=none"] if target == "offline" else []
+    command += gpu_options(engine, variant)
+    # Where SELinux guards files, a container may use the user's own without relabelling them.
+    command += ["--security-opt=label=disable"] if engine == "podman" else []
+    command += [
+        f"--volume={runs}:/runs",
+        "--volume=lightning-adafactor-huggingface:/cache/huggingface",
+        "--volume=lightning-adafactor-triton:/cache/triton",
+        f"--volume={Path.cwd()}:/work:ro",
+        "--workdir=/work",
+        f"--env=IMAGE_DIGEST={image_digest(engine, image)}",
+    ]
+    return [*command, image, *arguments]
+
+
+def check_command(
+    target: str, arguments: Sequence[str], runs: Path | None = None, user: str | None = None, variant: str = "cpu"
+) -> list[str]:
+    """The command that runs an image sealed off: no network, a read-only root, no capabilities.
+
+    With the variable CONTAINER_CHECK it is the script named there, which builds and runs without an engine.
+
+    Args:
+        target: stage of the Dockerfile.
+        arguments: those of ``recipes.fit``.
+        runs: folder on this machine that the run writes to; without it, what the run writes is lost.
+        user: who it runs as, ``uid:gid``; by default the image's own user.
+        variant: cpu or cuda.
+
+    Raises:
+        NoEngine: there is none, and no CONTAINER_CHECK.
+    """
+    script = os.environ.get("CONTAINER_CHECK")
+    folder = ["-o", str(runs), "-e", "RUNS_DIR=/out"] if runs else []
+    if script:
+        return [script, "--target", target, *folder, *(["-u", user] if user else []), str(ROOT), "--", *arguments]
+    engine = find_engine()
+    command = [engine, "run", "--rm", *SEALED, "--network=none", *(as_user(engine, user) if user else [])]
+    command += ["--security-opt=label=disable"] if engine == "podman" else []
+    command += [f"--volume={runs}:/runs"] if runs else []
+    return [*command, image_name(target, variant), *arguments]
+
+
+def main() -> int:
+    """Parse the command line and do what it asks for; the exit status is the engine's."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--target", choices=("runtime", "offline"), default="offline", help="default: %(default)s")
+    parser.add_argument("--variant", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser("engine", help="say which engine is used, or why there is none (exit status 69)")
+    image = commands.add_parser("image", help="build the image")
+    fit = commands.add_parser("fit", help="fine-tune in the image")
+    image.add_argument("arguments", nargs=argparse.REMAINDER, help="options of the engine's build")
+    fit.add_argument("arguments", nargs=argparse.REMAINDER, help="arguments of recipes.fit")
+    options = parser.parse_args()
+
+    if options.command == "engine" and os.environ.get("CONTAINER_CHECK"):
+        print(f"containers: {os.environ['CONTAINER_CHECK']}")
+        return 0
+    try:
+        engine = find_engine()
+    except NoEngine as reason:
+        print(
+            f"Not run here: {reason}. Install docker or podman, or name a script that builds and runs images in "
+            "the variable CONTAINER_CHECK (for make container-test).",
+            file=sys.stderr,
+        )
+        return UNAVAILABLE
+    if options.command == "engine":
+        print(f"containers: {engine}")
+        return 0
+    if options.command == "image":
+        return subprocess.call(build_command(engine, options.target, options.variant, options.arguments))
+    runs = Path(os.environ.get("RUNS_DIR") or "runs").absolute()
+    runs.mkdir(parents=True, exist_ok=True)
+    terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    return subprocess.call(
+        fit_command(engine, options.target, options.variant, options.arguments, runs, interactive=terminal)
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
