@@ -1,14 +1,17 @@
 """``comparison.png``: memory against quality, and loss against training time, side by side."""
 
 from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from recipes.comparison_results import mode_of
 from recipes.comparison_runs import Outcome
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.text import Annotation
+    from matplotlib.transforms import Bbox
 
 COLORS = {
     "adafactor": "#0b6e4f",
@@ -20,25 +23,21 @@ COLORS = {
 }
 OTHERS = ("#2a9d8f", "#e76f51", "#8d6a9f", "#6c8f00", "#b5838d", "#264653")
 POINTS_IN_A_CURVE = 40
-# Places around a point that a label may take, best first: offset in points, alignments.
-PLACES = [
-    (0, 9, "center", "bottom"),
-    (0, -9, "center", "top"),
-    (9, 0, "left", "center"),
-    (-9, 0, "right", "center"),
-    (8, 8, "left", "bottom"),
-    (-8, 8, "right", "bottom"),
-    (8, -8, "left", "top"),
-    (-8, -8, "right", "top"),
-    (0, 26, "center", "bottom"),
-    (0, -26, "center", "top"),
-    (26, 16, "left", "center"),
-    (-26, 16, "right", "center"),
-    (26, -16, "left", "center"),
-    (-26, -16, "right", "center"),
-    (0, 44, "center", "bottom"),
-    (0, -44, "center", "top"),
-]
+# Where a label may stand around its point, nearest first: distances in points, and directions, upward first.
+DISTANCES = (10, 24, 40, 58, 80)
+DIRECTIONS = ((0, 1), (0, -1), (1, 0), (-1, 0), (0.8, 0.6), (-0.8, 0.6), (0.8, -0.6), (-0.8, -0.6))
+WITH_A_LINE = 20  # a label farther from its point than this is tied to it with a line
+MARKER = 7  # pixels around a point or an error bar that no label may cover
+
+
+class Point(NamedTuple):
+    """An optimizer in the left picture: its megabytes, and the mean, least and most of its quality."""
+
+    x: float
+    y: float
+    low: float
+    high: float
+    name: str
 
 
 def draw(result: dict[str, Any], outcomes: Sequence[Outcome], file: Path) -> None:
@@ -88,14 +87,15 @@ def _draw_memory(axes: "Axes", result: dict[str, Any], colors: dict[str, str]) -
         axes.errorbar(
             x, y, yerr=[[below], [above]], fmt="o", color=colors[row["name"]], capsize=4, markersize=8, zorder=3
         )
-        points.append((x, y, row["name"], f"{row['name']}\n{_short(x)} MB"))
+        points.append(Point(x, y, values["min"], values["max"], row["name"]))
     better = {"max": " (higher is better)", "min": " (lower is better)"}.get(mode_of(metric or "") or "", "")
-    _finish(axes, f"Memory against quality: {metric}{better}", "optimizer state, MB (logarithmic)")
+    bars = " (bars: worst to best seed)" if len(result["seeds"]) > 1 else ""
+    _finish(axes, f"Memory against quality{bars}", "optimizer state, MB (logarithmic)", f"{metric}{better}")
     if not points:
         axes.text(0.5, 0.5, "no run finished", transform=axes.transAxes, ha="center")
         return
     axes.set_xscale("log")
-    low, high = min(point[0] for point in points), max(point[0] for point in points)
+    low, high = min(point.x for point in points), max(point.x for point in points)
     room = max((high / low) ** 0.22, 2.0)
     axes.set_xlim(low / room, high * room)
     bottom, top = axes.get_ylim()
@@ -120,7 +120,7 @@ def _decades(axes: "Axes") -> float:
     return log10(high / low)
 
 
-def _label(axes: "Axes", points: Sequence[tuple[float, float, str, str]], colors: dict[str, str]) -> None:
+def _label(axes: "Axes", points: Sequence[Point], colors: dict[str, str]) -> None:
     """Writes each point's label where it covers neither another label nor a point nor an error bar."""
     from matplotlib.transforms import Bbox
 
@@ -128,36 +128,38 @@ def _label(axes: "Axes", points: Sequence[tuple[float, float, str, str]], colors
     figure.canvas.draw()  # type: ignore[union-attr]
     renderer = figure.canvas.get_renderer()  # type: ignore[union-attr]
     frame = axes.get_window_extent(renderer)
-    taken: list[Bbox] = []
-    for container in axes.containers:
-        taken += [artist.get_window_extent(renderer).padded(2) for artist in container.get_children()]  # type: ignore[attr-defined]
-    for x, y, _, _ in points:
-        cx, cy = axes.transData.transform((x, y))
-        taken.append(Bbox.from_bounds(cx - 6, cy - 6, 12, 12))
-    for x, y, name, text in sorted(points):
-        for place, (dx, dy, across, along) in enumerate(PLACES):
-            far = abs(dx) > 9 or abs(dy) > 9
-            label = axes.annotate(
-                text,
-                (x, y),
-                (dx, dy),
-                textcoords="offset points",
-                ha=across,
-                va=along,
-                fontsize=9,
-                color=colors[name],
-                arrowprops={"arrowstyle": "-", "color": colors[name], "linewidth": 0.7} if far else None,
-            )
-            box = label.get_window_extent(renderer) if not far else _text_box(label, renderer)
+    taken = [Bbox(axes.transData.transform([(p.x, p.low), (p.x, p.high)])).padded(MARKER) for p in points]
+    for point in sorted(points, key=lambda point: (point.x, -point.y)):
+        for distance, (across, along) in product(DISTANCES, DIRECTIONS):
+            label = _annotate(axes, point, distance * across, distance * along, colors[point.name])
+            box = _text_box(label, renderer)
             inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
-            if (inside and not any(box.overlaps(other) for other in taken)) or place == len(PLACES) - 1:
+            if inside and not any(box.overlaps(other) for other in taken):
                 taken.append(box)
                 break
             label.remove()
+        else:  # nowhere is room: better over something than not at all
+            _annotate(axes, point, 0, DISTANCES[0], colors[point.name])
 
 
-def _text_box(label: Any, renderer: Any) -> Any:
-    """The extent of an annotation's text without its arrow."""
+def _annotate(axes: "Axes", point: Point, dx: float, dy: float, color: str) -> "Annotation":
+    far = abs(dx) > WITH_A_LINE or abs(dy) > WITH_A_LINE
+    line = {"arrowstyle": "-", "color": color, "linewidth": 0.7, "shrinkA": 1, "shrinkB": 4}
+    return axes.annotate(
+        f"{point.name}\n{_short(point.x)} MB",
+        (point.x, point.y),
+        (dx, dy),
+        textcoords="offset points",
+        ha="left" if dx > 0 else "right" if dx < 0 else "center",
+        va="center" if dy == 0 else "bottom" if dy > 0 else "top",
+        fontsize=9,
+        color=color,
+        arrowprops=line if far else None,
+    )
+
+
+def _text_box(label: "Annotation", renderer: Any) -> "Bbox":
+    """The extent of an annotation's text without its line."""
     from matplotlib.text import Text
 
     label.update_positions(renderer)
@@ -181,7 +183,7 @@ def _draw_loss(axes: "Axes", result: dict[str, Any], outcomes: Sequence[Outcome]
                 label=label,
             )
             label = None
-    _finish(axes, "Training loss against time", "seconds of training, validations left out")
+    _finish(axes, "Training loss against time", "seconds of training, validations left out", "train/loss")
     if axes.lines:
         axes.legend(frameon=False, fontsize=9)
         axes.set_xlim(left=0)
@@ -200,12 +202,13 @@ def _curve(outcome: Outcome, row: dict[str, Any]) -> Iterator[tuple[float, float
 
 
 def _short(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2g}"
 
 
-def _finish(axes: "Axes", title: str, label: str) -> None:
+def _finish(axes: "Axes", title: str, across: str, along: str) -> None:
     axes.set_title(title, fontsize=10, loc="left")
-    axes.set_xlabel(label)
+    axes.set_xlabel(across)
+    axes.set_ylabel(along)
     axes.grid(color="#e5e7ea", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

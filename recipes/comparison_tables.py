@@ -86,16 +86,16 @@ def print_table(result: dict[str, Any], console: Console) -> None:
         console = Console(file=console.file, width=max(needed, console.width))
     elif needed > console.width:
         first, *others = zip(headings, *lines, strict=True)
-        table = _printed(title, list(first), [list(line) for line in others])
+        table = _printed(title, list(first), [list(line) for line in others], whole=False)
     console.print(table)
     for sentence in [*failures(result), *result["remarks"]]:
         console.print(f"• {sentence}", highlight=False, markup=False, soft_wrap=not console.is_terminal)
 
 
-def _printed(title: str, headings: list[str], lines: list[list[str]]) -> Table:
+def _printed(title: str, headings: list[str], lines: list[list[str]], whole: bool = True) -> Table:
     table = Table(title=title, title_justify="left")
     for place, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if place else "left", no_wrap=True)
+        table.add_column(heading, justify="right" if place else "left", no_wrap=whole, overflow="fold")
     for line in lines:
         table.add_row(*line)
     return table
