@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_adafactor.adafactor import Adafactor
 from lightning_adafactor.memory import StateSize, adamw_state, compute_optimizer_size, measure_state
+from lightning_adafactor.prediction import predict_state
 from lightning_adafactor.transformers_dialect import TransformersAdafactor
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ __all__ = [
     "adamw_state",
     "compute_optimizer_size",
     "measure_state",
+    "predict_state",
 ]
 
 

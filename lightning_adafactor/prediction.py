@@ -45,6 +45,8 @@ def predict_state(
         Exception: Whatever the optimizer raises when it is made, or takes a step on the CPU.
     """
     groups = _trained(param_groups)
+    if not groups:
+        return StateSize(0, 0)
     optimizer = make_optimizer([_on_meta(group) for group in groups])
     if type(optimizer) in (Adam, AdamW):
         return _sum(_adam_state(group) for group in optimizer.param_groups)
@@ -76,7 +78,7 @@ def bitsandbytes_adamw8bit_state(parameters: Iterable[Tensor]) -> StateSize:
     """
     elements = size = 0
     has_maps = False
-    for parameter in _trained([{"params": list(parameters)}])[0]["params"]:
+    for parameter in (each for group in _trained([{"params": parameters}]) for each in group["params"]):
         numel = parameter.numel()
         elements, size = elements + 1, size + 8  # the step, a Python number
         if numel < BITSANDBYTES_LEAST_ELEMENTS:

@@ -1,6 +1,7 @@
 """What a recipe will hold in memory, part by part, for several optimizers: from shapes, without loading anything."""
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -166,14 +167,16 @@ class Setting:
     def _changed(self, batch_size: int, checkpointing: bool | None) -> Iterator[None]:
         before = self.data.batch_size
         self.data.batch_size = batch_size
-        if checkpointing:
-            self.module.model.gradient_checkpointing_enable({"use_reentrant": False})
-        try:
-            yield
-        finally:
-            self.data.batch_size = before
+        with warnings.catch_warnings():  # newer releases of transformers give the methods another name
+            warnings.simplefilter("ignore", FutureWarning)
             if checkpointing:
-                self.module.model.gradient_checkpointing_disable()
+                self.module.model.gradient_checkpointing_enable({"use_reentrant": False})
+            try:
+                yield
+            finally:
+                self.data.batch_size = before
+                if checkpointing:
+                    self.module.model.gradient_checkpointing_disable()
 
     def can_checkpoint(self) -> bool:
         """Whether the recipe has a switch for activation checkpointing that is off, and the model can do it."""
