@@ -18,7 +18,7 @@ monitor             ``name`` of the metric that chose the best checkpoint, and `
 steps               Optimizer steps.
 seconds_per_step    Median over the entries of ``history.losses``; null without one.
 seconds             ``setup`` (from the making of the model to the first training step: data, tokenizer,
-                    weights, sanity check), ``train`` (with its validations), ``test``; wall clock.
+                    weights, evaluations before it), ``train`` (with its validations), ``test``; wall clock.
 samples_per_second  Training examples of all processes a second, validations left out.
 peak_memory_mb      CUDA: most memory that tensors took. Else: most that the process had resident. MiB.
 versions            Of Python and the main libraries; null for one that is not installed as a package.
