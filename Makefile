@@ -5,12 +5,14 @@
 #   TORCH_CPU_INDEX  where PyTorch's CPU builds are looked for, if pip's configured sources have none
 #   CONFIG, ARGS     for `make fit` and `make compare`: the configuration, and further arguments of recipes.fit
 #                    for `make test` and `make lock`: ARGS are pytest's and scripts/lock.py's
+#   TARGET           for `make image` and `make container-fit`: offline (with weights and texts) or runtime (without)
 #   OPTIMIZERS       for `make compare`: names of files in configs/optimizer/
 
 PYTHON ?= python3
 VENV ?= .venv
 CONFIG ?= cls.yaml
 ARGS ?=
+TARGET ?= offline
 OPTIMIZERS ?= adafactor adamw adamw_8bit
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
@@ -31,10 +33,11 @@ EIGHT_BIT := $(VENV)/.8bit
 DEV := $(VENV)/.dev
 
 .DEFAULT_GOAL := help
-.PHONY: help fit compare setup test test-slow lint format lock clean
+.PHONY: help fit compare setup test test-slow container-test image container-fit \
+	lint format lock audit sbom clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 fit: $(RUNTIME) ## Fine-tune: CONFIG=cls.yaml and ARGS="--trainer.max_epochs 2" choose what and how
 	$(RUN) -m recipes.fit --config $(CONFIG) $(ARGS)
@@ -48,7 +51,18 @@ test: $(DEV) ## Run the tests, but for those marked slow
 	$(RUN) -m pytest -m "not slow" $(ARGS)
 
 test-slow: $(DEV) ## Run the tests marked slow
-	$(RUN) -m pytest -m slow $(ARGS) || [ $$? -eq 5 ] # 5: no test is marked so
+	$(RUN) -m pytest -m slow --ignore=tests/container/test_image.py $(ARGS) || [ $$? -eq 5 ] # 5: no test is marked so
+
+container-test: $(DEV) ## Build the image and run it sealed off, with docker, podman or the script that CONTAINER_CHECK names
+	$(RUN) scripts/container.py engine
+	$(RUN) -m pytest tests/container/test_image.py $(ARGS)
+
+image: ## Build the image with docker or podman: TARGET=offline or runtime, VARIANT=cpu or cuda
+	@TORCH_CPU_INDEX=$(TORCH_CPU_INDEX) $(PYTHON) scripts/container.py --target=$(TARGET) --variant=$(VARIANT) image $(ARGS)
+
+container-fit: ## Fine-tune in the image, files outside of it in this folder read-only: CONFIG and ARGS as for make fit
+	@TORCH_CPU_INDEX=$(TORCH_CPU_INDEX) $(PYTHON) scripts/container.py --target=$(TARGET) --variant=$(VARIANT) image
+	@$(PYTHON) scripts/container.py --target=$(TARGET) --variant=$(VARIANT) fit --config $(CONFIG) $(ARGS)
 
 lint: $(DEV) ## Check style and types
 	$(RUN) -m ruff check .
@@ -61,6 +75,12 @@ format: $(DEV) ## Put the code into the project's style
 
 lock: $(DEV) ## Rewrite the lock files after a change in pyproject.toml; ARGS=--upgrade moves every pin
 	TORCH_CPU_INDEX=$(TORCH_CPU_INDEX) $(RUN) scripts/lock.py $(ARGS)
+
+audit: $(DEV) ## Look the locked packages up in a database of known vulnerabilities
+	$(RUN) scripts/audit.py $(ARGS)
+
+sbom: $(DEV) ## List what .venv holds in sbom.cdx.json; an image has its own list in /usr/share/sbom
+	$(VENV)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --output-file sbom.cdx.json $(RUN)
 
 clean: ## Remove .venv and what tools left behind; runs/ stays
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .hypothesis .ruff_cache .mypy_cache

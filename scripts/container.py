@@ -25,7 +25,7 @@ SEALED = [
 ]
 
 
-class NoEngine(Exception):
+class NoEngineError(Exception):
     """No container engine answers; the message is a sentence that says why."""
 
 
@@ -33,7 +33,7 @@ def find_engine() -> str:
     """Return the engine to use, ``docker`` or ``podman``.
 
     Raises:
-        NoEngine: none is installed, or those that are do not answer.
+        NoEngineError: none is installed, or those that are do not answer.
     """
     asked = os.environ.get("CONTAINER_ENGINE")
     silent = []
@@ -44,8 +44,8 @@ def find_engine() -> str:
             return name
         silent.append(name)
     if silent:
-        raise NoEngine(f"{' and '.join(silent)} cannot be used here: `{silent[0]} info` fails")
-    raise NoEngine(f"{asked} is not installed" if asked else "neither docker nor podman is installed")
+        raise NoEngineError(f"{' and '.join(silent)} cannot be used here: `{silent[0]} info` fails")
+    raise NoEngineError(f"{asked} is not installed" if asked else "neither docker nor podman is installed")
 
 
 def answers(engine: str) -> bool:
@@ -54,6 +54,28 @@ def answers(engine: str) -> bool:
         return subprocess.run([engine, "info"], capture_output=True, timeout=60, check=False).returncode == 0
     except (OSError, subprocess.TimeoutExpired):
         return False
+
+
+def base_image() -> str:
+    """The image that the Dockerfile builds on: the variable BASE_IMAGE, or the one that it names."""
+    named = re.search(r"^ARG BASE_IMAGE=(\S+)$", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE)
+    assert named is not None, "the Dockerfile names its base image"
+    return os.environ.get("BASE_IMAGE") or named[1]
+
+
+def check_base(engine: str) -> None:
+    """Makes sure that the base image is at hand.
+
+    Raises:
+        NoEngineError: it is not, and cannot be pulled either.
+    """
+    base = base_image()
+    if subprocess.run([engine, "image", "inspect", base], capture_output=True, check=False).returncode == 0:
+        return
+    pull = subprocess.run([engine, "pull", "--quiet", base], capture_output=True, text=True, check=False)
+    if pull.returncode:
+        why = (pull.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise NoEngineError(f"{engine} has no image {base} and cannot pull it ({why})")
 
 
 def image_name(target: str, variant: str) -> str:
@@ -173,7 +195,7 @@ def check_command(
         variant: cpu or cuda.
 
     Raises:
-        NoEngine: there is none, and no CONTAINER_CHECK.
+        NoEngineError: there is none, and no CONTAINER_CHECK.
     """
     script = os.environ.get("CONTAINER_CHECK")
     folder = ["-o", str(runs), "-e", "RUNS_DIR=/out"] if runs else []
@@ -192,7 +214,7 @@ def main() -> int:
     parser.add_argument("--target", choices=("runtime", "offline"), default="offline", help="default: %(default)s")
     parser.add_argument("--variant", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands.add_parser("engine", help="say which engine is used, or why there is none (exit status 69)")
+    commands.add_parser("engine", help="say what builds and runs images here, or why nothing does (exit status 69)")
     image = commands.add_parser("image", help="build the image")
     fit = commands.add_parser("fit", help="fine-tune in the image")
     image.add_argument("arguments", nargs=argparse.REMAINDER, help="options of the engine's build")
@@ -204,7 +226,9 @@ def main() -> int:
         return 0
     try:
         engine = find_engine()
-    except NoEngine as reason:
+        if options.command == "engine":
+            check_base(engine)
+    except NoEngineError as reason:
         print(
             f"Not run here: {reason}. Install docker or podman, or name a script that builds and runs images in "
             "the variable CONTAINER_CHECK (for make container-test).",

@@ -1,0 +1,96 @@
+"""The image, built and run sealed off: no network, a read-only root, no capabilities, not as root.
+
+`make container-test` runs these, with docker, podman or the script that the variable CONTAINER_CHECK names.
+"""
+
+import json
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scripts import container
+
+pytestmark = pytest.mark.slow
+
+# The offline default, for a few steps.
+A_FEW_STEPS = [
+    *("--config", "cls.yaml", "--config", "trainer/quick.yaml"),
+    *("--trainer.limit_train_batches", "4", "--trainer.val_check_interval", "4"),
+    *("--trainer.limit_val_batches", "2", "--trainer.limit_test_batches", "2"),
+]
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a run in the container has left."""
+
+    output: str
+    folder: Path
+    user: int
+
+    @property
+    def report(self) -> dict[str, Any]:
+        (path,) = self.folder.glob("cls/version_0/report.json")
+        found: dict[str, Any] = json.loads(path.read_text())
+        return found
+
+
+@pytest.fixture(scope="session")
+def built() -> None:
+    """Builds the image; the script that CONTAINER_CHECK names does so by itself with every run."""
+    if os.environ.get("CONTAINER_CHECK"):
+        return
+    try:
+        engine = container.find_engine()
+        container.check_base(engine)
+    except container.NoEngineError as reason:
+        pytest.skip(f"{reason}, and CONTAINER_CHECK names no script")
+    subprocess.run(container.build_command(engine, "offline", "cpu"), check=True)
+
+
+def run(folder: Path, user: int) -> Ran:
+    folder.mkdir()
+    folder.chmod(0o777)
+    command = container.check_command("offline", A_FEW_STEPS, runs=folder, user=f"{user}:{user}")
+    done = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    assert done.returncode == 0, done.stdout[-4000:]
+    return Ran(done.stdout, folder, user)
+
+
+@pytest.fixture(scope="session")
+def first(built: None, tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """A run as the calling user, or as an ordinary one where root calls."""
+    return run(tmp_path_factory.mktemp("first") / "runs", os.getuid() or 4321)
+
+
+@pytest.fixture(scope="session")
+def second(built: None, tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """The same run again; as another user where the calling one may take that user's files away."""
+    return run(tmp_path_factory.mktemp("second") / "runs", os.getuid() or 23456)
+
+
+def test_two_runs_end_with_the_same_weights_and_metrics_bit_for_bit(first: Ran, second: Ran) -> None:
+    assert first.report["fingerprint"] == second.report["fingerprint"]
+    metrics = [(one.folder / "cls/version_0/metrics.csv").read_bytes() for one in (first, second)]
+    assert metrics[0] == metrics[1]
+
+
+def test_every_file_belongs_to_the_user_that_ran_it(first: Ran, second: Ran) -> None:
+    for one in (first, second):
+        files = [path for path in one.folder.rglob("*") if path.is_file()]
+        assert files
+        assert {path.stat().st_uid for path in files} == {one.user}
+
+
+def test_report_says_which_image_it_comes_from(first: Ran) -> None:
+    assert "provenance" in first.report
+
+
+def test_user_that_no_one_has_heard_of_can_run_it_without_a_mounted_folder(built: None) -> None:
+    command = container.check_command("offline", [*A_FEW_STEPS, "--trainer.max_steps", "1"], user="54321:54321")
+    done = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    assert done.returncode == 0, done.stdout[-4000:]
