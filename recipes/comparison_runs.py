@@ -26,6 +26,7 @@ SECONDS_BETWEEN_LOOKS = 0.2
 SECONDS_TO_STOP = 60
 LINES_LOOKED_AT = 200
 EXCEPTION = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Exit|Interrupt)\b.*")
+KILL = 9
 KILLED = "killed by the system: most likely the machine's memory was full"
 
 
@@ -184,7 +185,7 @@ def _seconds(trial: Trial) -> float | None:
 
 def _reason(status: int, log: Path, start: int) -> str:
     """Why a process did not finish: its own sentence, else the exception, else its status."""
-    if status == -signal.SIGKILL.value:
+    if status == -KILL:
         return KILLED
     if status < 0:
         return f"ended by signal {-status} ({signal.strsignal(-status) or 'unknown'})"

@@ -1,0 +1,110 @@
+"""The files of configs/optimizer/ replace all of a recipe's optimizer, and train with the real classes."""
+
+import inspect
+import json
+import re
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from recipes.cli import main
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+OPTIMIZERS = sorted((CONFIGS / "optimizer").glob("*.yaml"))
+RECIPES = ["cls.yaml", "lm.yaml"]
+EXTRAS = {"bitsandbytes", "torchao"}
+
+
+def names(config: Path) -> str:
+    return config.stem
+
+
+def optimizer_of(settings: dict[str, Any]) -> dict[str, Any]:
+    return settings["model"]["init_args"]["optimizer"]
+
+
+def class_of(optimizer: dict[str, Any]) -> type:
+    module, _, name = optimizer["class_path"].rpartition(".")
+    if module.partition(".")[0] in EXTRAS:
+        pytest.importorskip(module, reason="needs the extra 8bit", exc_type=ImportError)
+    return getattr(import_module(module), name)
+
+
+def test_the_promised_ones_are_there() -> None:
+    promised = ["adafactor", "adafactor_transformers", "adamw", "adamw_8bit", "adamw_torchao_8bit", "torch_adafactor"]
+    assert [config.stem for config in OPTIMIZERS] == promised
+
+
+@pytest.mark.parametrize("config", OPTIMIZERS, ids=names)
+def test_it_gives_every_argument_of_its_class_so_that_none_is_left_over_from_another(config: Path) -> None:
+    optimizer = optimizer_of(yaml.safe_load(config.read_text(encoding="utf-8")))
+
+    assert set(optimizer["init_args"]) == set(inspect.signature(class_of(optimizer)).parameters) - {"params"}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("config", OPTIMIZERS, ids=names)
+def test_over_a_recipe_the_parser_makes_of_it_exactly_what_it_says(
+    config: Path, recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = yaml.safe_load(config.read_text(encoding="utf-8"))
+    class_of(optimizer_of(settings))
+
+    assert main(["fit", "--config", recipe, "--config", f"optimizer/{config.name}", "--print_config"]) == 0
+
+    said = capsys.readouterr()
+    printed = yaml.safe_load(said.out)["model"]["init_args"]
+    assert "keeps" not in said.err
+    assert {key: printed[key] for key in settings["model"]["init_args"]} == settings["model"]["init_args"]
+
+
+@pytest.mark.parametrize("config", OPTIMIZERS, ids=names)
+def test_its_header_says_the_command_the_needs_and_the_knobs(config: Path) -> None:
+    header = re.match(r"(#.*\n)+", config.read_text(encoding="utf-8"))
+
+    assert header is not None
+    assert f"python -m recipes.fit --config cls.yaml --config optimizer/{config.name}" in header[0]
+    assert "Needs:" in header[0]
+    assert "The knobs:" in header[0]
+    if any(
+        library in optimizer_of(yaml.safe_load(config.read_text(encoding="utf-8")))["class_path"] for library in EXTRAS
+    ):
+        assert 'pip install "lightning-adafactor[8bit]"' in header[0]
+
+
+@pytest.mark.parametrize(
+    "config", [pytest.param(c, marks=pytest.mark.slow) if "torchao" in c.stem else c for c in OPTIMIZERS], ids=names
+)
+def test_it_trains_a_tiny_model_and_resumes(
+    config: Path, tiny_model: Path, wires_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RUNS_DIR", raising=False)
+    settings = yaml.safe_load(config.read_text(encoding="utf-8"))
+    class_of(optimizer_of(settings))
+    command = [
+        "fit",
+        "--config=cls.yaml",
+        f"--config=optimizer/{config.name}",
+        "--threads=1",
+        f"--model.pretrained={tiny_model}",
+        f"--data.train={wires_csv}",
+        f"--data.test={wires_csv}",
+        "--data.text=headline",
+        "--data.label=desk",
+        "--data.max_length=16",
+        "--trainer.val_check_interval=2",
+    ]
+
+    assert main([*command, "--trainer.max_steps=2"]) == 0
+    assert main([*command, "--trainer.max_steps=3", "--ckpt_path=last"]) == 0
+
+    for version, steps in ((0, 2), (1, 3)):
+        report = json.loads(Path("runs", "cls", f"version_{version}", "report.json").read_text(encoding="utf-8"))
+        assert report["steps"] == steps
+        assert report["optimizer"].rpartition(".")[2] == optimizer_of(settings)["class_path"].rpartition(".")[2]
+        assert report["optimizer_state"]["elements"] > 0
