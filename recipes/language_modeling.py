@@ -138,7 +138,10 @@ class LanguageModel(LightningModule):
         check_vocabulary(self.data.tokenizer, config, self.pretrained, "data.tokenizer")
         self._check_positions(config, self.data)
         if self.pretrained is None:
-            model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, self.dtype_name)).train()
+            try:
+                model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, self.dtype_name)).train()
+            except (ValueError, RuntimeError) as error:
+                raise self._refused(error) from error
         else:
             folder = as_folder(self.pretrained, "model.pretrained")
             model = load_model(
@@ -214,8 +217,11 @@ class LanguageModel(LightningModule):
         try:
             return AutoConfig.for_model(kind, **values)
         except (ValueError, TypeError) as error:
-            cause = str(error).strip().splitlines()[0]
-            raise RecipeError(f"model.architecture: transformers refuses it: {cause[:200]}") from error
+            raise self._refused(error) from error
+
+    def _refused(self, error: Exception) -> RecipeError:
+        cause = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return RecipeError(f"model.architecture: transformers refuses it: {cause[:200]}")
 
     def _name(self) -> str:
         return f"'{self.pretrained}'" if self.pretrained else "the model of model.architecture"

@@ -1,0 +1,147 @@
+"""``python -m recipes generate --run runs/lm/version_0 --prompt "Once upon a time"``: text from a finished run."""
+
+import json
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from recipes.arguments import CommandParser
+from recipes.errors import RecipeError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+EPILOG = """\
+examples:
+  python -m recipes generate --run runs/lm/version_0 --prompt "Once upon a time" --prompt "The king"
+  echo "Once upon a time" | python -m recipes generate --run runs/lm/version_0 --temperature 0
+"""
+
+
+def main(args: list[str]) -> int:
+    """Prints each prompt with its continuation.
+
+    Args:
+        args: The command line after ``generate``.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        RecipeError: The run has no language model, a prompt is empty or too long, or a value is out of range.
+    """
+    options = _parse(args)
+    prompts = options.prompt or [_from_standard_input()]
+    for i, prompt in enumerate(prompts):
+        if not prompt.strip():
+            raise RecipeError(f"--prompt {i + 1} is empty: give at least one word to go on from")
+    folder = model_folder(options.run)
+
+    from recipes.generation import continue_text
+
+    model, tokenizer = _load(folder)
+    for i, prompt in enumerate(prompts):
+        text = continue_text(
+            model,
+            tokenizer,
+            prompt,
+            key=f"--prompt {i + 1}",
+            max_new_tokens=options.max_new_tokens,
+            temperature=options.temperature,
+            top_p=options.top_p,
+            seed=options.seed,
+        )
+        print(("\n" if i else "") + prompt + text, flush=True)
+    return 0
+
+
+def model_folder(run: str) -> Path:
+    """The folder of a run's language model.
+
+    Args:
+        run: The run's folder, or its ``model/`` itself.
+
+    Raises:
+        RecipeError: There is no such folder, no model in it, or another kind of model.
+    """
+    path = Path(run).expanduser()
+    if not path.is_dir():
+        raise RecipeError(f"--run {run}: there is no such folder; give that of a run, such as runs/lm/version_0")
+    folder = path if (path / "config.json").is_file() else path / "model"
+    if not (folder / "config.json").is_file():
+        runs = sorted(child.name for child in path.iterdir() if (child / "model").is_dir())
+        hint = f"; did you mean {path / runs[-1]}?" if runs else ": did the run come to its end?"
+        raise RecipeError(f"--run {run}: there is no model/ in it{hint}")
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"--run {run}: {folder / 'config.json'} cannot be read: {error}") from error
+    kinds = config.get("architectures") or []
+    if any("Classification" in kind for kind in kinds):
+        raise RecipeError(
+            f"--run {run} has left a {kinds[0]}, which labels texts and writes none: give the run of a language model"
+        )
+    return folder
+
+
+def _load(folder: Path) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from recipes.pretrained import load_config, load_model, load_tokenizer
+
+    name = str(folder)
+    tokenizer = load_tokenizer(name, "--run", padding=False)
+    config = load_config(name, "--run")
+    dtype = "bfloat16" if config.dtype == torch.bfloat16 else "float32"
+    model = load_model(AutoModelForCausalLM, name, "--run", config, dtype)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return model.to(device), tokenizer
+
+
+def _from_standard_input() -> str:
+    if sys.stdin.isatty():
+        print("Type a prompt, then Ctrl-D:", file=sys.stderr)
+    return sys.stdin.read().rstrip("\n")
+
+
+def _parse(args: list[str]) -> Namespace:
+    parser = CommandParser(
+        "generate", description="Writes text with the language model that a run has left in its model/.", epilog=EPILOG
+    )
+    parser.add_argument("--run", required=True, help="Folder of the run, such as runs/lm/version_0, or of a model.")
+    parser.add_argument(
+        "--prompt", action="append", help="Text to go on from; once for each text. Without it, standard input is one."
+    )
+    parser.add_argument("--max-new-tokens", type=int, default=100, help="Most tokens to write (default: %(default)s)")
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        default=0.8,
+        help="0 takes the most probable token each time, 1 draws as the model weighs them, in between the probable "
+        "ones more often (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--top-p",
+        type=float,
+        default=0.95,
+        help="Draw from the most probable tokens that together have this probability (default: %(default)s)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="Another one draws another text (default: %(default)s)")
+    options = parser.parse_args(args)
+    for name, good, wanted in (
+        ("max_new_tokens", options.max_new_tokens >= 1, "1 or more"),
+        ("temperature", 0 <= options.temperature < float("inf"), "0 or more"),
+        ("top_p", 0 < options.top_p <= 1, "more than 0 and at most 1"),
+        ("seed", 0 <= options.seed < 2**63, "0 or more"),
+    ):
+        if not good:
+            raise RecipeError(f"--{name.replace('_', '-')} is {getattr(options, name)}: give {wanted}")
+    return options
+
+
+if __name__ == "__main__":
+    from recipes.cli import main as run
+
+    sys.exit(run(["generate", *sys.argv[1:]]))
