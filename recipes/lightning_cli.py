@@ -42,6 +42,7 @@ CHECKPOINT_PATH = (
     "goes on from it, the other commands load it. Of a run's folder, fit takes the last checkpoint, the "
     "others the best."
 )
+WEIGHTS_ONLY = "Whether a checkpoint may hold only tensors and plain values, and no objects that could run code."
 EPILOG = (
     "The settings of a recipe: --model.help recipes.TextClassifier, --data.help "
     "recipes.TextClassificationData; those of an optimizer: --model.help recipes.TextClassifier "
@@ -169,6 +170,10 @@ class RecipeCLI(LightningCLI):
             for action in parser._actions:
                 if action.dest == "ckpt_path":
                     action.help = CHECKPOINT_PATH
+                elif action.dest == "weights_only":
+                    action.help = WEIGHTS_ONLY
+                    # Left open, Lightning loads what it fetches from an address in a way that can run code.
+                    parser.set_defaults({"weights_only": True})
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds ``threads``, and ``checkpoint``: which checkpoints ``fit`` keeps."""

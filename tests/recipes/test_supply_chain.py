@@ -1,0 +1,154 @@
+"""Nothing that was downloaded can run code: no pickles, no code from a model's repository."""
+
+import ast
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning.fabric.plugins.io.torch_io as lightning_io
+import pytest
+import torch
+
+from recipes.cli import main
+from recipes.errors import RecipeError
+from recipes.pretrained import load_config, load_model
+
+ROOT = Path(__file__).resolve().parents[2]
+UNPICKLERS = {
+    *("pickle.load", "pickle.loads", "pickle.Unpickler", "cPickle.load", "dill.load", "joblib.load"),
+    *("pandas.read_pickle", "torch.hub.load", "torch.jit.load", "yaml.load", "yaml.unsafe_load", "eval", "exec"),
+}
+
+
+def calls() -> Iterator[tuple[str, ast.Call]]:
+    """Every call in the code that users run: where it stands, and the call."""
+    yield from ((where, node) for where, node in nodes() if isinstance(node, ast.Call))
+
+
+def functions() -> Iterator[tuple[str, ast.FunctionDef]]:
+    """Every function in the code that users run: where it stands, and its definition."""
+    yield from ((where, node) for where, node in nodes() if isinstance(node, ast.FunctionDef))
+
+
+def nodes() -> Iterator[tuple[str, ast.AST]]:
+    """Everything in the code that users run."""
+    for package in ("recipes", "lightning_adafactor"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text())):
+                yield f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}", node
+
+
+def keyword(call: ast.Call, name: str) -> Any:
+    """The constant given for a keyword; None where it is not given."""
+    return next((ast.literal_eval(one.value) for one in call.keywords if one.arg == name), None)
+
+
+def test_torch_loads_tensors_and_plain_values_only() -> None:
+    loads = [(where, call) for where, call in calls() if ast.unparse(call.func) in ("torch.load", "load_checkpoint")]
+    assert loads, "checkpoints are loaded somewhere"
+    for where, call in loads:
+        assert keyword(call, "weights_only") is True, where
+
+
+def test_nothing_else_unpickles_or_evaluates() -> None:
+    for where, call in calls():
+        assert ast.unparse(call.func) not in UNPICKLERS, where
+        assert keyword_names(call).isdisjoint({"allow_pickle"}), where
+
+
+def keyword_names(call: ast.Call) -> set[str]:
+    return {one.arg for one in call.keywords if one.arg}
+
+
+def test_code_from_a_models_repository_is_trusted_only_where_the_user_says_so() -> None:
+    for where, call in calls():
+        for one in call.keywords:
+            if one.arg == "trust_remote_code":
+                assert "True" not in ast.unparse(one.value), where
+    for where, function in functions():
+        arguments = function.args
+        given = dict(zip([one.arg for one in reversed(arguments.args)], reversed(arguments.defaults), strict=False))
+        given |= dict(zip([one.arg for one in arguments.kwonlyargs], arguments.kw_defaults, strict=True))
+        if given.get("trust_remote_code"):
+            assert ast.unparse(given["trust_remote_code"]) == "False", where
+    for path in (ROOT / "configs").rglob("*.yaml"):
+        assert "trust_remote_code: true" not in path.read_text().lower(), path
+
+
+def test_models_are_loaded_from_safetensors_only() -> None:
+    said = [keyword(call, "use_safetensors") for _, call in calls() if "use_safetensors" in keyword_names(call)]
+    assert said
+    assert set(said) == {True}
+
+
+@pytest.fixture
+def pickled(tiny_model: Path, tmp_path: Path) -> Path:
+    """A model's folder whose only weights are a pickle that would leave a file behind if it were loaded."""
+    folder = tmp_path / "pickled"
+    folder.mkdir()
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_bytes((tiny_model / name).read_bytes())
+    torch.save({"weights": Trap(tmp_path / "sprung")}, folder / "pytorch_model.bin")
+    return folder
+
+
+class Trap:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.path,))
+
+
+def test_the_trap_springs_where_pickles_are_loaded(pickled: Path) -> None:
+    torch.load(pickled / "pytorch_model.bin", weights_only=False)
+    assert (pickled.parent / "sprung").exists()
+
+
+def test_a_folder_with_pickled_weights_alone_is_refused(pickled: Path) -> None:
+    from transformers import AutoModelForSequenceClassification
+
+    config = load_config(str(pickled), "model.pretrained")
+    with pytest.raises(RecipeError, match=r"pickled weights \(\.bin, \.pt\) are not loaded"):
+        load_model(AutoModelForSequenceClassification, str(pickled), "model.pretrained", config, "float32")
+    assert not (pickled.parent / "sprung").exists()
+
+
+def test_a_model_that_brings_code_of_its_own_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    settings = json.loads((tiny_model / "config.json").read_text())
+    settings |= {"model_type": "mine", "auto_map": {"AutoConfig": "mine.MineConfig"}}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    (tmp_path / "mine.py").write_text(f"open({str(tmp_path / 'sprung')!r}, 'w')\nclass MineConfig: ...\n")
+    with pytest.raises(RecipeError, match=r"model\.pretrained: .* needs code that comes with it"):
+        load_config(str(tmp_path), "model.pretrained")
+    assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize("command", ["fit", "validate"])
+def test_a_checkpoint_with_a_trap_is_refused(
+    command: str, tiny_recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save({"state_dict": {}, "hyper_parameters": Trap(tiny_recipe / "sprung")}, "bad.ckpt")
+    assert main([command, "--config", "tiny.yaml", "--ckpt_path", "bad.ckpt"]) == 2
+    assert "holds more than tensors and plain values" in capsys.readouterr().err
+    assert not (tiny_recipe / "sprung").exists()
+
+
+def test_lightning_too_loads_checkpoints_without_running_code(
+    tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    load = lightning_io.pl_load
+
+    def watched(path: Any, **settings: Any) -> Any:
+        asked.append(settings["weights_only"])
+        return load(path, **settings)
+
+    assert main(["fit", "--config", "tiny.yaml", "--trainer.max_epochs", "1"]) == 0
+    monkeypatch.setattr(lightning_io, "pl_load", watched)
+    assert main(["fit", "--config", "tiny.yaml", "--ckpt_path", "last"]) == 0
+    assert main(["validate", "--config", "tiny.yaml", "--ckpt_path", "last"]) == 0
+    assert asked == [True, True]
