@@ -1,0 +1,136 @@
+"""Which engine is taken, and the commands that it is given."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from scripts import container
+
+
+def write_command(folder: Path, name: str, script: str) -> None:
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+
+
+@pytest.fixture
+def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The only folder that commands are looked for in; engines and scripts named outside are forgotten."""
+    for name in ("CONTAINER_ENGINE", "CONTAINER_CHECK", "BASE_IMAGE", "TORCH_CPU_INDEX", "SOURCE_DATE_EPOCH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    return tmp_path
+
+
+def test_docker_comes_before_podman(commands: Path) -> None:
+    write_command(commands, "docker", "exit 0")
+    write_command(commands, "podman", "exit 0")
+    assert container.find_engine() == "docker"
+
+
+def test_podman_is_taken_where_docker_has_no_daemon(commands: Path) -> None:
+    write_command(commands, "docker", "exit 1")
+    write_command(commands, "podman", "exit 0")
+    assert container.find_engine() == "podman"
+
+
+def test_the_engine_asked_for_is_taken(commands: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_command(commands, "docker", "exit 0")
+    write_command(commands, "podman", "exit 0")
+    monkeypatch.setenv("CONTAINER_ENGINE", "podman")
+    assert container.find_engine() == "podman"
+
+
+def test_no_engine_is_told_in_a_sentence_with_a_status_of_its_own(
+    commands: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["container.py", "engine"])
+    assert container.main() == 69
+    assert "Not run here: neither docker nor podman is installed." in capsys.readouterr().err
+
+
+def test_an_engine_that_does_not_answer_is_named(commands: Path) -> None:
+    write_command(commands, "docker", "exit 1")
+    with pytest.raises(container.NoEngineError, match="docker cannot be used here: `docker info` fails"):
+        container.find_engine()
+
+
+def test_a_base_image_out_of_reach_is_named_with_the_engines_words(commands: Path) -> None:
+    write_command(commands, "docker", '[ "$1" = image ] || echo "no such host" >&2; exit 1')
+    with pytest.raises(container.NoEngineError, match=r"no image python:.* and cannot pull it \(no such host\)"):
+        container.check_base("docker")
+
+
+def test_a_base_image_that_is_here_is_not_pulled(commands: Path) -> None:
+    write_command(commands, "docker", '[ "$1" = image ]')
+    container.check_base("docker")
+
+
+def test_a_build_states_variant_stage_version_and_revision(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = {"rev-parse": "abc123", "show": "1700000000", "status": " M recipes/cli.py"}
+    monkeypatch.setattr(container, "git", lambda *arguments: answers[arguments[0]])
+    monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
+    command = container.build_command("docker", "offline", "cuda")
+    given = {part.removeprefix("--build-arg=") for part in command if part.startswith("--build-arg=")}
+    assert {"VARIANT=cuda", "REVISION=abc123", "DIRTY=true", "SOURCE_DATE_EPOCH=1700000000"} <= given
+    assert "CREATED=2023-11-14T22:13:20+00:00" in given
+    assert {"--target=offline", "--tag=lightning-adafactor:offline-cuda"} <= set(command)
+
+
+def test_a_build_outside_of_git_states_no_revision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(container, "git", lambda *arguments: "")
+    monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
+    assert container.provenance().keys() == {"VERSION", "REVISION"}
+
+
+def test_every_build_argument_is_one_of_the_dockerfile() -> None:
+    declared = {
+        line.split()[1].partition("=")[0]
+        for line in (container.ROOT / "Dockerfile").read_text().splitlines()
+        if line.startswith("ARG ")
+    }
+    assert {"VARIANT", "BASE_IMAGE", "TORCH_CPU_INDEX", *container.provenance()} <= declared
+
+
+def test_a_run_is_the_calling_users_sealed_and_writes_to_the_runs_folder_only(
+    commands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_command(commands, "docker", "echo sha256:0123")
+    monkeypatch.chdir(tmp_path)
+    command = container.fit_command("docker", "offline", "cpu", ["--config", "mine.yaml"], tmp_path / "runs")
+    assert {"--read-only", "--cap-drop=ALL", "--network=none"} <= set(command)
+    assert f"--user={os.getuid()}:{os.getgid()}" in command
+    assert f"--volume={tmp_path / 'runs'}:/runs" in command
+    assert f"--volume={tmp_path}:/work:ro" in command
+    assert "--env=IMAGE_DIGEST=sha256:0123" in command
+    assert command[-3:] == ["lightning-adafactor:offline-cpu", "--config", "mine.yaml"]
+
+
+def test_a_run_without_the_assets_may_use_the_network(commands: Path, tmp_path: Path) -> None:
+    write_command(commands, "docker", "exit 0")
+    assert "--network=none" not in container.fit_command("docker", "runtime", "cpu", [], tmp_path)
+
+
+def test_gpus_are_handed_over_only_to_an_image_that_can_use_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "exists", lambda path: True)
+    assert container.gpu_options("docker", "cuda") == ["--gpus=all"]
+    assert container.gpu_options("podman", "cuda") == ["--device=nvidia.com/gpu=all"]
+    assert container.gpu_options("docker", "cpu") == []
+
+
+def test_without_root_podman_keeps_the_users_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getuid", lambda: 1000)
+    assert "--userns=keep-id" in container.as_user("podman", "1000:1000")
+    assert "--userns=keep-id" not in container.as_user("docker", "1000:1000")
+
+
+def test_a_script_named_for_checks_is_given_the_stage_the_folder_and_the_user(
+    commands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONTAINER_CHECK", "/opt/check.sh")
+    command = container.check_command("offline", ["--config", "cls.yaml"], tmp_path, "4321:4321")
+    assert command[0] == "/opt/check.sh"
+    assert command[-4:] == [str(container.ROOT), "--", "--config", "cls.yaml"]
+    options = " ".join(command[1:-4])
+    assert options == f"--target offline -o {tmp_path} -e RUNS_DIR=/out -u 4321:4321"
