@@ -9,10 +9,16 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from recipes.arguments import CommandParser
 from recipes.command_line import options_in
-from recipes.comparison_plan import DEFAULT_SWEEP, Plan, Rate, choose, seed_of
+from recipes.comparison_plan import DEFAULT_SWEEP, Plan, Rate, Trial, choose, seed_of, shipped
+from recipes.comparison_progress import Screen
+from recipes.comparison_results import best_of, comparison
 from recipes.comparison_runs import MISTAKE, Outcome, finished, run
+from recipes.comparison_tables import print_table
+from recipes.comparison_writing import write
 from recipes.config_files import find_config, read_config
 from recipes.errors import RecipeError
 from recipes.run_folder import config_name, runs_root
@@ -61,8 +67,6 @@ def main(args: Sequence[str]) -> int:
     """
     plan = plan_of(args)
     command = shlex.join(["python", "-m", "recipes.compare", *args])
-    from recipes.comparison_progress import Screen
-
     outcomes: list[Outcome] = []
     rates: dict[str, float | None] = {}
     with Screen(plan) as screen:
@@ -93,7 +97,7 @@ def parser() -> CommandParser:
         nargs="+",
         required=True,
         metavar="NAME",
-        help="files of configs/optimizer/ without .yaml, or paths of such files of your own",
+        help=f"files of configs/optimizer/ without .yaml ({', '.join(shipped())}), or paths of such files of your own",
     )
     parser.add_argument(
         "--seeds",
@@ -184,20 +188,18 @@ def _passed_on(others: list[str]) -> list[str]:
     return others
 
 
-def _train(plan: Plan, rates: dict[str, float | None], screen: Any) -> Iterable[Outcome]:
+def _train(plan: Plan, rates: dict[str, float | None], screen: Screen) -> Iterable[Outcome]:
     """Runs what is not finished. Fills ``rates`` with each optimizer's learning rate as soon as it is known."""
-    from recipes.comparison_results import best_of
-
     for choice in plan.choices:
         mistaken = False
         tried: list[Outcome] = []
         for trial in plan.first_trials(choice):
-            if mistaken:
-                continue
             tried.append(_outcome(trial, screen))
             yield tried[-1]
             mistaken = tried[-1].status == MISTAKE
-        screen.expects_less(0 if not mistaken else len(plan.rates(choice)) - len(tried))
+            if mistaken:
+                break
+        screen.expects_less(len(plan.rates(choice)) - len(tried))
         if not plan.sweep and not mistaken:
             rates[choice.name] = choice.rate
         elif plan.sweep and any(outcome.report for outcome in tried):
@@ -216,7 +218,7 @@ def _train(plan: Plan, rates: dict[str, float | None], screen: Any) -> Iterable[
                 yield _outcome(plan.further_trials(choice, rates[choice.name])[place], screen)
 
 
-def _outcome(trial: Any, screen: Any) -> Outcome:
+def _outcome(trial: Trial, screen: Screen) -> Outcome:
     outcome = finished(trial)
     if outcome is None:
         screen.starts(trial)
@@ -227,12 +229,6 @@ def _outcome(trial: Any, screen: Any) -> Outcome:
 
 def _conclude(plan: Plan, outcomes: Sequence[Outcome], rates: dict[str, float | None], command: str) -> int:
     """Writes and prints the comparison; returns the exit status."""
-    from rich.console import Console
-
-    from recipes.comparison_results import comparison
-    from recipes.comparison_tables import print_table
-    from recipes.comparison_writing import write
-
     if not any(outcome.report for outcome in outcomes):
         reasons = dict.fromkeys(outcome.reason for outcome in outcomes)
         message = f"no run finished: {'; '.join(reasons)} (logs in {plan.out})"

@@ -10,6 +10,7 @@ from recipes.comparison_runs import Outcome
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.text import Annotation
     from matplotlib.transforms import Bbox
 
@@ -52,12 +53,12 @@ def draw(result: dict[str, Any], outcomes: Sequence[Outcome], file: Path) -> Non
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 4.8), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)  # labels are placed by what has been drawn
+    canvas = FigureCanvasAgg(figure)
     memory, time = figure.subplots(1, 2, width_ratios=[1, 1.15])
     colors = dict(_colors([row["name"] for row in result["optimizers"]]))
     _draw_loss(time, result, outcomes, colors)
     figure.suptitle(_title(result), fontsize=12)
-    _draw_memory(memory, result, colors)
+    _draw_memory(memory, result, colors, canvas)
     figure.savefig(file)
 
 
@@ -73,7 +74,7 @@ def _colors(names: Sequence[str]) -> Iterator[tuple[str, str]]:
         yield name, COLORS.get(name) or next(others)
 
 
-def _draw_memory(axes: "Axes", result: dict[str, Any], colors: dict[str, str]) -> None:
+def _draw_memory(axes: "Axes", result: dict[str, Any], colors: dict[str, str], canvas: "FigureCanvasAgg") -> None:
     """Optimizer state on a logarithmic axis against the main metric, with its spread over the seeds."""
     metric = result["main_quality"]
     points = []
@@ -101,7 +102,7 @@ def _draw_memory(axes: "Axes", result: dict[str, Any], colors: dict[str, str]) -
     bottom, top = axes.get_ylim()
     axes.set_ylim(bottom - 0.2 * (top - bottom), top + 0.2 * (top - bottom))
     _plain_ticks(axes)
-    _label(axes, points, colors)
+    _label(axes, points, colors, canvas)
 
 
 def _plain_ticks(axes: "Axes") -> None:
@@ -120,13 +121,12 @@ def _decades(axes: "Axes") -> float:
     return log10(high / low)
 
 
-def _label(axes: "Axes", points: Sequence[Point], colors: dict[str, str]) -> None:
+def _label(axes: "Axes", points: Sequence[Point], colors: dict[str, str], canvas: "FigureCanvasAgg") -> None:
     """Writes each point's label where it covers neither another label nor a point nor an error bar."""
     from matplotlib.transforms import Bbox
 
-    figure = axes.figure
-    figure.canvas.draw()  # type: ignore[union-attr]
-    renderer = figure.canvas.get_renderer()  # type: ignore[union-attr]
+    canvas.draw()  # labels are placed by what stands where
+    renderer = canvas.get_renderer()
     frame = axes.get_window_extent(renderer)
     taken = [Bbox(axes.transData.transform([(p.x, p.low), (p.x, p.high)])).padded(MARKER) for p in points]
     for point in sorted(points, key=lambda point: (point.x, -point.y)):

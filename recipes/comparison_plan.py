@@ -99,6 +99,11 @@ def _optimizer_in(settings: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return value if isinstance(value, Mapping) and isinstance(value.get("class_path"), str) else None
 
 
+def shipped() -> list[str]:
+    """The names of the files in configs/optimizer/."""
+    return sorted(file.stem for file in (CONFIGS / "optimizer").glob("*.yaml"))
+
+
 def choose(name: str) -> Choice:
     """The optimizer that a word after ``--optimizers`` means: a file of configs/optimizer/, or a path.
 
@@ -110,7 +115,7 @@ def choose(name: str) -> Choice:
     else:
         path = CONFIGS / "optimizer" / f"{name}.yaml"
         if not path.is_file():
-            known = sorted(file.stem for file in path.parent.glob("*.yaml"))
+            known = shipped()
             near = get_close_matches(name, known, n=1, cutoff=0.5)
             hint = f"did you mean '{near[0]}'?" if near else f"expected {', '.join(known)}, or the path of a YAML"
             raise RecipeError(f"--optimizers {name}: there is no optimizer of that name; {hint}")

@@ -23,6 +23,7 @@ class Screen:
     """
 
     def __init__(self, plan: Plan) -> None:
+        self._folder = plan.out
         self._total = plan.size()
         self._done = 0
         self._seconds: list[float] = []
@@ -42,7 +43,7 @@ class Screen:
         if sys.stdout.isatty():
             self._live = Live(self._bar, refresh_per_second=4)
             self._live.__enter__()
-        print(f"{self._total} runs")
+        print(f"{self._total} {'run' if self._total == 1 else 'runs'} in {self._folder}")
         return self
 
     def __exit__(

@@ -36,7 +36,7 @@ def monitor_of(report: Report) -> tuple[str, str] | None:
     told = report.get("monitor") or {}
     metrics = report.get("metrics") or {}
     name = told.get("name")
-    if name in metrics:
+    if isinstance(name, str) and name in metrics:
         return name, told.get("mode") or mode_of(name) or "min"
     stem = [f"val/{word}" for word in ("f1", "accuracy", "perplexity", "loss")]
     found = next((name for name in stem if name in metrics), None)
