@@ -1,0 +1,119 @@
+"""``recipes generate`` prints text from a run's model, or a sentence that says why it cannot."""
+
+import io
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from recipes.cli import main
+from recipes.generation import continue_text
+
+
+@pytest.fixture
+def run(tiny_lm: Path, tmp_path: Path) -> Path:
+    shutil.copytree(tiny_lm, tmp_path / "version_0" / "model")
+    return tmp_path / "version_0"
+
+
+def generate(*args: str) -> int:
+    return main(["generate", *args])
+
+
+def test_it_prints_each_prompt_with_its_continuation(run: Path, capsys: pytest.CaptureFixture) -> None:
+    status = generate(f"--run={run}", "--prompt=Once", "--prompt=A plum", "--max-new-tokens=6", "--temperature=0")
+
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(run / "model"), AutoTokenizer.from_pretrained(run / "model")
+    texts = [
+        prompt + continue_text(model, tokenizer, prompt, key="", max_new_tokens=6) for prompt in ("Once", "A plum")
+    ]
+    assert status == 0
+    assert capsys.readouterr().out == "\n\n".join(texts) + "\n"
+
+
+def test_a_seed_repeats_what_was_drawn(run: Path, capsys: pytest.CaptureFixture) -> None:
+    outputs = []
+    for seed in (1, 1, 2):
+        assert generate(f"--run={run}", "--prompt=Once", "--max-new-tokens=20", f"--seed={seed}") == 0
+        outputs.append(capsys.readouterr().out)
+
+    assert outputs[0] == outputs[1] != outputs[2]
+
+
+def test_without_a_prompt_it_goes_on_from_standard_input(
+    run: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("Once there\n"))
+
+    assert generate(f"--run={run}", "--max-new-tokens=3") == 0
+    assert capsys.readouterr().out.startswith("Once there")
+
+
+def test_the_folder_of_the_model_will_do(run: Path) -> None:
+    assert generate(f"--run={run / 'model'}", "--prompt=Once", "--max-new-tokens=1") == 0
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--prompt="], "--prompt 1 is empty"),
+        (["--prompt=Once", "--prompt= "], "--prompt 2 is empty"),
+        (["--prompt=Once", "--max-new-tokens=0"], "--max-new-tokens is 0: give 1 or more"),
+        (["--prompt=Once", "--max-new-tokens=many"], "--max-new-tokens: invalid int value: 'many'"),
+        (["--prompt=Once", "--max-new-tokens=64"], "more than the 64 that the model reads"),
+        (["--prompt=Once", "--temperature=-1"], "--temperature is -1.0: give 0 or more"),
+        (["--prompt=Once", "--temperature=nan"], "--temperature is nan: give 0 or more"),
+        (["--prompt=Once", "--top-p=0"], "--top-p is 0.0: give more than 0 and at most 1"),
+        (["--prompt=Once", "--seed=-1"], "--seed is -1: give 0 or more"),
+        (["--promt=Once"], "unrecognized arguments: --promt=Once"),
+    ],
+)
+def test_a_mistake_is_a_sentence_and_exit_status_2(
+    run: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, args: list[str], words: str
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+
+    assert generate(f"--run={run}", *args) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert words in error
+
+
+def test_a_folder_that_is_not_there_is_named(capsys: pytest.CaptureFixture) -> None:
+    assert generate("--run=runs/nowhere", "--prompt=Once") == 2
+    assert "--run runs/nowhere: there is no such folder" in capsys.readouterr().err
+
+
+def test_a_folder_of_runs_points_to_the_run(run: Path, capsys: pytest.CaptureFixture) -> None:
+    assert generate(f"--run={run.parent}", "--prompt=Once") == 2
+    assert f"there is no model/ in it; did you mean {run}?" in capsys.readouterr().err
+
+
+def test_a_run_that_did_not_end_is_said_to_have_no_model(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert generate(f"--run={tmp_path}", "--prompt=Once") == 2
+    assert "there is no model/ in it: did the run come to its end?" in capsys.readouterr().err
+
+
+def test_a_classifier_is_refused(run: Path, capsys: pytest.CaptureFixture) -> None:
+    config = json.loads((run / "model" / "config.json").read_text(encoding="utf-8"))
+    config["architectures"] = ["BertForSequenceClassification"]
+    (run / "model" / "config.json").write_text(json.dumps(config), encoding="utf-8")
+
+    assert generate(f"--run={run}", "--prompt=Once") == 2
+    assert "has left a BertForSequenceClassification, which labels texts and writes none" in capsys.readouterr().err
+
+
+def test_a_model_without_weights_is_said_so(run: Path, capsys: pytest.CaptureFixture) -> None:
+    (run / "model" / "model.safetensors").unlink()
+
+    assert generate(f"--run={run}", "--prompt=Once") == 2
+    assert "holds no weights" in capsys.readouterr().err
+
+
+def test_its_help_explains_each_option(capsys: pytest.CaptureFixture) -> None:
+    assert generate("--help") == 0
+    text = capsys.readouterr().out
+    for option in ("--run", "--prompt", "--max-new-tokens", "--temperature", "--top-p", "--seed"):
+        assert option in text
