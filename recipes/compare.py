@@ -46,6 +46,7 @@ PASSED_ON = ("trainer", "model", "data", "checkpoint", "threads")
 REFUSED = {
     "seed_everything": "the seeds are --seeds",
     "ckpt_path": "each run begins anew",
+    "trainer.fast_dev_run": "it leaves no report to compare; for a short trial add --config trainer/quick.yaml",
     "trainer.default_root_dir": "the folder is --out",
     "model.optimizer": "the optimizers are --optimizers, their learning rates --sweep-lr",
     "model.init_args.optimizer": "the optimizers are --optimizers, their learning rates --sweep-lr",
@@ -116,6 +117,12 @@ def parser() -> CommandParser:
     parser.add_argument(
         "--out", metavar="FOLDER", help="folder of the comparison (default: compare-NAME in the folder of all runs)"
     )
+    parser.add_argument(
+        "--keep-models",
+        action="store_true",
+        help="keep model/ and checkpoints/ of each run; without it they are deleted when the run has finished: many "
+        "runs of a large model fill a disk",
+    )
     return parser
 
 
@@ -134,7 +141,7 @@ def plan_of(args: Sequence[str]) -> Plan:
     seeds = [_seed(seed) for seed in given.seeds] if given.seeds else [seed_of(configs)]
     _refuse_doubles("--seeds", seeds, "give each seed once")
     sweep = [] if given.sweep_lr is None else [Rate.parse(text) for text in given.sweep_lr] or list(DEFAULT_SWEEP)
-    plan = Plan(configs, _passed_on(others), choices, seeds, sweep, _folder(given, configs))
+    plan = Plan(configs, _passed_on(others), choices, seeds, sweep, _folder(given, configs), given.keep_models)
     for choice in choices:
         plan.rates(choice)
         if choice.missing_module:
@@ -173,7 +180,7 @@ def _passed_on(others: list[str]) -> list[str]:
     """The options for every fit, checked as far as can be without loading torch."""
     if others and not others[0].startswith("--"):
         raise RecipeError(f"'{others[0]}' belongs to no option; see python -m recipes.compare --help")
-    known = ("--config", "--optimizers", "--seeds", "--sweep-lr", "--out")
+    known = ("--config", "--optimizers", "--seeds", "--sweep-lr", "--out", "--keep-models")
     for option, value in options_in(others):
         key = option.lstrip("-").removesuffix("+")
         for refused, remedy in REFUSED.items():

@@ -193,6 +193,7 @@ class Plan:
         seeds: Each optimizer is trained once with each.
         sweep: Learning rates tried with the first seed; empty: each optimizer has its file's.
         out: The comparison's folder.
+        keep_models: Whether checkpoints and model of a run stay when it has finished.
     """
 
     configs: Sequence[Path]
@@ -201,6 +202,7 @@ class Plan:
     seeds: Sequence[int]
     sweep: Sequence[Rate]
     out: Path
+    keep_models: bool = False
 
     @property
     def name(self) -> str:

@@ -80,7 +80,7 @@ class Screen:
         if outcome.seconds is not None and outcome.report is not None:
             self._seconds.append(outcome.seconds)
         self._trial = None
-        self._bar.update(self._task, completed=self._done)
+        self._bar.update(self._task, completed=self._done, left="")
         print(f"[{self._done}/{self._total}] {outcome.trial.title}: {_how_it_ended(outcome)}", flush=True)
 
     def _left(self) -> str:

@@ -176,7 +176,6 @@ def _run(plan: Plan, outcome: Outcome) -> dict[str, Any]:
         "peak_memory_mb": report.get("peak_memory_mb"),
         "seconds_per_step": report.get("seconds_per_step"),
         "initial_weights": (report.get("fingerprint") or {}).get("initial_weights"),
-        "losses": [list(entry) for entry in (report.get("history") or {}).get("losses") or []],
     }
 
 

@@ -1,12 +1,14 @@
 """Running the trainings of a comparison, one process after the other; what is finished is never run again.
 
 A training's folder holds ``log.txt`` (all that the process printed, attempts one after the other), ``command.txt``,
-``settings.json``, and the run's own folder as ``fit`` makes it, in which ``report.json`` tells that it finished.
+``settings.json``, and the run's own folder as ``fit`` makes it, in which ``report.json`` tells that it finished. Its
+checkpoints and model are deleted then, unless they are to be kept: a comparison of many runs would fill the disk.
 """
 
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -82,6 +84,8 @@ def run(trial: Trial, tick: Callable[[], object] = lambda: None) -> Outcome:
     found = _report(trial.folder) if status == 0 else None
     if found is not None:
         file, report = found
+        if not trial.plan.keep_models:
+            _drop_weights(file.parent)
         (trial.folder / "seconds.txt").write_text(f"{seconds:.1f}\n", encoding="utf-8")
         return Outcome(trial, report, seconds=seconds, folder=file.parent)
     reason = _reason(status, log, start)
@@ -92,6 +96,12 @@ def last_line(trial: Trial) -> str:
     """The last line that a training has printed so far."""
     lines = _tail(trial.folder / "log.txt", 0)
     return lines[-1].strip() if lines else ""
+
+
+def _drop_weights(folder: Path) -> None:
+    """Deletes the checkpoints and the model of a run that has just finished, gigabytes of a comparison of numbers."""
+    for name in ("checkpoints", "model"):
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def _prepare(trial: Trial) -> None:

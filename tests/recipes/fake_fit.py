@@ -81,6 +81,8 @@ def main(args: list[str]) -> int:
     if told.get("validates") is False:
         report["metrics"] = {name: value for name, value in report["metrics"].items() if name.startswith("test/")}
         report["monitor"] = {"name": None, "mode": None}
+    for weights in ("checkpoints", "model"):
+        (version / weights).mkdir()
     (version / "report.json").write_text(json.dumps(report))
     return 0
 

@@ -105,6 +105,14 @@ def test_other_settings_are_other_runs_and_nothing_is_overwritten(folder: Path) 
     assert "(comparison_1.png)" in Path("runs/compare-some/comparison_1.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize(("options", "kept"), [([], False), (["--keep-models"], True)])
+def test_weights_are_kept_only_if_asked_for(folder: Path, options: list[str], kept: bool) -> None:
+    assert compare("adamw", *options) == 0
+    assert compare("adamw") == 0  # deletes nothing that an earlier call was to keep
+    (run,) = Path("runs").rglob("version_0")
+    assert [(run / name).exists() for name in ("checkpoints", "model", "report.json")] == [kept, kept, True]
+
+
 def test_the_sweep_chooses_by_validation_with_the_first_seed_and_then_trains_the_others(folder: Path) -> None:
     # fake_fit's test metrics rise with the rate, its validation has its best at 3e-4.
     assert compare("adamw", "--seeds", "5", "6", "--sweep-lr", "1e-4", "3e-4", "1e-3") == 0
@@ -229,6 +237,7 @@ def test_ctrl_c_stops_the_training_and_says_how_to_go_on(folder: Path) -> None:
         ("--config some.yaml --optimizers adamw --model.optimizer.lr 1", "--model.optimizer.lr cannot be given"),
         ("--config some.yaml --optimizers adamw --seed_everything 1", "the seeds are --seeds"),
         ("--config some.yaml --optimizers adamw --trainer.default_root_dir x", "the folder is --out"),
+        ("--config some.yaml --optimizers adamw --trainer.fast_dev_run 1", "add --config trainer/quick"),
         ("--config some.yaml --optimizers adamw --trainer.max_steps", "--trainer.max_steps is given no value"),
         ("--config some.yaml --optimizers adamw --out some.yaml", "--out some.yaml: is a file; expected a folder"),
         ("--config some.yaml", "--optimizers"),
