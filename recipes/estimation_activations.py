@@ -3,9 +3,10 @@
 The step is run, forward and backward, on tensors that have a shape and a dtype but no memory, and every storage is
 followed from the operation that makes it until nothing holds it any more. What is counted is what the operations
 hand out: kept activations, autocast's copies of weights, logits, and whatever lives for a moment on the way. What a
-kernel or an allocator takes for itself is not seen.
+kernel takes for itself is not seen, and allowed for by ``WORKSPACE``.
 """
 
+import math
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -18,6 +19,10 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+WORKSPACE = 1.1
+"""Kernels' own memory, as a factor: up to 1.07 made up for it in steps of three small models on a CPU, in float32 and
+bfloat16, with and without checkpointing."""
 
 PRECISIONS = {
     "32-true": None,
@@ -80,7 +85,7 @@ def peak_bytes(
                 hook.remove()
             for parameter in module.parameters():
                 parameter.grad = None
-    return tracker.peak
+    return math.ceil(WORKSPACE * tracker.peak)
 
 
 def _backward(loss: Tensor) -> None:

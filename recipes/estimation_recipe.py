@@ -33,6 +33,11 @@ class ParsedRecipe(RecipeCLI):
         except MisconfigurationException as error:
             raise RecipeError(" ".join(str(error).split())) from error
 
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """``fit`` alone: a parser less for each of the others."""
+        return {"fit": RecipeCLI.subcommands()["fit"]}
+
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """No trainer."""
         return None
