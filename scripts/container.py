@@ -163,7 +163,8 @@ def fit_command(
         interactive: attach the terminal, so that progress bars are drawn.
     """
     image = image_name(target, variant)
-    command = [engine, "run", "--rm", "--init", *(["--interactive", "--tty"] if interactive else [])]
+    command = [engine, "run", "--rm", *(["--interactive", "--tty"] if interactive else [])]
+    command += ["--init"] if engine == "docker" else []  # podman's is a package of its own
     command += [*SEALED, "--shm-size=1g", *as_user(engine, calling_user())]
     command += ["--network=none"] if target == "offline" else []
     command += gpu_options(engine, variant)

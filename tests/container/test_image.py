@@ -16,11 +16,12 @@ from scripts import container
 
 pytestmark = pytest.mark.slow
 
-# The offline default, for a few steps.
+# The offline default, for a few small steps; one thread, since two that wait for each other crawl on a busy machine.
 A_FEW_STEPS = [
     *("--config", "cls.yaml", "--config", "trainer/quick.yaml"),
     *("--trainer.limit_train_batches", "4", "--trainer.val_check_interval", "4"),
     *("--trainer.limit_val_batches", "2", "--trainer.limit_test_batches", "2"),
+    *("--data.batch_size", "4", "--threads", "1"),
 ]
 
 
