@@ -71,15 +71,18 @@ def quality_names(reports: Iterable[Report]) -> list[str]:
 
 
 def main_quality(reports: Sequence[Report]) -> str | None:
-    """The metric that stands for quality in the picture: the monitored one's twin, else the first of those shown."""
+    """The metric that stands for quality in the picture: the monitored one's twin, else the first of those shown.
+
+    Perplexity is the twin of the loss that it is computed from.
+    """
     names = quality_names(reports)
+    twins = {name.partition("/")[2]: name for name in names}
     for report in reports:
         monitor = monitor_of(report)
-        twin = monitor and next(
-            (name for name in names if name.partition("/")[2] == monitor[0].partition("/")[2]), None
-        )
-        if twin:
-            return twin
+        stem = monitor[0].partition("/")[2] if monitor else ""
+        for twin in (stem, "perplexity" if stem == "loss" else ""):
+            if twin in twins:
+                return twins[twin]
     return names[0] if names else None
 
 

@@ -73,6 +73,7 @@ def test_a_validation_that_is_not_a_number_is_never_the_best(plan: Plan) -> None
     [
         (["val/f1", "test/loss", "test/f1", "test/accuracy"], ["test/accuracy", "test/f1"], "test/f1"),
         (["val/loss", "val/perplexity"], ["val/perplexity"], "val/perplexity"),
+        (["val/loss", "test/accuracy", "test/perplexity"], ["test/accuracy", "test/perplexity"], "test/perplexity"),
         (["val/loss", "test/loss"], ["test/loss"], "test/loss"),
         (["val/loss", "test/loss", "test/bleu"], ["test/bleu"], "test/bleu"),
         ([], [], None),
