@@ -97,7 +97,7 @@ def _load(folder: Path) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     dtype = "bfloat16" if config.dtype == torch.bfloat16 else "float32"
     model = load_model(AutoModelForCausalLM, name, "--run", config, dtype)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return model.to(device), tokenizer
+    return model.to(device), tokenizer  # type: ignore[arg-type]
 
 
 def _from_standard_input() -> str:

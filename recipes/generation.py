@@ -70,7 +70,9 @@ def continue_text(
     try:
         with torch.inference_mode(), isolate_rng(), quiet():
             torch.manual_seed(seed)
-            output = model.generate(inputs, attention_mask=torch.ones_like(inputs), generation_config=config)
+            output = model.generate(  # type: ignore[operator]
+                inputs, attention_mask=torch.ones_like(inputs), generation_config=config
+            )
     finally:
         model.train(training)
-    return tokenizer.decode(output[0, length:], skip_special_tokens=True)
+    return str(tokenizer.decode(output[0, length:], skip_special_tokens=True))

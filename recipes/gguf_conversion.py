@@ -105,7 +105,7 @@ def _convert(file: Path, key: str, folder: Path) -> None:
         cause = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise RecipeError(f"{key}: '{file}' cannot be read, it is damaged or of an unknown kind: {cause}") from error
     # Else saving takes the weights for quantised ones still.
-    model.hf_quantizer = None
+    model.hf_quantizer = None  # type: ignore[assignment]
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix="unfinished-"))

@@ -316,9 +316,10 @@ class LanguageModel(LightningModule):
         assert self.model is not None
         seconds = self.history.training_seconds
         blocks = self.history.samples * self.trainer.world_size
-        self.model.to(self.trainer.strategy.root_device)
+        self.to(self.trainer.strategy.root_device)
         after = self._continued() if self.sample_prompts else []
-        samples = zip(self.sample_prompts, self.samples_before or [None] * len(after), after, strict=True)
+        before: list[Any] = self.samples_before or [None] * len(after)
+        samples = zip(self.sample_prompts, before, after, strict=True)
         return {
             "before": self.before,
             "samples": [{"prompt": prompt, "before": old, "after": new} for prompt, old, new in samples],

@@ -262,7 +262,7 @@ class LanguageModelingData(LightningDataModule):
         blocks = self._blocks["train"]
         # Lightning would shuffle without regard to the run's seed; a resumed run sees the same batches.
         sampler: DistributedSampler = DistributedSampler(
-            blocks,  # type: ignore[arg-type]
+            blocks,
             num_replicas=self.trainer.world_size,
             rank=self.trainer.global_rank,
             shuffle=True,
@@ -294,7 +294,7 @@ class LanguageModelingData(LightningDataModule):
 
     def _loader(self, blocks: "Dataset", batch_size: int, sampler: DistributedSampler | None = None) -> DataLoader:
         return DataLoader(
-            dataset=blocks,  # type: ignore[arg-type]
+            dataset=blocks,
             batch_size=batch_size,
             sampler=sampler,
             collate_fn=collate,

@@ -117,5 +117,7 @@ def _finish(axes: "Axes", title: str, label: str, right: "Axes | None" = None) -
     handles = [line for each in dict.fromkeys((axes, top)) for line in each.get_legend_handles_labels()[0]]
     if handles:
         # Curves of two scales leave no corner free.
-        place = {} if top is axes else {"loc": "upper center", "bbox_to_anchor": (0.5, -0.13), "ncols": 2}
+        place: dict[str, Any] = (
+            {} if top is axes else {"loc": "upper center", "bbox_to_anchor": (0.5, -0.13), "ncols": 2}
+        )
         top.legend(handles=handles, frameon=False, fontsize=8, **place)
