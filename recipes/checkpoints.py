@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.trainer.states import TrainerFn
 
 from recipes.errors import RecipeError
@@ -15,6 +16,23 @@ from recipes.run_folder import RunFolder, versions
 
 LAST = "last.ckpt"
 INHERITED = ("best_model_path", "best_model_score", "best_k_models", "kth_best_model_path", "kth_value")
+
+
+class LoadedByName(TorchCheckpointIO):
+    """Loads into the processor's memory by its name, where Lightning passes a function that does the same.
+
+    torch rebuilds tensor subclasses such as torchao's 8-bit state only on a device that is named.
+    """
+
+    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
+        """Loads a checkpoint; ``map_location`` as :func:`torch.load` takes it."""
+        return super().load_checkpoint(path, map_location, weights_only)
+
+
+def load_by_name(trainer: Trainer) -> None:
+    """Has a trainer load its checkpoints so, unless its strategy or its settings have a way of their own."""
+    if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+        trainer.strategy.checkpoint_io = LoadedByName()
 
 
 class BestCheckpoint(ModelCheckpoint):

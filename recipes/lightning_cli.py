@@ -272,7 +272,7 @@ class RecipeCLI(LightningCLI):
             str(self.subcommand), {**settings, **kwargs}, self._get(self.config_init, "checkpoint")
         )
         try:
-            return super().instantiate_trainer(**kwargs)
+            trainer = super().instantiate_trainer(**kwargs)
         except MisconfigurationException as error:
             if "No supported" in str(error):
                 raise RecipeError(
@@ -282,6 +282,8 @@ class RecipeCLI(LightningCLI):
             raise
         except ValueError as error:
             raise RecipeError(f"trainer: {' '.join(str(error).split())}") from error
+        checkpoints.load_by_name(trainer)
+        return trainer
 
     def before_fit(self) -> None:
         """Lets the model look at the data before its first step, if it has ``before_training``; not when resumed."""
