@@ -14,6 +14,7 @@ from recipes.errors import RecipeError
 from recipes.gguf_conversion import as_folder
 from recipes.packing import collate, pack
 from recipes.pretrained import load_tokenizer
+from recipes.resumable_loader import ResumableLoader
 from recipes.sources import carve, load_split, suffix
 
 if TYPE_CHECKING:
@@ -103,6 +104,8 @@ class LanguageModelingData(LightningDataModule):
         self.tokens: dict[str, int] = {}
         """Tokens in the blocks of each split, and ``dropped``: those of the training split that fill none."""
         self._blocks: dict[str, Dataset] = {}
+        self._train_loader: ResumableLoader | None = None
+        self._place: dict[str, int] | None = None
 
     @property
     def has_test(self) -> bool:
@@ -268,7 +271,19 @@ class LanguageModelingData(LightningDataModule):
             shuffle=True,
             seed=int(os.environ.get("PL_GLOBAL_SEED", "0")),
         )
-        return self._loader(blocks, self.batch_size, sampler)
+        loader = self._loader(blocks, self.batch_size, sampler)
+        assert isinstance(loader, ResumableLoader)
+        loader.resume(self._place)
+        self._train_loader = loader
+        return loader
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place in the training split, for a run that goes on from here."""
+        return {} if self._train_loader is None else {"place": self._train_loader.place}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes up the place in the training split."""
+        self._place = state_dict.get("place")
 
     def val_dataloader(self) -> DataLoader:
         """Batches of the validation split, in its order."""
@@ -293,7 +308,7 @@ class LanguageModelingData(LightningDataModule):
         return concatenate_datasets([blocks, filling])
 
     def _loader(self, blocks: "Dataset", batch_size: int, sampler: DistributedSampler | None = None) -> DataLoader:
-        return DataLoader(
+        return (DataLoader if sampler is None else ResumableLoader)(
             dataset=blocks,
             batch_size=batch_size,
             sampler=sampler,

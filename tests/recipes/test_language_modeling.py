@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from lightning import Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel
 
@@ -260,6 +261,26 @@ def fit(tiny_lm: Path, tales_csv: Path, *more: str) -> int:
             *more,
         ]
     )
+
+
+@pytest.mark.parametrize("limit", [{"max_epochs": 2}, {"max_steps": 20}], ids=str)
+def test_a_run_resumed_within_an_epoch_ends_where_an_unbroken_one_does(
+    tiny_lm: Path, tales_csv: Path, tmp_path: Path, limit: dict
+) -> None:
+    def run(name: str, **arguments: Any) -> LanguageModel:
+        seed_everything(3, verbose=False)
+        module = LanguageModel(str(tiny_lm), schedule="constant")
+        callbacks = [ModelCheckpoint(tmp_path / name, save_top_k=-1, every_n_train_steps=3)]
+        settings = {"max_steps": -1, "limit_train_batches": 7, "enable_checkpointing": True, "callbacks": callbacks}
+        trainer(**settings | limit).fit(module, data_of(tales_csv), weights_only=True, **arguments)
+        return module
+
+    unbroken = run("unbroken")
+    [broken_off] = (tmp_path / "unbroken").glob("*step=3.ckpt")
+    resumed = run("resumed", ckpt_path=broken_off)
+
+    for name, parameter in unbroken.state_dict().items():
+        torch.testing.assert_close(resumed.state_dict()[name], parameter, msg=name)
 
 
 @pytest.fixture
