@@ -75,13 +75,14 @@ def test_over_a_recipe_the_parser_makes_of_it_exactly_what_it_says(
 
 
 @pytest.mark.parametrize("config", OPTIMIZERS, ids=names)
-def test_its_header_says_the_command_the_needs_and_the_knobs(config: Path) -> None:
+def test_its_header_says_the_command_the_needs_the_knobs_and_what_was_measured(config: Path) -> None:
     header = re.match(r"(#.*\n)+", config.read_text(encoding="utf-8"))
 
     assert header is not None
     assert f"python -m recipes.fit --config cls.yaml --config optimizer/{config.name}" in header[0]
     assert "Needs:" in header[0]
     assert "The knobs:" in header[0]
+    assert "Measured" in header[0]
     if any(
         library in optimizer_of(yaml.safe_load(config.read_text(encoding="utf-8")))["class_path"] for library in EXTRAS
     ):
