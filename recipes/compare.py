@@ -190,7 +190,7 @@ def _passed_on(others: list[str]) -> list[str]:
             near = get_close_matches(option, known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"expected {', '.join(known)}, or a setting of the recipe"
             raise RecipeError(f"unknown option '{option}'; {hint}")
-        if value is None and not option.startswith("--threads"):
+        if value is None:
             raise RecipeError(f"{option} is given no value")
     return others
 

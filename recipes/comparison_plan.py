@@ -77,8 +77,9 @@ class Choice:
     @property
     def rate(self) -> float | None:
         """The file's learning rate; None where the optimizer sets its own, or where it is a ``${...}``."""
+        value: Any = (self._optimizer().get("init_args") or {}).get("lr")
         try:
-            return float((self._optimizer().get("init_args") or {}).get("lr"))
+            return float(value)
         except (TypeError, ValueError):
             return None
 
@@ -225,7 +226,7 @@ class Plan:
         numbers = [
             float(f"{rate.number * (choice.rate or 0):.6g}") if rate.relative else rate.number for rate in self.sweep
         ]
-        return sorted(set(numbers))
+        return [*sorted(set(numbers))]
 
     def first_trials(self, choice: Choice) -> list[Trial]:
         """The trainings that an optimizer's learning rate is chosen from: all with the first seed."""
