@@ -50,7 +50,7 @@ def predict_state(
     optimizer = make_optimizer([_on_meta(group) for group in groups])
     if type(optimizer) in (Adam, AdamW):
         return _sum(_adam_state(group) for group in optimizer.param_groups)
-    if type(optimizer) in (Adafactor, TransformersAdafactor):
+    if isinstance(optimizer, Adafactor) and type(optimizer) in (Adafactor, TransformersAdafactor):
         return measure_state(
             optimizer._new_state(param, optimizer._rule(group))
             for group in optimizer.param_groups
@@ -58,7 +58,7 @@ def predict_state(
         )
     try:
         # takes neither memory nor time, but not every optimizer's code is made for it
-        with FakeTensorMode(), _NumbersAreOne():
+        with FakeTensorMode(), NumbersAreOne():
             return _try_out(make_optimizer, groups)
     except Exception:
         return _try_out(make_optimizer, groups)
@@ -124,7 +124,7 @@ def _sum(sizes: Iterable[StateSize]) -> StateSize:
     return StateSize(sum(size.elements for size in sizes), sum(size.bytes for size in sizes))
 
 
-class _NumbersAreOne(TorchDispatchMode):
+class NumbersAreOne(TorchDispatchMode):
     """Where a number is read from a tensor that holds none, such as a counter of steps, it is 1; no truth value is."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

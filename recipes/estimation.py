@@ -16,6 +16,7 @@ from lightning_adafactor.prediction import bitsandbytes_adamw8bit_state, predict
 from recipes import optimization
 from recipes.errors import RecipeError
 from recipes.estimation_activations import PRECISIONS, TRUE_DTYPES, peak_bytes
+from recipes.estimation_step import step_bytes
 
 ALIASES = {"None": "32-true", "32": "32-true", "64": "64-true", "16": "16-mixed", "bf16": "bf16-mixed"}
 FORMULAS = {"bitsandbytes.optim.AdamW8bit": bitsandbytes_adamw8bit_state}
@@ -55,7 +56,8 @@ class Estimate:
         gradients: Those of all trainable parameters or, with gradient release, of the largest one.
         state: The optimizer's state; None where it is not known.
         buffers: Bytes of the buffers.
-        activations: Bytes of everything else, an estimate from above.
+        activations: Bytes of everything else in forward and backward pass, an estimate from above.
+        step: Bytes that the optimizer takes for its step, when the activations are gone; an estimate.
         note: Why the state is not known, or how.
     """
 
@@ -69,14 +71,16 @@ class Estimate:
     state: StateSize | None
     buffers: int
     activations: int
+    step: int
     note: str = ""
 
     @property
     def total(self) -> int | None:
-        """All bytes together; None where the state is not known."""
+        """The most bytes at one time; None where the state is not known."""
         if self.state is None:
             return None
-        return self.parameters.bytes + self.gradients.bytes + self.state.bytes + self.buffers + self.activations
+        moment = max(self.activations, self.step)
+        return self.parameters.bytes + self.gradients.bytes + self.state.bytes + self.buffers + moment
 
 
 class Setting:
@@ -93,6 +97,7 @@ class Setting:
     """
 
     def __init__(self, module: LightningModule, data: LightningDataModule, precision: Any, gpu: bool) -> None:
+        self.gpu = gpu
         for owner, method in ((module, "build_on_meta"), (data, "largest_batch")):
             if not hasattr(owner, method):
                 raise RecipeError(
@@ -104,11 +109,11 @@ class Setting:
             raise RecipeError(
                 f"trainer.precision is '{precision}', which cannot be estimated: use one of {', '.join(PRECISIONS)}"
             )
-        self.module: Any = module
-        self.data: Any = data
-        self.gpu = gpu
+        self.module: Any
+        self.data: Any
+        self.module, self.data = module, data
         self.module.build_on_meta(data)
-        self.module.log = self.module.log_dict = _no_log
+        self.module.log = self.module.log_dict = _no_log  # what it logs to is the trainer's
         if self.precision in TRUE_DTYPES:
             self.module.model.to(TRUE_DTYPES[self.precision])
         self._activations: dict[tuple[Any, ...], int] = {}
@@ -196,6 +201,12 @@ class Setting:
         except Exception as error:  # an optimizer from anywhere: the table says what it raised
             return None, (str(error).strip() or type(error).__name__).splitlines()[0]
 
+    def step_bytes(self, candidate: Candidate) -> int:
+        """What an optimizer takes for its step; 0 for those in kernels of their own, which take little."""
+        if candidate.make is None:
+            return 0
+        return step_bytes(candidate.make, optimization.parameter_groups(self.module.model), self.gpu) or 0
+
 
 def estimate(setting: Setting, candidates: Sequence[Candidate]) -> list[Estimate]:
     """Estimates a recipe for each optimizer, with parameters as they are set and in bfloat16, with gradient release.
@@ -238,10 +249,11 @@ def _with_dtype(setting: Setting, candidates: Iterable[Candidate], dtype: torch.
                 state=state,
                 buffers=setting.buffer_bytes(),
                 activations=setting.activation_bytes(),
+                step=setting.step_bytes(candidate),
                 note=note,
             )
             yield row
-            yield dataclasses.replace(row, gradient_release=True, gradients=largest)
+            yield dataclasses.replace(row, gradient_release=True, gradients=largest, step=0)
 
 
 def _size(parameters: Iterable[Tensor]) -> StateSize:

@@ -68,7 +68,7 @@ def peak_bytes(
     """
     autocast = PRECISIONS[precision]
     with FakeTensorMode(allow_non_fake_inputs=True), _in_memory(module) as own:
-        tracker = _LiveBytes(own)
+        tracker = LiveBytes(own)
         hooks = [
             parameter.register_post_accumulate_grad_hook(tracker.forget_gradient)
             for parameter in module.parameters()
@@ -90,7 +90,7 @@ def peak_bytes(
 
 def _backward(loss: Tensor) -> None:
     """``loss.backward()``, which would take modes of torch functions off, and checkpointing computes forward again."""
-    engine = torch.autograd.Variable._execution_engine  # type: ignore[attr-defined]
+    engine = torch.autograd.Variable._execution_engine
     engine.run_backward(
         (loss,), (torch.ones_like(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True
     )
@@ -102,7 +102,8 @@ def _in_memory(module: nn.Module) -> Iterator[list[Tensor]]:
     replaced: list[tuple[dict[str, Any], str, Tensor]] = []
     new: dict[int, Tensor] = {}
     for part in module.modules():
-        for tensors in (part._parameters, part._buffers):
+        stores: tuple[dict[str, Any], ...] = (part._parameters, part._buffers)
+        for tensors in stores:
             for name, tensor in tensors.items():
                 if tensor is None:
                     continue
@@ -120,13 +121,21 @@ def _in_memory(module: nn.Module) -> Iterator[list[Tensor]]:
             tensors[name] = tensor
 
 
-class _LiveBytes(TorchDispatchMode):
-    """Adds up the storages that are alive; some tensors' and gradients that have come to rest do not count."""
+class LiveBytes(TorchDispatchMode):
+    """Adds up the storages that are alive; some tensors' and gradients that have come to rest do not count.
+
+    Args:
+        uncounted: Tensors that do not count.
+
+    Attributes:
+        live: Bytes that are alive now.
+        peak: The most that were.
+    """
 
     def __init__(self, uncounted: list[Tensor]) -> None:
         super().__init__()
         self.peak = 0
-        self._live = 0
+        self.live = 0
         # by the address of the storage, which is taken out before another can have it
         self._sizes = {tensor.untyped_storage()._cdata: 0 for tensor in uncounted}
 
@@ -141,18 +150,18 @@ class _LiveBytes(TorchDispatchMode):
         if storage._cdata in self._sizes:
             return
         self._sizes[storage._cdata] = storage.nbytes()
-        self._live += storage.nbytes()
-        self.peak = max(self.peak, self._live)
+        self.live += storage.nbytes()
+        self.peak = max(self.peak, self.live)
         weakref.finalize(storage, self._release, storage._cdata)
 
     def _release(self, address: int) -> None:
-        self._live -= self._sizes.pop(address)
+        self.live -= self._sizes.pop(address)
 
     def forget_gradient(self, parameter: Tensor) -> None:
         """Counts a gradient no longer that is complete."""
         assert parameter.grad is not None
         address = parameter.grad.untyped_storage()._cdata
-        self._live -= self._sizes[address]
+        self.live -= self._sizes[address]
         self._sizes[address] = 0
 
 

@@ -40,7 +40,9 @@ def advise(setting: Setting, rows: Sequence[Estimate], memory: int | None) -> li
 
 def largest_batch(setting: Setting, row: Estimate, memory: int, checkpointing: bool | None = None) -> int:
     """The largest batch, up to the recipe's own, with which an estimate fits; 0 where one example is too much."""
-    spare = row.activations - _lack(row, memory)
+    spare = max(row.activations, row.step) - _lack(row, memory)
+    if row.step > spare:
+        return 0
     most = int(setting.data.batch_size)
     at_most, at_least = (setting.activation_bytes(size, checkpointing) for size in (most, 1))
     if at_most <= spare:

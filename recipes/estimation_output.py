@@ -15,8 +15,9 @@ estimates          For each optimizer, dtype of the parameters, and without and 
                    ``name``, ``optimizer`` (class), ``own`` (the recipe's), ``dtype``, ``gradient_release``,
                    ``parameter_memory``, ``gradient_memory``, ``optimizer_state`` (each ``elements``, ``bytes``,
                    ``megabytes``, MiB), ``buffer_bytes``, ``activation_bytes`` (an estimate from above),
-                   ``total_bytes``, ``fits``, ``spare_bytes`` (negative: missing), ``note``.
-                   What is not known is null.
+                   ``step_bytes`` (an estimate of what the optimizer takes for its step, when the activations
+                   are gone), ``total_bytes`` (all of these, but of the last two only the larger), ``fits``,
+                   ``spare_bytes`` (negative: missing), ``note``. What is not known is null.
 advice             What to change where the recipe does not fit, in sentences.
 ================== ==================================================================================
 """
@@ -32,14 +33,14 @@ from recipes.memory_size import shown_size
 if TYPE_CHECKING:
     from rich.table import Table
 
-WIDTH_IN_FILES = 120
+WIDTH_IN_FILES = 118
 ACTIVATIONS = (
     "Activations are an estimate from above; parameters, gradients and state are what one process holds, to the byte. "
     "Leave a margin for what the device itself takes. MB and GB are 2**20 and 2**30 bytes."
 )
 NO_RELEASE = (
-    "Gradient release (each gradient used and given up within the backward pass) is not in this package yet: "
-    "its columns say what it would save."
+    "Released: with gradient release, each gradient is used and given up within the backward pass, and the largest one "
+    "counts. It is not in this package yet: the columns say what it would save."
 )
 
 
@@ -90,6 +91,7 @@ def _row(row: Estimate, memory: int | None) -> dict[str, Any]:
         "optimizer_state": None if row.state is None else _size(row.state),
         "buffer_bytes": row.buffers,
         "activation_bytes": row.activations,
+        "step_bytes": row.step,
         "total_bytes": row.total,
         "fits": None if spare is None else spare >= 0,
         "spare_bytes": spare,
@@ -108,7 +110,7 @@ def print_table(result: Mapping[str, Any]) -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=WIDTH_IN_FILES)
-    shape = next((shape for shape in result["batch"].values() if len(shape) == 2), [])
+    shape: list[int] = next((shape for shape in result["batch"].values() if len(shape) == 2), [])
     console.print(
         f"[bold]{result['recipe']}[/bold]: {result['parameters']['elements']:,} parameters, batches of "
         f"{' × '.join(map(str, shape))} tokens, precision {result['precision']}, on a {result['device'].upper()}",
@@ -134,7 +136,7 @@ def _table(rows: Sequence[Mapping[str, Any]], dtype: str, memory: int | None) ->
         title_justify="left",
     )
     table.add_column("optimizer", style="bold", no_wrap=True)
-    for heading in ("state", "gradients", "total", "gradients if released", "total"):
+    for heading in ("state", "gradients", "total", "released", "total"):
         table.add_column(heading, justify="right")
         if heading == "total" and memory is not None:
             table.add_column(f"free of {shown_size(memory)}", justify="right", no_wrap=True)

@@ -49,7 +49,7 @@ def draw(result: Mapping[str, Any], file: Path) -> None:
     end = max(largest, memory if memory is not None and memory < 3 * largest else 0)
     panels[0].invert_yaxis()
     panels[0].set_xlim(0, 1.22 * end / divisor)
-    shape = next((shape for shape in result["batch"].values() if len(shape) == 2), [])
+    shape: list[int] = next((shape for shape in result["batch"].values() if len(shape) == 2), [])
     figure.suptitle(
         f"{result['recipe']}: memory of a training step, {result['parameters']['elements']:,} parameters, batches of "
         f"{' × '.join(map(str, shape))} tokens, {result['precision']}"
@@ -84,4 +84,4 @@ def _part(row: Mapping[str, Any], part: str) -> float:
         return row["gradient_memory"]["bytes"]
     if part == "optimizer state":
         return row["optimizer_state"]["bytes"]
-    return row["activation_bytes"]
+    return max(row["activation_bytes"], row["step_bytes"])
