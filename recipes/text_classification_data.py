@@ -13,6 +13,7 @@ from recipes.errors import RecipeError
 from recipes.labels import label_name, ordered, trained_labels
 from recipes.length_grouping import LengthGroupedSampler
 from recipes.pretrained import load_config, load_tokenizer
+from recipes.resumable_loader import ResumableLoader
 from recipes.sources import carve, load_split
 
 if TYPE_CHECKING:
@@ -92,6 +93,8 @@ class TextClassificationData(LightningDataModule):
         self.tokenizer: PreTrainedTokenizerBase
         self.predict_rows: Dataset
         self._encoded: dict[str, Dataset] = {}
+        self._train_loader: ResumableLoader | None = None
+        self._place: dict[str, int] | None = None
 
     def _check_arguments(self) -> None:
         if not 1 <= len(self.text) <= 2:
@@ -320,7 +323,19 @@ class TextClassificationData(LightningDataModule):
             sampler = LengthGroupedSampler(dataset["length"][:], self.batch_size, **shard)
         else:
             sampler = DistributedSampler(dataset, shuffle=True, **shard)
-        return self._loader("train", self.batch_size, sampler)
+        loader = self._loader("train", self.batch_size, sampler)
+        assert isinstance(loader, ResumableLoader)
+        loader.resume(self._place)
+        self._train_loader = loader
+        return loader
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place in the training split, for a run that goes on from here."""
+        return {} if self._train_loader is None else {"place": self._train_loader.place}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes up the place in the training split."""
+        self._place = state_dict.get("place")
 
     def val_dataloader(self) -> DataLoader:
         """Batches of the validation split, longest texts first."""
@@ -339,7 +354,7 @@ class TextClassificationData(LightningDataModule):
     def _loader(self, split: str, batch_size: int, sampler: DistributedSampler | None = None) -> DataLoader:
         from transformers import DataCollatorWithPadding
 
-        return DataLoader(
+        return (DataLoader if sampler is None else ResumableLoader)(
             dataset=self._encoded[split].remove_columns("length"),
             batch_size=batch_size,
             sampler=sampler,

@@ -243,6 +243,24 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(tiny_model: Path, wires_c
     assert [step for step, _ in history.evaluations] == [7, 14]
 
 
+def test_a_run_resumed_within_an_epoch_ends_where_an_unbroken_one_does(
+    tiny_model: Path, wires_csv: Path, tmp_path: Path
+) -> None:
+    def run(name: str, **arguments: Any) -> TextClassifier:
+        seed_everything(1, verbose=False)
+        model = TextClassifier(str(tiny_model), adafactor, schedule="constant", dropout=0.0)
+        checkpoint = ModelCheckpoint(tmp_path / name, save_top_k=-1, every_n_train_steps=3)
+        trainer = trainer_of(max_epochs=1, enable_checkpointing=True, callbacks=[checkpoint])
+        trainer.fit(model, data_of(wires_csv), weights_only=True, **arguments)
+        return model
+
+    whole = run("whole")
+    resumed = run("resumed", ckpt_path=next((tmp_path / "whole").glob("*step=3.ckpt")))
+
+    for name, parameter in whole.state_dict().items():
+        torch.testing.assert_close(resumed.state_dict()[name], parameter, msg=name)
+
+
 MISTAKES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], list[str]]] = {
     "no such model": ({"pretrained": "no/such"}, {}, {}, ["model.pretrained", "no/such", "network"]),
     "folder without weights": ({"pretrained": "bare"}, {}, {}, ["model.pretrained", "'bare'", "no weights"]),
