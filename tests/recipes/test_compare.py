@@ -13,7 +13,7 @@ import pandas
 import pytest
 import yaml
 
-from recipes import comparison_plan
+from recipes import comparison_picture, comparison_plan, comparison_writing
 from recipes.cli import main
 from tests.recipes import fake_fit
 
@@ -28,6 +28,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("RUNS_DIR", raising=False)
     monkeypatch.setattr(comparison_plan, "FIT", [sys.executable, FAKE])
     monkeypatch.setattr("recipes.comparison_runs.SECONDS_BETWEEN_LOOKS", 0.02)
+    # Drawing takes a second; one test draws.
+    monkeypatch.setattr(comparison_writing, "draw", lambda result, outcomes, file: file.touch())
     recipe()
     return tmp_path
 
@@ -65,7 +67,8 @@ def test_each_optimizer_is_trained_with_the_rate_of_its_file_and_the_recipes_see
     assert "No learning rate was swept" in " ".join(comparison()["remarks"])
 
 
-def test_it_leaves_json_markdown_and_a_picture(folder: Path) -> None:
+def test_it_leaves_json_markdown_and_a_picture(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparison_writing, "draw", comparison_picture.draw)
     assert compare("adafactor", "adamw", "--out", "there") == 0
 
     assert Path("there/comparison.png").read_bytes().startswith(b"\x89PNG")
