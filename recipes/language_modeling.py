@@ -50,8 +50,8 @@ class LanguageModel(LightningModule):
             value.
         schedule_args: More arguments of the schedule, such as ``{min_lr_rate: 0.1}`` of
             ``cosine_with_min_lr``.
-        gradient_checkpointing: Whether activations are computed again in the backward pass and not kept, for
-            much less memory and about a third more time.
+        gradient_checkpointing: Whether activations are computed again in the backward pass and not kept: less
+            memory, for the time of one more forward pass.
         dtype: What the parameters are held in. ``bfloat16`` halves their memory and that of the gradients,
             and needs an optimizer that rounds stochastically; mixed precision is the trainer's.
         evaluate_before: Whether validation and test split are evaluated before the first step too, for the
