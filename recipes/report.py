@@ -140,7 +140,7 @@ def _about_training(trainer: Trainer, module: LightningModule, history: RunHisto
     samples = history.samples * trainer.world_size
     installed = {"python": platform.python_version(), **packages()}
     checkpoint = trainer.checkpoint_callback
-    monitor = {"name": None, "mode": None}
+    monitor: dict[str, str | None] = {"name": None, "mode": None}
     if isinstance(checkpoint, ModelCheckpoint):
         monitor = {"name": checkpoint.monitor, "mode": checkpoint.mode}
     return {
