@@ -83,6 +83,7 @@ def _run(args: list[str]) -> int:
         raise RecipeError(f"'{args[0]}' stands before the command\n{USAGE}")
 
     noise.no_bars_in_files()
+    noise.silence()
     if args[0] in OTHER_COMMANDS:
         return int(importlib.import_module(f"recipes.{args[0]}").main(args[1:]))
 

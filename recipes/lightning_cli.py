@@ -19,7 +19,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf.errors import OmegaConfBaseException
 
-from recipes import checkpoints, noise, resolvers
+from recipes import checkpoints, resolvers
 from recipes.cli import COMMANDS, OTHER_COMMANDS
 from recipes.command_line import given_in
 from recipes.config_files import find_config, is_inline, read_config
@@ -88,7 +88,6 @@ class RecipeCLI(LightningCLI):
     def __init__(self, args: Sequence[str]) -> None:
         self.run_folder: RunFolder | None = None
         self._given: list[Given] = []
-        noise.silence()
         resolvers.register()
         try:
             super().__init__(
