@@ -30,11 +30,18 @@ def recorded_config(parser: "LightningArgumentParser", config: "Namespace") -> s
 class RecordConfig(SaveConfigCallback):
     """Writes :func:`recorded_config` into the run's folder before anything is trained."""
 
+    _folder: str | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Asks for the folder on all ranks: the first one tells it to the others, who have to listen."""
+        self._folder = trainer.log_dir
+        super().setup(trainer, pl_module, stage)
+
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Called on rank 0 alone."""
-        if trainer.log_dir is None:
+        if self._folder is None:
             return
-        file = Path(trainer.log_dir) / FILE
+        file = Path(self._folder) / FILE
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("x", encoding="utf-8") as written:
             written.write(recorded_config(self.parser, self.config))
