@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from recipes import resolvers
 from recipes.fingerprint import file_sha256
-from recipes.provenance import git_commit, git_dirty, image, locks, machine, packages
+from recipes.provenance import code_sha256, git_commit, git_dirty, image, locks, machine, packages
 
 SHOWN = 12
 DIGITS = 12
@@ -23,6 +23,7 @@ def differences(recorded: Mapping[str, Any]) -> Iterator[str]:
         recorded: The ``provenance`` of a report.
     """
     yield from _values("git", recorded["git"], {"commit": git_commit(), "dirty": git_dirty()})
+    yield from _values("the code's", {"sha256": recorded.get("code_sha256")}, {"sha256": code_sha256()})
     yield from _values("image", recorded["image"], image())
     yield from _assets(recorded["assets"])
     changed = list(_values("package", recorded["packages"], packages()))

@@ -5,6 +5,7 @@
 ============= ==================================================================================================
 git           ``commit`` of the repository that the recipes lie in and whether it was ``dirty`` (files changed since).
               In an image, what the image was built from (``GIT_COMMIT``, ``GIT_DIRTY``); null where unknown.
+code_sha256   sha256 of the Python files of ``recipes`` and ``lightning_adafactor``: what ran, whatever git says.
 image         ``version`` and ``digest`` of the container image (``IMAGE_VERSION``, ``IMAGE_DIGEST``); null outside.
 locks         sha256 of each lock file.
 assets        Each file or folder that the configuration names: its sha256 (of a folder: of its files' names and sums).
@@ -48,6 +49,7 @@ def provenance(settings: Mapping[str, Any], config: str, device: torch.device) -
     """
     return {
         "git": {"commit": git_commit(), "dirty": git_dirty()},
+        "code_sha256": code_sha256(),
         "image": image(),
         "locks": locks(),
         "assets": dict(assets(settings)),
@@ -94,6 +96,13 @@ def _texts(value: Any) -> Iterator[str]:
 def image() -> dict[str, str | None]:
     """Version and digest of the container image that this process runs in, as its environment tells them."""
     return {name: os.environ.get(f"IMAGE_{name.upper()}") or None for name in ("version", "digest")}
+
+
+def code_sha256() -> str:
+    """The sha256 over names and sums of the Python files of both packages."""
+    files = sorted(file for package in ("recipes", "lightning_adafactor") for file in (ROOT / package).rglob("*.py"))
+    lines = (f"{file_sha256(file)}  {file.relative_to(ROOT).as_posix()}\n" for file in files)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def locks() -> dict[str, str]:
