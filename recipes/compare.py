@@ -13,12 +13,12 @@ from rich.console import Console
 
 from recipes.arguments import CommandParser
 from recipes.command_line import options_in
-from recipes.comparison_plan import DEFAULT_SWEEP, Plan, Rate, Trial, choose, seed_of, shipped
-from recipes.comparison_progress import Screen
-from recipes.comparison_results import best_of, comparison
-from recipes.comparison_runs import MISTAKE, Outcome, finished, run
-from recipes.comparison_tables import print_table
-from recipes.comparison_writing import write
+from recipes.comparison.plan import DEFAULT_SWEEP, Plan, Rate, Trial, choose, seed_of, shipped
+from recipes.comparison.progress import Screen
+from recipes.comparison.results import best_of, comparison
+from recipes.comparison.runs import MISTAKE, Outcome, finished, run
+from recipes.comparison.tables import print_table
+from recipes.comparison.writing import write
 from recipes.config_files import find_config, read_config
 from recipes.errors import RecipeError
 from recipes.run_folder import config_name, runs_root

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recipes.arguments import CommandParser
-from recipes.comparison_plan import Choice, choose
+from recipes.comparison.plan import Choice, choose
 from recipes.config_files import find_config, read_config
 from recipes.errors import RecipeError
-from recipes.memory_size import parse_size
+from recipes.estimation.memory_size import parse_size
 from recipes.run_folder import config_name
 
 if TYPE_CHECKING:
-    from recipes.estimation import Candidate, Setting
+    from recipes.estimation.parts import Candidate, Setting
 
 DEFAULT_OPTIMIZERS = ("adamw", "adafactor", "adamw_8bit")
 DESCRIPTION = """\
@@ -58,9 +58,9 @@ def main(args: Sequence[str]) -> int:
     memory = parse_size(given.gpu_memory, "--gpu-memory") if given.gpu_memory else None
     files = [_writable(option, getattr(given, option)) for option in ("json", "png")]
 
-    from recipes.estimation import estimate, without_doubles
-    from recipes.estimation_advice import advise
-    from recipes.estimation_output import as_json, print_table
+    from recipes.estimation.advice import advise
+    from recipes.estimation.output import as_json, print_table
+    from recipes.estimation.parts import estimate, without_doubles
 
     setting, own, memory = _read(configs, others, memory)
     candidates = [own, *(_candidate(choice, configs, others) for choice in choices)]
@@ -74,7 +74,7 @@ def main(args: Sequence[str]) -> int:
     if json_file:
         json_file.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     if png_file:
-        from recipes.estimation_picture import draw
+        from recipes.estimation.picture import draw
 
         draw(result, png_file)
     return 0
@@ -123,8 +123,8 @@ def _read(configs: list[str], others: list[str], memory: int | None) -> "tuple[S
     """The recipe, its own optimizer and the memory to fit in."""
     import torch
 
-    from recipes.estimation import Candidate, Setting
-    from recipes.estimation_recipe import ParsedRecipe
+    from recipes.estimation.parts import Candidate, Setting
+    from recipes.estimation.recipe import ParsedRecipe
 
     recipe = ParsedRecipe(configs, others)
     accelerator = str(recipe.trainer_settings["accelerator"])
@@ -140,8 +140,8 @@ def _read(configs: list[str], others: list[str], memory: int | None) -> "tuple[S
 
 def _candidate(choice: Choice, configs: list[str], others: list[str]) -> "Candidate":
     """An optimizer exactly as a run with ``--config optimizer/NAME.yaml`` would make it."""
-    from recipes.estimation import Candidate
-    from recipes.estimation_recipe import ParsedRecipe, without_optimizer
+    from recipes.estimation.parts import Candidate
+    from recipes.estimation.recipe import ParsedRecipe, without_optimizer
 
     if choice.missing_module:
         return Candidate(choice.name, choice.class_path, None, f"{choice.missing_module} is not installed")

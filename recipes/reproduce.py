@@ -56,7 +56,7 @@ def main(args: Sequence[str]) -> int:
     file = options.report / "report.json" if options.report.is_dir() else options.report
     recorded = read_report(file)
 
-    from recipes.environment_check import differences
+    from recipes.reproduction.environment import differences
 
     found = list(differences(recorded["provenance"]))
     for difference in found:
@@ -69,7 +69,7 @@ def main(args: Sequence[str]) -> int:
     if again is None:
         return 1
 
-    from recipes.run_comparison import compare
+    from recipes.reproduction.verdict import compare
 
     verdict = compare(file.parent, recorded, again, read_report(again / "report.json"), options.tolerance)
     print(f"{verdict.words}\n  recorded: {file}\n  again:    {again / 'report.json'}")

@@ -13,8 +13,8 @@ import pandas
 import pytest
 import yaml
 
-from recipes import comparison_picture, comparison_plan, comparison_writing
 from recipes.cli import main
+from recipes.comparison import picture, plan, writing
 from tests.recipes import fake_fit
 
 ROOT = Path(__file__).parents[2]
@@ -26,10 +26,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder in which ``some.yaml`` is trained by ``fake_fit.py``."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RUNS_DIR", raising=False)
-    monkeypatch.setattr(comparison_plan, "FIT", [sys.executable, FAKE])
-    monkeypatch.setattr("recipes.comparison_runs.SECONDS_BETWEEN_LOOKS", 0.02)
+    monkeypatch.setattr(plan, "FIT", [sys.executable, FAKE])
+    monkeypatch.setattr("recipes.comparison.runs.SECONDS_BETWEEN_LOOKS", 0.02)
     # Drawing takes a second; one test draws.
-    monkeypatch.setattr(comparison_writing, "draw", lambda result, outcomes, file: file.touch())
+    monkeypatch.setattr(writing, "draw", lambda result, outcomes, file: file.touch())
     recipe()
     return tmp_path
 
@@ -68,7 +68,7 @@ def test_each_optimizer_is_trained_with_the_rate_of_its_file_and_the_recipes_see
 
 
 def test_it_leaves_json_markdown_and_a_picture(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(comparison_writing, "draw", comparison_picture.draw)
+    monkeypatch.setattr(writing, "draw", picture.draw)
     assert compare("adafactor", "adamw", "--out", "there") == 0
 
     assert Path("there/comparison.png").read_bytes().startswith(b"\x89PNG")
@@ -201,7 +201,7 @@ def test_runs_that_began_with_other_weights_are_told_first_and_loudly(
 def test_ctrl_c_stops_the_training_and_says_how_to_go_on(folder: Path) -> None:
     recipe(waits=60)
     program = (
-        f"import sys; from recipes import comparison_plan; comparison_plan.FIT = [sys.executable, {FAKE!r}]; "
+        f"import sys; from recipes.comparison import plan; plan.FIT = [sys.executable, {FAKE!r}]; "
         "from recipes.cli import main; sys.exit(main(sys.argv[1:]))"
     )
     process = subprocess.Popen(

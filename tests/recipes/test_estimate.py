@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 import lightning_adafactor
-from recipes import comparison_plan
 from recipes.cli import main
+from recipes.comparison import plan
 
 CLASSIFIER = """\
 trainer:
@@ -268,10 +268,8 @@ def test_what_can_never_fit_is_told(classifier: str) -> None:
 def test_library_that_is_missing_is_named_and_its_formula_used(
     classifier: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    found = comparison_plan.find_spec
-    monkeypatch.setattr(
-        comparison_plan, "find_spec", lambda name: None if name in ("bitsandbytes", "torchao") else found(name)
-    )
+    found = plan.find_spec
+    monkeypatch.setattr(plan, "find_spec", lambda name: None if name in ("bitsandbytes", "torchao") else found(name))
 
     result = estimate(classifier, "--optimizer", "adamw_8bit", "adamw_torchao_8bit")
 

@@ -15,9 +15,7 @@ documents = st.lists(st.lists(st.integers(0, 99), max_size=20), min_size=1, max_
 
 
 @given(documents=documents, block_size=st.integers(2, 16), batch_size=st.integers(1, 7))
-def test_no_token_is_lost_or_moved_across_batches(
-    documents: list[list[int]], block_size: int, batch_size: int
-) -> None:
+def test_no_token_is_lost_or_moved_across_batches(documents: list[list[int]], block_size: int, batch_size: int) -> None:
     packer = Packer(block_size, len(documents))
     blocks: list[list[int]] = []
 

@@ -5,16 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from recipes import comparison_plan, comparison_runs
 from recipes.compare import plan_of
-from recipes.comparison_plan import Trial
+from recipes.comparison import plan, runs
+from recipes.comparison.plan import Trial
 
 
 @pytest.fixture
 def trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trial:
     """A training of which a test says what its process does."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(comparison_runs, "SECONDS_BETWEEN_LOOKS", 0.02)
+    monkeypatch.setattr(runs, "SECONDS_BETWEEN_LOOKS", 0.02)
     Path("some.yaml").write_text("data: {}\n", encoding="utf-8")
     plan = plan_of(["--config", "some.yaml", "--optimizers", "adamw", "--out", "out"])
     return plan.first_trials(plan.choices[0])[0]
@@ -25,7 +25,7 @@ def trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trial:
     [
         ("import sys; sys.exit('error: lr is too high')", "lr is too high"),
         ("1 / 0", "ZeroDivisionError: division by zero"),
-        ("import os; os.kill(os.getpid(), 9)", comparison_runs.KILLED),
+        ("import os; os.kill(os.getpid(), 9)", runs.KILLED),
         ("import os; os.kill(os.getpid(), 11)", "ended by signal 11 (Segmentation fault)"),
         ("import sys; print('half way'); sys.exit(3)", "exit status 3, after: half way"),
         ("", "it ended well and left no report.json: the recipe's module has no save_pretrained"),
@@ -34,44 +34,44 @@ def trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trial:
 def test_the_reason_is_the_sentence_the_exception_or_the_signal(
     program: str, reason: str, trial: Trial, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(comparison_plan, "FIT", [sys.executable, "-c", program])
-    outcome = comparison_runs.run(trial)
+    monkeypatch.setattr(plan, "FIT", [sys.executable, "-c", program])
+    outcome = runs.run(trial)
     assert outcome.report is None
     assert outcome.reason == reason
 
 
 def test_an_earlier_attempts_reason_is_not_taken_for_this_ones(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(comparison_plan, "FIT", [sys.executable, "-c", "import sys; sys.exit('error: the first')"])
-    comparison_runs.run(trial)
-    monkeypatch.setattr(comparison_plan, "FIT", [sys.executable, "-c", "import sys; sys.exit(3)"])
-    assert comparison_runs.run(trial).reason == "exit status 3"
+    monkeypatch.setattr(plan, "FIT", [sys.executable, "-c", "import sys; sys.exit('error: the first')"])
+    runs.run(trial)
+    monkeypatch.setattr(plan, "FIT", [sys.executable, "-c", "import sys; sys.exit(3)"])
+    assert runs.run(trial).reason == "exit status 3"
     assert "the first" in (trial.folder / "log.txt").read_text(encoding="utf-8")
 
 
 def test_the_last_line_is_what_is_shown_while_it_runs(trial: Trial) -> None:
     trial.folder.mkdir(parents=True)
     (trial.folder / "log.txt").write_bytes(b"begin\nepoch 1:  5%\repoch 1: 10% ###\n\n")
-    assert comparison_runs.last_line(trial) == "epoch 1: 10% ###"
+    assert runs.last_line(trial) == "epoch 1: 10% ###"
 
 
 def test_a_report_that_was_cut_off_is_none(trial: Trial) -> None:
     version = trial.folder / "some" / "version_0"
     version.mkdir(parents=True)
     (version / "report.json").write_text('{"metrics": {', encoding="utf-8")
-    assert comparison_runs.finished(trial) is None
+    assert runs.finished(trial) is None
     (version / "report.json").write_text('{"metrics": {}}', encoding="utf-8")
-    outcome = comparison_runs.finished(trial)
+    outcome = runs.finished(trial)
     assert outcome is not None
     assert outcome.kept
 
 
 def test_an_error_of_this_process_ends_the_training(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
     program = "import pathlib, time; time.sleep(60); pathlib.Path('late').touch()"
-    monkeypatch.setattr(comparison_plan, "FIT", [sys.executable, "-c", program])
+    monkeypatch.setattr(plan, "FIT", [sys.executable, "-c", program])
 
     def tick() -> None:
         raise OverflowError
 
     with pytest.raises(OverflowError):
-        comparison_runs.run(trial, tick)
+        runs.run(trial, tick)
     assert not Path("late").exists()

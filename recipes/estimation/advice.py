@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import torch
 
-from recipes.estimation import Estimate, Setting
-from recipes.memory_size import shown_size
+from recipes.estimation.memory_size import shown_size
+from recipes.estimation.parts import Estimate, Setting
 
 
 def advise(setting: Setting, rows: Sequence[Estimate], memory: int | None) -> list[str]:

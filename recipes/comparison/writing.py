@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from recipes.comparison_picture import draw
-from recipes.comparison_runs import Outcome
-from recipes.comparison_tables import markdown
+from recipes.comparison.picture import draw
+from recipes.comparison.runs import Outcome
+from recipes.comparison.tables import markdown
 
 STEM = "comparison"
 SUFFIXES = (".json", ".md", ".png")
@@ -17,7 +17,7 @@ def write(result: Mapping[str, Any], outcomes: Sequence[Outcome], folder: Path) 
     """Writes a comparison.
 
     Args:
-        result: What :func:`recipes.comparison_results.comparison` says.
+        result: What :func:`recipes.comparison.results.comparison` says.
         outcomes: The trainings, for their curves.
         folder: Where to write.
     """

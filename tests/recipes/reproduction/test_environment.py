@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from recipes.environment_check import differences
 from recipes.fingerprint import file_sha256
 from recipes.provenance import provenance
+from recipes.reproduction.environment import differences
 
 SETTINGS = {"trainer": {"precision": None}, "model": {}, "data": {}}
 

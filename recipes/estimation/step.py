@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.optim import Optimizer
 
 from lightning_adafactor.prediction import NumbersAreOne
-from recipes.estimation_activations import LiveBytes
+from recipes.estimation.activations import LiveBytes
 
 
 def step_bytes(

@@ -17,7 +17,7 @@ from transformers import (
     PretrainedConfig,
 )
 
-from recipes.estimation_activations import WORKSPACE, peak_bytes
+from recipes.estimation.activations import WORKSPACE, peak_bytes
 
 ROWS, TOKENS = 8, 64
 STATED_FACTOR = 1.25

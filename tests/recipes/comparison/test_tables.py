@@ -8,9 +8,9 @@ import pytest
 from rich.console import Console
 
 from recipes.compare import plan_of
-from recipes.comparison_results import comparison
-from recipes.comparison_runs import Outcome
-from recipes.comparison_tables import markdown, print_table
+from recipes.comparison.results import comparison
+from recipes.comparison.runs import Outcome
+from recipes.comparison.tables import markdown, print_table
 from tests.recipes.fake_fit import a_report
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from lightning_adafactor import Adafactor
-from recipes.estimation_activations import LiveBytes
-from recipes.estimation_step import step_bytes
+from recipes.estimation.activations import LiveBytes
+from recipes.estimation.step import step_bytes
 
 SHAPES = [(64, 64)] * 5 + [(32, 64), (64,)]
 SIZE = 4 * (5 * 64 * 64 + 32 * 64 + 64)

@@ -15,8 +15,8 @@ from lightning_adafactor.memory import StateSize
 from lightning_adafactor.prediction import bitsandbytes_adamw8bit_state, predict_state
 from recipes import optimization
 from recipes.errors import RecipeError
-from recipes.estimation_activations import PRECISIONS, TRUE_DTYPES, peak_bytes
-from recipes.estimation_step import step_bytes
+from recipes.estimation.activations import PRECISIONS, TRUE_DTYPES, peak_bytes
+from recipes.estimation.step import step_bytes
 
 ALIASES = {"None": "32-true", "32": "32-true", "64": "64-true", "16": "16-mixed", "bf16": "bf16-mixed"}
 FORMULAS = {"bitsandbytes.optim.AdamW8bit": bitsandbytes_adamw8bit_state}
@@ -149,7 +149,7 @@ class Setting:
         return sum(buffer.numel() * buffer.element_size() for buffer in self.module.buffers())
 
     def activation_bytes(self, batch_size: int | None = None, checkpointing: bool | None = None) -> int:
-        """The most that a step holds beside parameters, gradients and state; see ``estimation_activations``.
+        """The most that a step holds beside parameters, gradients and state; see :mod:`recipes.estimation.activations`.
 
         Args:
             batch_size: Examples in the batch; None for as many as are set.

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recipes.comparison_plan import Trial, shown
+from recipes.comparison.plan import Trial, shown
 from recipes.errors import RecipeError
 from recipes.run_folder import VERSION
 
@@ -118,7 +118,7 @@ def _prepare(trial: Trial) -> None:
 
 def _wait(trial: Trial, output: Any, tick: Callable[[], object]) -> int:
     """The exit status of the training's process."""
-    package = str(Path(__file__).resolve().parent.parent)
+    package = str(Path(__file__).resolve().parents[2])
     paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
     # A session of its own: Ctrl-C reaches the training once, from here, and it stops as it does when alone.
     process = subprocess.Popen(

@@ -3,7 +3,7 @@
 import pytest
 
 from recipes.errors import RecipeError
-from recipes.memory_size import parse_size, shown_size
+from recipes.estimation.memory_size import parse_size, shown_size
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
 
 from recipes.compare import plan_of
-from recipes.comparison_picture import draw
-from recipes.comparison_plan import shipped
-from recipes.comparison_results import comparison
-from recipes.comparison_runs import Outcome
+from recipes.comparison.picture import draw
+from recipes.comparison.plan import shipped
+from recipes.comparison.results import comparison
+from recipes.comparison.runs import Outcome
 from tests.recipes.fake_fit import a_report
 
 

@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING, Any
 
 import lightning_adafactor
 from lightning_adafactor.memory import StateSize
-from recipes.estimation import Estimate, Setting
-from recipes.memory_size import shown_size
+from recipes.estimation.memory_size import shown_size
+from recipes.estimation.parts import Estimate, Setting
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -11,8 +11,8 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from recipes.comparison_plan import Plan, Trial
-from recipes.comparison_runs import Outcome, last_line
+from recipes.comparison.plan import Plan, Trial
+from recipes.comparison.runs import Outcome, last_line
 
 
 class Screen:

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from recipes.comparison_plan import Choice, Plan, Trial
-from recipes.comparison_runs import Outcome
+from recipes.comparison.plan import Choice, Plan, Trial
+from recipes.comparison.runs import Outcome
 
 Report = dict[str, Any]
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from recipes.compare import plan_of
-from recipes.comparison_plan import Plan
-from recipes.comparison_results import best_of, comparison, main_quality, mode_of, quality_names, score_of, spread
-from recipes.comparison_runs import Outcome
+from recipes.comparison.plan import Plan
+from recipes.comparison.results import best_of, comparison, main_quality, mode_of, quality_names, score_of, spread
+from recipes.comparison.runs import Outcome
 from tests.recipes.fake_fit import a_report
 
 

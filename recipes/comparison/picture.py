@@ -5,8 +5,8 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from recipes.comparison_results import mode_of
-from recipes.comparison_runs import Outcome
+from recipes.comparison.results import mode_of
+from recipes.comparison.runs import Outcome
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

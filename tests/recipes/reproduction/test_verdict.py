@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from recipes.run_comparison import compare, read_metrics, relative_difference
+from recipes.reproduction.verdict import compare, read_metrics, relative_difference
 
 REPORT = {
     "steps": 4,
