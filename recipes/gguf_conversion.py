@@ -1,6 +1,5 @@
 """GGUF files: converted once to a folder of safetensors, which every later run loads in a second."""
 
-import hashlib
 import io
 import os
 import shutil
@@ -13,6 +12,7 @@ from pathlib import Path
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from recipes.errors import RecipeError
+from recipes.fingerprint import file_sha256
 from recipes.pretrained import quiet, save
 
 READERS = ("gguf", "accelerate")
@@ -41,7 +41,7 @@ def as_folder(name: str, key: str) -> str:
     from huggingface_hub import constants
 
     file = gguf_file(name, key)
-    folder = Path(constants.HF_HOME) / "recipes" / "gguf" / _sha256(file)
+    folder = Path(constants.HF_HOME) / "recipes" / "gguf" / file_sha256(file)
     if not folder.is_dir():
         try:
             _convert(file, key, folder)
@@ -70,14 +70,6 @@ def gguf_file(name: str, key: str) -> Path:
         if opened.read(4) != b"GGUF":
             raise RecipeError(f"{key}: '{name}' is no GGUF file, or a damaged one: it does not begin with GGUF")
     return file
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as opened:
-        while chunk := opened.read(2**20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _convert(file: Path, key: str, folder: Path) -> None:
