@@ -149,6 +149,8 @@ def _stop(process: "subprocess.Popen[bytes]") -> None:
             process.wait(SECONDS_TO_STOP)
         except (OSError, ValueError, subprocess.TimeoutExpired):
             continue
+        except (KeyboardInterrupt, SystemExit):
+            continue  # asked twice: left alone, the training would go on without a terminal that can end it
     if process.poll() is None:
         process.kill()
         process.wait()

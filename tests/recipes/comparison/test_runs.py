@@ -1,5 +1,6 @@
 """How a training of a comparison ends, in words."""
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -75,3 +76,22 @@ def test_an_error_of_this_process_ends_the_training(trial: Trial, monkeypatch: p
     with pytest.raises(OverflowError):
         runs.run(trial, tick)
     assert not Path("late").exists()
+
+
+def test_a_second_ctrl_c_leaves_no_training_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    deaf = "from signal import *; import time; signal(SIGINT, SIG_IGN); print('deaf', flush=True); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"deaf\n"
+    wait, presses = process.wait, iter([KeyboardInterrupt])
+
+    def pressed_once(timeout: float | None = None) -> int:
+        for press in presses:
+            raise press
+        return wait(timeout)
+
+    monkeypatch.setattr(process, "wait", pressed_once)
+
+    runs._stop(process)
+
+    assert process.poll() is not None
