@@ -112,7 +112,11 @@ def locks() -> dict[str, str]:
 
 def packages() -> dict[str, str]:
     """Name and version of every installed package, by name."""
-    found = {distribution.name.lower(): distribution.version for distribution in importlib.metadata.distributions()}
+    found: dict[str, str] = {}
+    for distribution in importlib.metadata.distributions():
+        name = distribution.metadata["Name"]
+        if name:  # a broken installation leaves folders without one; of two of the same name, the first is imported
+            found.setdefault(name.lower(), distribution.version)
     return dict(sorted(found.items()))
 
 
