@@ -28,6 +28,15 @@ It says first in what this environment differs from the recorded one, then train
 A run repeats bit for bit on the same type of machine, with the same packages, threads and trainer.deterministic."""
 
 
+PARTS: dict[str, type] = {
+    **dict.fromkeys(("fingerprint", "metrics", "history", "provenance"), dict),
+    **dict.fromkeys(("history.losses", "history.evaluations"), list),
+    **{f"provenance.{name}": dict for name in ("git", "image", "locks", "assets", "packages", "machine")},
+    **dict.fromkeys(("recipe", "fingerprint.weights", "provenance.command", "provenance.config"), str),
+}
+"""What a report has to hold for its run to be repeated and compared."""
+
+
 def main(args: Sequence[str]) -> int:
     """Reproduces a run.
 
@@ -80,14 +89,27 @@ def read_report(file: Path) -> dict[str, Any]:
     """A report with what is needed to run it again.
 
     Raises:
-        RecipeError: There is none, it cannot be read, or it was written without its settings.
+        RecipeError: There is none, it cannot be read, or it lacks what a run is repeated from.
     """
     try:
         report = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise RecipeError(f"{file} cannot be read as the report.json of a run: {error}") from None
-    if not isinstance(report, dict) or not report.get("provenance", {}).get("config") or "fingerprint" not in report:
+    if not isinstance(report, dict) or "provenance" not in report or "fingerprint" not in report:
         raise RecipeError(f"{file} holds no 'provenance' with the settings of its run: only such a run can be repeated")
+    wrong = [key for key, kind in PARTS.items() if not isinstance(_at(report, key), kind)]
+    if wrong:
+        raise RecipeError(
+            f"{file} is not as a run has written it: {', '.join(wrong)} not there, or not as they have to be"
+        )
+    if Path(report["recipe"]).name != report["recipe"] or report["recipe"] in ("", ".."):
+        raise RecipeError(f"{file} is not as a run has written it: recipe is '{report['recipe']}', no name of a recipe")
+    return report
+
+
+def _at(report: Any, key: str) -> Any:
+    for part in key.split("."):
+        report = report.get(part) if isinstance(report, dict) else None
     return report
 
 
@@ -110,13 +132,16 @@ def run_again(recorded: dict[str, Any], runs: str | None) -> Path | None:
         if status:
             print(f"the run ended with exit status {status}: nothing to compare", file=sys.stderr)
             return None
-        root = runs_root(runs or yaml.safe_load(recorded["provenance"]["config"])["trainer"]["default_root_dir"])
+        settings = yaml.safe_load(recorded["provenance"]["config"])
+        root = runs_root(runs or (settings.get("trainer") or {}).get("default_root_dir"))
         # Other runs may have been started meanwhile: ours is the one that names this configuration.
         for version in reversed(versions(root, recorded["recipe"])):
             run = RunFolder(root, recorded["recipe"], version).path
-            report = run / "report.json"
-            if report.is_file() and str(config) in read_report(report)["provenance"]["command"]:
-                return run
+            try:
+                if str(config) in read_report(run / "report.json")["provenance"]["command"]:
+                    return run
+            except RecipeError:
+                continue  # another's, which has not written it yet or is of an older version
         raise RecipeError(f"the new run has left no report in {root / recorded['recipe']}")
 
 

@@ -1,5 +1,6 @@
 """In what this environment differs from the one that a report has recorded."""
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,14 @@ DIGITS = 12
 
 
 def differences(recorded: Mapping[str, Any]) -> Iterator[str]:
-    """What is not as it was, a sentence each: code, image, packages, data and weights, machine.
+    """What is not as it was, a sentence each: settings, code, image, packages, data and weights, machine.
 
     Args:
         recorded: The ``provenance`` of a report.
     """
+    settings = {"sha256": hashlib.sha256(recorded["config"].encode()).hexdigest()}
+    for change in _values("the report's config", {"sha256": recorded.get("config_sha256")}, settings):
+        yield f"{change}: the settings were changed after the run"
     yield from _values("git", recorded["git"], {"commit": git_commit(), "dirty": git_dirty()})
     yield from _values("the code's", {"sha256": recorded.get("code_sha256")}, {"sha256": code_sha256()})
     yield from _values("image", recorded["image"], image())
@@ -32,7 +36,7 @@ def differences(recorded: Mapping[str, Any]) -> Iterator[str]:
         yield f"{len(changed) - SHOWN} more packages"
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     here = machine(device)
-    if recorded["machine"]["accelerator"] is None:  # the run asked for none, or there was none
+    if recorded["machine"].get("accelerator") is None:  # the run asked for none, or there was none
         here |= {"accelerator": here["accelerator"] if device.type == "cpu" else f"{here['accelerator']} (if used)"}
     yield from _values("machine", recorded["machine"], here)
     yield from _values("lock", recorded["locks"], locks())

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recipes.fingerprint import METRICS
+from recipes.fingerprint import METRICS, metrics_sha256
 
 Metrics = dict[tuple[int, str], float]
 
@@ -39,11 +39,15 @@ def compare(
         tolerance: Largest relative difference between two metrics that counts as equal.
     """
     recorded, again = first_report["fingerprint"], second_report["fingerprint"]
-    if all(recorded[part] == again[part] for part in ("weights", "metrics")):
+    if all(recorded.get(part) == again[part] for part in ("weights", "metrics")):
         return Verdict(True, f"identical: weights {again['weights'][:12]}..., metrics {_digest(again['metrics'])}")
-    parts = [part for part in ("initial_weights", "weights", "metrics") if recorded[part] != again[part]]
+    parts = [part for part in ("initial_weights", "weights", "metrics") if recorded.get(part) != again[part]]
     bits = f"not the same bits ({', '.join(part.replace('_', ' ') for part in parts)})"
-    if (first / METRICS).is_file() and (second / METRICS).is_file():
+    if (
+        metrics_sha256(first) == recorded.get("metrics")
+        and (first / METRICS).is_file()
+        and (second / METRICS).is_file()
+    ):
         before, now = read_metrics(first / METRICS), read_metrics(second / METRICS)
     else:
         before, now = curves(first_report), curves(second_report)

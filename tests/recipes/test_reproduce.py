@@ -10,6 +10,18 @@ import yaml
 
 from recipes.cli import main
 
+WHOLE = {
+    "recipe": "cls",
+    "fingerprint": {"weights": "w"},
+    "metrics": {},
+    "history": {"losses": [], "evaluations": []},
+    "provenance": {
+        **{name: {} for name in ("git", "image", "locks", "assets", "packages", "machine")},
+        "command": "python",
+        "config": "trainer:",
+    },
+}
+
 
 @pytest.fixture
 def report(tiny_model: Path, wires_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -78,8 +90,11 @@ def test_check_says_what_differs_and_trains_nothing(report: Path, capsys: pytest
         ("{", "cannot be read as the report.json of a run"),
         ('{"recipe": "cls"}', "holds no 'provenance'"),
         ("[]", "holds no 'provenance'"),
+        ('{"provenance": null, "fingerprint": {}}', "provenance, provenance.git"),
+        (json.dumps(WHOLE | {"metrics": None}), "is not as a run has written it: metrics not there"),
+        (json.dumps(WHOLE | {"recipe": "../elsewhere"}), "recipe is '../elsewhere', no name of a recipe"),
     ],
-    ids=["missing", "no JSON", "of an older version", "a list"],
+    ids=["missing", "no JSON", "of an older version", "a list", "empty", "damaged", "of another folder"],
 )
 def test_what_is_no_report_is_answered_with_a_sentence(
     text: str | None, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -50,6 +50,15 @@ def test_another_commit_processor_and_lock_are_named(recorded: dict) -> None:
     assert found[2].endswith("recorded ffffffffffff...")
 
 
+def test_settings_that_were_changed_after_the_run_are_told(recorded: dict) -> None:
+    recorded["config"] = "a: 2\n"
+
+    (found,) = differences(recorded)
+
+    assert found.startswith("the report's config sha256 is ")
+    assert found.endswith(": the settings were changed after the run")
+
+
 def test_data_that_changed_or_is_gone_is_named(recorded: dict, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("1", encoding="utf-8")
     recorded["assets"] = {

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from recipes.fingerprint import metrics_sha256
 from recipes.reproduction.verdict import compare, read_metrics, relative_difference
 
 REPORT = {
@@ -26,8 +27,11 @@ def other(**changes: float) -> dict:
     return report
 
 
-def verdict(tmp_path: Path, report: dict, tolerance: float = 1e-3) -> tuple[bool, str]:
-    found = compare(tmp_path / "first", REPORT, tmp_path / "second", report, tolerance)
+def verdict(
+    tmp_path: Path, report: dict, tolerance: float = 1e-3, csv_of_first: str | None = "m" * 64
+) -> tuple[bool, str]:
+    recorded = {**REPORT, "fingerprint": {**REPORT["fingerprint"], "metrics": csv_of_first}}
+    found = compare(tmp_path / "first", recorded, tmp_path / "second", report, tolerance)
     return found.same, found.words
 
 
@@ -64,18 +68,31 @@ def test_a_run_that_ended_earlier_is_different(tmp_path: Path) -> None:
     assert "train/loss of step 4 is in the recorded run alone" in words
 
 
-def test_the_csv_files_are_compared_where_both_are_there(tmp_path: Path) -> None:
+def write_csv_files(tmp_path: Path) -> None:
     for run, loss in (("first", "0.25"), ("second", "0.5")):
         (tmp_path / run).mkdir()
         (tmp_path / run / "metrics.csv").write_text(
             f"epoch,step,train/loss,lr\n0,7,{loss},\n,8,,0.1\n", encoding="utf-8"
         )
 
-    same, words = verdict(tmp_path, other())
+
+def test_the_csv_files_are_compared_where_both_are_there(tmp_path: Path) -> None:
+    write_csv_files(tmp_path)
+
+    same, words = verdict(tmp_path, other(), csv_of_first=metrics_sha256(tmp_path / "first"))
 
     assert not same
     assert words.startswith("different from step 7 on")
     assert read_metrics(tmp_path / "first" / "metrics.csv") == {(7, "train/loss"): 0.25, (8, "lr"): 0.1}
+
+
+def test_a_csv_file_that_is_not_the_recorded_one_is_not_compared(tmp_path: Path) -> None:
+    write_csv_files(tmp_path)
+
+    same, words = verdict(tmp_path, other())
+
+    assert same
+    assert words.startswith("equal within 0.001")
 
 
 @pytest.mark.parametrize(
