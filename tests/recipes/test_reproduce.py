@@ -90,7 +90,7 @@ def test_check_says_what_differs_and_trains_nothing(report: Path, capsys: pytest
         ("{", "cannot be read as the report.json of a run"),
         ('{"recipe": "cls"}', "holds no 'provenance'"),
         ("[]", "holds no 'provenance'"),
-        ('{"provenance": null, "fingerprint": {}}', "provenance, provenance.git"),
+        ('{"provenance": null, "fingerprint": {}}', "metrics, history, provenance, "),
         (json.dumps(WHOLE | {"metrics": None}), "is not as a run has written it: metrics not there"),
         (json.dumps(WHOLE | {"recipe": "../elsewhere"}), "recipe is '../elsewhere', no name of a recipe"),
     ],
