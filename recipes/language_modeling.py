@@ -1,5 +1,6 @@
 """Language modelling: any Hugging Face causal language model, its loss and what it writes."""
 
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -194,17 +195,21 @@ class LanguageModel(LightningModule):
         """The configuration of the model, with ``architecture`` in it; nothing else is loaded.
 
         Raises:
-            RecipeError: If there is no such model, or no such kind of model.
+            RecipeError: If there is no such model or kind of model, or ``architecture`` has a value that it does not
+                know or cannot take.
         """
         if self.pretrained is not None:
             folder = as_folder(self.pretrained, "model.pretrained")
-            return load_config(
+            config = load_config(
                 folder, "model.pretrained", trust_remote_code=self.trust_remote_code, **self.architecture
             )
+            self._refuse_without_effect(config, [key for key in self.architecture if not hasattr(config, key)])
+            return config
         return self._new_config(self.data.tokenizer)
 
     def _new_config(self, tokenizer: "PreTrainedTokenizerBase") -> "PretrainedConfig":
         """The configuration of a model that starts from nothing and reads what a tokenizer writes."""
+        from huggingface_hub.errors import StrictDataclassError
         from transformers import AutoConfig
 
         values = {
@@ -215,9 +220,28 @@ class LanguageModel(LightningModule):
         }
         kind = values.pop("model_type")
         try:
-            return AutoConfig.for_model(kind, **values)
-        except (ValueError, TypeError) as error:
+            config, plain = AutoConfig.for_model(kind, **values), AutoConfig.for_model(kind)
+            ignored = []
+            for key in (key for key in self.architecture if not hasattr(plain, key)):
+                # It is kept as an attribute. Some older names, such as rope_theta, change others.
+                without = AutoConfig.for_model(kind, **{name: value for name, value in values.items() if name != key})
+                if {**config.to_dict(), key: None} == {**without.to_dict(), key: None}:
+                    ignored.append(key)
+        except (ValueError, TypeError, StrictDataclassError) as error:
             raise self._refused(error) from error
+        self._refuse_without_effect(plain, ignored)
+        return config
+
+    @staticmethod
+    def _refuse_without_effect(config: "PretrainedConfig", keys: list[str]) -> None:
+        """Refuses what transformers passes over in silence, such as a misspelt size."""
+        keys = [key for key in keys if key not in ("attn_implementation", "torch_dtype")]
+        if keys:
+            near = get_close_matches(keys[0], [*config.to_dict(), *config.attribute_map], n=1)
+            raise RecipeError(
+                f"model.architecture.{keys[0]}: {type(config).__name__} has no such value"
+                + (f"; did you mean {near[0]}?" if near else "")
+            )
 
     def _refused(self, error: Exception) -> RecipeError:
         cause = (str(error).strip() or type(error).__name__).splitlines()[0]

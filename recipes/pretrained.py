@@ -141,12 +141,13 @@ def quiet() -> Iterator[None]:
 
 def _load(load: Any, name: str, key: str, what: str, **kwargs: Any) -> Any:
     import huggingface_hub
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
     huggingface_hub.logging.set_verbosity_error()  # its client reports each of its retries; we say it once
     try:
         return load(name, **kwargs)
-    except (OSError, ValueError, ImportError, RuntimeError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, ImportError, RuntimeError, KeyError, SafetensorError, StrictDataclassError) as error:
         if "trust_remote_code" in str(error):
             raise RecipeError(
                 f"{key}: '{name}' needs code that comes with it, which is run only where model.trust_remote_code, if "

@@ -168,6 +168,12 @@ def test_a_wrong_argument_is_named_before_anything_is_loaded(arguments: dict, wo
     [
         ({"architecture": {"model_type": "gpt3"}}, {}, r"model.architecture: transformers refuses it.*gpt3"),
         ({"architecture": {**GPT2, "n_head": 3}}, {}, r"model.architecture: transformers refuses it"),
+        ({"architecture": {**GPT2, "n_head": "two"}}, {}, r"model.architecture: transformers refuses it.*n_head"),
+        (
+            {"architecture": {**GPT2, "n_layers": 3}},
+            {},
+            r"model.architecture.n_layers: GPT2Config has no such value; did you mean n_layer\?",
+        ),
         (
             {"architecture": GPT2},
             {"block_size": 64},
@@ -183,6 +189,19 @@ def test_a_wrong_argument_is_named_before_anything_is_loaded(arguments: dict, wo
 def test_an_architecture_that_cannot_be_is_said_so(tales_csv: Path, arguments: dict, data: dict, words: str) -> None:
     with pytest.raises(RecipeError, match=words):
         fitted(None, tales_csv, {"max_steps": 1}, data, **arguments)
+
+
+def test_a_value_that_the_pretrained_model_does_not_have_is_refused(tiny_lm: Path, tales_csv: Path) -> None:
+    with pytest.raises(RecipeError, match=r"atention_dropout: LlamaConfig .* did you mean attention_dropout"):
+        fitted(tiny_lm, tales_csv, architecture={"atention_dropout": 0.5})
+
+
+def test_an_older_name_that_transformers_understands_is_taken(tiny_lm: Path) -> None:
+    module = LanguageModel(architecture={"model_type": "llama", "rope_theta": 500.0})
+
+    config = module._new_config(AutoTokenizer.from_pretrained(tiny_lm))
+
+    assert config.rope_parameters["rope_theta"] == 500.0
 
 
 def test_a_block_longer_than_the_model_reads_is_refused(tiny_lm: Path, tales_csv: Path) -> None:
