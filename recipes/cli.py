@@ -38,7 +38,8 @@ USAGE = f"usage: python -m recipes {{{','.join(COMMANDS)}}} --config FILE [--con
 LINES_AT_MOST = 5
 OUT_OF_MEMORY = (
     "the GPU's memory is full: lower data.batch_size (and raise trainer.accumulate_grad_batches to make up "
-    "for it) or data.max_length, or set trainer.precision to bf16-mixed"
+    "for it) or the texts' length (data.max_length, data.block_size), or set trainer.precision to bf16-mixed; "
+    "python -m recipes.estimate says what fits"
 )
 
 SUCCESS, FAILURE, MISTAKE, INTERRUPTED = 0, 1, 2, 130
