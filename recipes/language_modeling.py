@@ -39,8 +39,9 @@ class LanguageModel(LightningModule):
     (those of each split, and ``dropped``, which did not fill a block).
 
     Args:
-        pretrained: Hub name or folder (safetensors) of the model to start from, or a .gguf file, which is
-            unpacked once and kept below HF_HOME. Null: a model that starts at random.
+        pretrained: Hub name (``org/model`` or, to stay with one commit, tag or branch, ``org/model@v1``) or folder
+            (safetensors) of the model to start from, or a .gguf file, which is unpacked once and kept below
+            HF_HOME. Null: a model that starts at random.
         architecture: Values in place of those of the model's configuration, such as ``{attention_dropout:
             0.1}``. Without ``pretrained`` all that there is: ``model_type`` and its sizes, such as
             ``{model_type: gpt2, n_layer: 4}``.

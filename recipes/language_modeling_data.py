@@ -10,6 +10,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch.utils.data import DataLoader, DistributedSampler
 
 from recipes import byte_level_tokenizer
+from recipes.cached_function import Cached
 from recipes.errors import RecipeError
 from recipes.gguf_conversion import as_folder
 from recipes.packing import collate, pack
@@ -202,7 +203,7 @@ class LanguageModelingData(LightningDataModule):
             raise RecipeError(
                 f"data.text: column '{self.text}' of {key} holds {feature}, not text: name a column of texts"
             )
-        rows = dataset.filter(not_blank, batched=True, input_columns=[self.text], desc=f"Reading {split}")
+        rows = dataset.filter(Cached(not_blank), batched=True, input_columns=[self.text], desc=f"Reading {split}")
         if len(rows) == 0:
             raise RecipeError(f"{key} has no text: all of its {len(dataset)} documents are empty or blank")
         if dropped := len(dataset) - len(rows):

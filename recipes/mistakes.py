@@ -131,7 +131,12 @@ class _Walk:
     def find_class(self, path: str, bases: dict[type, int], key: Key) -> type:
         """The class that ``path`` names, whole or by its last part as jsonargparse allows."""
         wanted = " or ".join(base.__name__ for base in bases)
-        subclasses = {cls.__name__: cls for base in bases for cls in _subclasses(base)}
+        subclasses: dict[str, type] = {}
+        for base in bases:
+            for cls in _subclasses(base):
+                # Of two classes of one name, the one that was there first: torch's AdamW, and not another library's.
+                if not cls.__name__.startswith("_"):
+                    subclasses.setdefault(cls.__name__, cls)
         module_name, _, name = path.rpartition(".")
         if not module_name:
             if path not in subclasses:

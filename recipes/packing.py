@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from recipes.cached_function import Cached
+
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
@@ -83,13 +85,14 @@ def pack(
 
     settings: dict[str, Any] = {"batched": True, "features": Features({"input_ids": Sequence(Value("int32"))})}
     tokens = documents.map(
-        tokenize,
+        Cached(tokenize),
         remove_columns=documents.column_names,
         desc=f"Tokenising {name}",
         fn_kwargs={"tokenizer": tokenizer, "text": text, "end_of_text": end_of_text},
         **settings,
     )
-    return tokens.map(Packer(block_size, len(tokens)), with_indices=True, desc=f"Packing {name}", **settings)
+    packer = Packer(block_size, len(tokens))
+    return tokens.map(Cached(packer), with_indices=True, desc=f"Packing {name}", **settings)
 
 
 def collate(blocks: list[dict[str, Any]]) -> dict[str, Tensor]:

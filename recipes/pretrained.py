@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from recipes.errors import RecipeError
+from recipes.hub import split_revision
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -19,7 +20,7 @@ def load_config(name: str, key: str, **kwargs: Any) -> "PretrainedConfig":
     """Loads the configuration of a model.
 
     Args:
-        name: A hub name or a folder.
+        name: A hub name, if need be with ``@`` and a commit, tag or branch, or a folder.
         key: The configuration key that the name stands under, for error messages.
         kwargs: Values put in place of the configuration's own.
 
@@ -37,7 +38,7 @@ def load_tokenizer(
     """Loads the tokenizer of a model; one without a padding token pads with its end-of-text token.
 
     Args:
-        name: A hub name or a folder.
+        name: A hub name, if need be with ``@`` and a commit, tag or branch, or a folder.
         key: The configuration key that the name stands under, for error messages.
         padding: Whether a padding token is needed.
         trust_remote_code: Whether code that comes with the tokenizer may run.
@@ -66,7 +67,7 @@ def load_model(
 
     Args:
         auto_class: One of transformers' ``AutoModelFor...`` classes.
-        name: A hub name or a folder.
+        name: A hub name, if need be with ``@`` and a commit, tag or branch, or a folder.
         key: The configuration key that the name stands under, for error messages.
         config: The configuration to load with.
         dtype: The parameters' dtype, whatever the file's; ``float32`` or ``bfloat16``.
@@ -145,8 +146,11 @@ def _load(load: Any, name: str, key: str, what: str, **kwargs: Any) -> Any:
     from safetensors import SafetensorError
 
     huggingface_hub.logging.set_verbosity_error()  # its client reports each of its retries; we say it once
+    repository, revision = split_revision(name)
+    if revision is not None:
+        kwargs["revision"] = revision
     try:
-        return load(name, **kwargs)
+        return load(repository, **kwargs)
     except (OSError, ValueError, ImportError, RuntimeError, KeyError, SafetensorError, StrictDataclassError) as error:
         if "trust_remote_code" in str(error):
             raise RecipeError(

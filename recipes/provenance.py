@@ -8,7 +8,8 @@ git           ``commit`` of the repository that the recipes lie in and whether i
 code_sha256   sha256 of the Python files of ``recipes`` and ``lightning_adafactor``: what ran, whatever git says.
 image         ``version`` and ``digest`` of the container image (``IMAGE_VERSION``, ``IMAGE_DIGEST``); null outside.
 locks         sha256 of each lock file.
-assets        Each file or folder that the configuration names: its sha256 (of a folder: of its files' names and sums).
+assets        Each file or folder that the configuration names, with its sha256 (of a folder: of its files' names and
+              sums), and each repository of the Hugging Face hub, with its commit (where the cache tells which).
 packages      Version of every installed package.
 machine       ``python``, ``platform``, ``processor``, ``processors`` (how many), ``accelerator``, ``cuda``.
 threads       Threads that torch computed with on the processor.
@@ -35,6 +36,7 @@ import torch
 
 from recipes import resolvers
 from recipes.fingerprint import file_sha256
+from recipes.hub import cached_commit, split_revision
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -70,9 +72,15 @@ def command_line() -> list[str]:
 
 
 def assets(settings: Any) -> Iterator[tuple[str, str]]:
-    """The files and folders that settings name, each with its sha256; those of wheels by their reference."""
+    """What settings name, each with its sum.
+
+    Returns:
+        Files and folders, those of wheels by their reference, with their sha256; repositories of the hub as
+        ``hub:model/NAME`` and ``hub:dataset/NAME``, with their commit.
+    """
     located = resolvers.located()
     for value in sorted(set(_texts({name: settings.get(name) for name in ("model", "data")}))):
+        yield from _repositories(value, settings)
         if "/" not in value and not Path(value).suffix:
             continue
         try:
@@ -80,6 +88,16 @@ def assets(settings: Any) -> Iterator[tuple[str, str]]:
                 yield located.get(name, name), file_sha256(Path(name))
         except OSError:  # not a path after all, or one that may not be read
             continue
+
+
+def _repositories(value: str, settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    name, revision = split_revision(value)
+    if commit := cached_commit(name, "model", revision):
+        yield f"hub:model/{value}", commit
+    data = (settings.get("data") or {}).get("init_args") or {}
+    revision = (data.get("load_args") or {}).get("revision")
+    if value == data.get("path") and (commit := cached_commit(value, "dataset", revision)):
+        yield f"hub:dataset/{value}", commit
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -30,8 +30,9 @@ class TextClassifier(LightningModule):
     label names come from the data and are saved in the model.
 
     Args:
-        pretrained: Hub name or folder of the encoder to start from (safetensors). A head that it lacks starts
-            at random; the folder ``model/`` of an earlier run brings its own.
+        pretrained: Hub name (``org/model`` or, to stay with one commit, tag or branch, ``org/model@v1``) or folder
+            of the encoder to start from (safetensors). A head that it lacks starts at random; the folder
+            ``model/`` of an earlier run brings its own.
         optimizer: The optimizer: class and arguments, without the parameters. Biases and norms get no weight
             decay.
         schedule: How the learning rate runs from its warm-up to the last step. Null: the optimizer decides.

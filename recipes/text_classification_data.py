@@ -9,6 +9,7 @@ from lightning import LightningDataModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch.utils.data import DataLoader, DistributedSampler
 
+from recipes.cached_function import Cached
 from recipes.errors import RecipeError
 from recipes.labels import label_name, ordered, trained_labels
 from recipes.length_grouping import LengthGroupedSampler
@@ -285,13 +286,13 @@ class TextClassificationData(LightningDataModule):
                 )
         rows = dataset
         if labelled:
-            rows = dataset.filter(complete, batched=True, fn_kwargs={"columns": [*self.text, self.label]})
+            rows = dataset.filter(Cached(complete), batched=True, fn_kwargs={"columns": [*self.text, self.label]})
             if dropped := len(dataset) - len(rows):
                 rank_zero_info(f"data.{split}: dropped {dropped} of {len(dataset)} rows, without a text or a label.")
             if len(rows) == 0:
                 raise RecipeError(f"data.{split} has {len(dataset)} rows, but none with both a text and a label")
         encoded = rows.map(
-            encode,
+            Cached(encode),
             batched=True,
             remove_columns=dataset.column_names,
             desc=f"Tokenising {split}",

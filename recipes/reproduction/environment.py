@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from recipes import resolvers
 from recipes.fingerprint import file_sha256
+from recipes.hub import cached_commit, split_revision
 from recipes.provenance import code_sha256, git_commit, git_dirty, image, locks, machine, packages
 
 SHOWN = 12
@@ -45,6 +46,9 @@ def differences(recorded: Mapping[str, Any]) -> Iterator[str]:
 def _assets(recorded: Mapping[str, str]) -> Iterator[str]:
     resolvers.register()
     for name, digest in recorded.items():
+        if name.startswith("hub:"):
+            yield from _repository(name, digest)
+            continue
         try:
             path = Path(OmegaConf.create({"path": name})["path"])
             found = file_sha256(path) if path.exists() else None
@@ -54,6 +58,18 @@ def _assets(recorded: Mapping[str, str]) -> Iterator[str]:
             yield f"{name} is not here"
         elif found != digest:
             yield f"{name} has sha256 {found[:DIGITS]}..., recorded {digest[:DIGITS]}..."
+
+
+def _repository(name: str, commit: str) -> Iterator[str]:
+    kind, _, value = name.removeprefix("hub:").partition("/")
+    repository, revision = split_revision(value)
+    found = cached_commit(repository, "dataset" if kind == "dataset" else "model", revision)
+    if found is None:
+        yield f"the {kind} {value} of the hub is not in the cache; it was at commit {commit[:DIGITS]}..."
+    elif found != commit:
+        pin = "data.load_args.revision" if kind == "dataset" else f"{repository}@{commit}"
+        commits = f"{found[:DIGITS]}..., recorded {commit[:DIGITS]}..."
+        yield f"the {kind} {value} of the hub is at commit {commits} ({pin} keeps to one)"
 
 
 def _values(what: str, recorded: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[str]:

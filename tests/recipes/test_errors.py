@@ -226,8 +226,8 @@ def test_a_mistake_on_the_command_line(words: str, answer: str, capsys: pytest.C
 
 @pytest.mark.parametrize("config", SHIPPED, ids=[config.stem for config in SHIPPED])
 def test_nothing_in_a_shipped_file_is_taken_for_the_mistake(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    said = refusal(capsys, "fit", "--config", "cls.yaml", "--config", str(config), "--data.max_lenth", "3")
-    assert said == "error: unknown key 'data.max_lenth'; did you mean 'max_length'?"
+    said = refusal(capsys, "fit", "--config", "cls.yaml", "--config", str(config), "--data.num_wokers", "3")
+    assert said == "error: unknown key 'data.num_wokers'; did you mean 'num_workers'?"
 
 
 COMMANDS = {

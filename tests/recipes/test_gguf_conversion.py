@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from recipes import gguf_conversion
 from recipes.errors import RecipeError
+from recipes.fingerprint import file_sha256
 from recipes.gguf_conversion import as_folder
 
 WIDTH, INNER, HEADS, POSITIONS = 32, 64, 2, 64
@@ -126,7 +127,7 @@ def test_of_two_conversions_at_once_the_first_to_end_stays(
 
     def save(model, tokenizer, folder) -> None:
         really_save(model, tokenizer, folder)
-        winner = cache / gguf_conversion._sha256(gguf_file)
+        winner = cache / file_sha256(gguf_file)
         winner.mkdir()
         (winner / "first").touch()
 

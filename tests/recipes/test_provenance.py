@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import huggingface_hub.constants
 import pytest
 import torch
 
@@ -71,3 +72,21 @@ def test_the_settings_have_a_sum_of_their_own() -> None:
     assert first["config"] == "a: 1\n"
     assert first["config_sha256"] != second["config_sha256"]
     assert first["precision"] == "bf16-mixed"
+
+
+def test_repositories_of_the_hub_are_assets_with_their_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    commits = {"models--org--tiny/refs/main": "1" * 40, "models--org--tiny/refs/v1": "2" * 40}
+    for name, commit in {**commits, "datasets--org--texts/refs/v2": "3" * 40}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(commit)
+    settings = {
+        "model": {"init_args": {"pretrained": "org/tiny@v1"}},
+        "data": {"init_args": {"tokenizer": "org/tiny", "path": "org/texts", "load_args": {"revision": "v2"}}},
+    }
+
+    assert dict(assets(settings)) == {
+        "hub:model/org/tiny": "1" * 40,
+        "hub:model/org/tiny@v1": "2" * 40,
+        "hub:dataset/org/texts": "3" * 40,
+    }

@@ -3,6 +3,7 @@
 import copy
 from pathlib import Path
 
+import huggingface_hub.constants
 import pytest
 import torch
 
@@ -74,3 +75,22 @@ def test_data_that_changed_or_is_gone_is_named(recorded: dict, tmp_path: Path) -
     assert f"{tmp_path}/a.csv has sha256" in found[0]
     assert found[1] == f"{tmp_path}/b.csv is not here"
     assert found[2] == "${wheel:no-such-wheel,x} is not here"
+
+
+def test_another_commit_of_a_repository_of_the_hub_is_named_with_how_to_pin_it(
+    recorded: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    (tmp_path / "models--org--tiny" / "refs").mkdir(parents=True)
+    (tmp_path / "models--org--tiny" / "refs" / "main").write_text("1" * 40)
+    recorded["assets"] = {
+        "hub:model/org/tiny": "2" * 40,
+        "hub:model/org/tiny@main": "1" * 40,
+        "hub:dataset/org/texts": "3" * 40,
+    }
+
+    assert list(differences(recorded)) == [
+        f"the model org/tiny of the hub is at commit 111111111111..., recorded 222222222222... (org/tiny@{'2' * 40} "
+        "keeps to one)",
+        "the dataset org/texts of the hub is not in the cache; it was at commit 333333333333...",
+    ]
