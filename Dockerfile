@@ -14,8 +14,9 @@ FROM ${BASE_IMAGE} AS packages
 ARG VARIANT=cpu
 # where PyTorch's CPU builds are looked for, if pip's configured sources have none
 ARG TORCH_CPU_INDEX=https://download.pytorch.org/whl/cpu
-# Given, it makes the byte code independent of the files' times.
-ARG SOURCE_DATE_EPOCH
+# Byte code that does not depend on the files' times. The value is of no account, and always the same: packages are not
+# installed again for a new commit.
+ENV SOURCE_DATE_EPOCH=315532800
 WORKDIR /app
 RUN python -m venv /opt/venv && python -m venv /opt/cyclonedx
 COPY requirements/ requirements/

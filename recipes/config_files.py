@@ -33,8 +33,12 @@ def is_inline(value: str) -> bool:
     return "\n" in value or value.lstrip().startswith("{")
 
 
-def find_config(name: str) -> Path:
+def find_config(name: str, option: str = "--config") -> Path:
     """The file that ``--config name`` means: looked for in the working folder, then in ``configs/``.
+
+    Args:
+        name: The file's name.
+        option: The option that it follows, for error messages.
 
     Raises:
         RecipeError: Nothing is there; names the folders looked in and the files with a similar name.
@@ -45,11 +49,11 @@ def find_config(name: str) -> Path:
     if not path.is_absolute() and (CONFIGS / path).is_file():
         return CONFIGS / path
     if path.is_dir():
-        raise RecipeError(f"--config {name}: is a folder; expected a YAML file{_similar_names(path / 'config')}")
+        raise RecipeError(f"{option} {name}: is a folder; expected a YAML file{_similar_names(path / 'config')}")
     looked_in = [_shown(Path.cwd() if path.parent == Path(".") else path.parent)]
     if not path.is_absolute():
         looked_in.append(_shown(CONFIGS / path.parent))
-    raise RecipeError(f"--config {name}: no such file in {' or '.join(dict.fromkeys(looked_in))}{_similar_names(path)}")
+    raise RecipeError(f"{option} {name}: no such file in {' or '.join(dict.fromkeys(looked_in))}{_similar_names(path)}")
 
 
 def _similar_names(path: Path) -> str:

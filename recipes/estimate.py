@@ -54,7 +54,7 @@ def main(args: Sequence[str]) -> int:
     for name in given.config:
         read_config(find_config(name))
     configs = [word for name in given.config for word in ("--config", name)]
-    choices = [choose(name) for name in dict.fromkeys(given.optimizer or DEFAULT_OPTIMIZERS)]
+    choices = [choose(name, "--optimizer") for name in dict.fromkeys(given.optimizer or DEFAULT_OPTIMIZERS)]
     memory = parse_size(given.gpu_memory, "--gpu-memory") if given.gpu_memory else None
     files = [_writable(option, getattr(given, option)) for option in ("json", "png")]
 
@@ -73,7 +73,9 @@ def main(args: Sequence[str]) -> int:
     json_file, png_file = files
     if json_file:
         json_file.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    if png_file:
+    if png_file and not any(row.total is not None for row in rows):
+        print(f"{png_file} is not drawn: nothing could be estimated", file=sys.stderr)
+    elif png_file:
         from recipes.estimation.picture import draw
 
         draw(result, png_file)

@@ -29,7 +29,8 @@ def main(args: list[str]) -> int:
         The exit status.
 
     Raises:
-        RecipeError: The run has no language model, a prompt is empty or too long, or a value is out of range.
+        RecipeError: The run has no language model, a prompt is empty or too long, a value is out of range, or the
+            GPU's memory is full.
     """
     options = _parse(args)
     prompts = options.prompt or [_from_standard_input()]
@@ -38,6 +39,19 @@ def main(args: list[str]) -> int:
             raise RecipeError(f"--prompt {i + 1} is empty: give at least one word to go on from")
     folder = model_folder(options.run)
 
+    import torch
+
+    try:
+        _write(folder, prompts, options)
+    except torch.OutOfMemoryError as error:
+        raise RecipeError(
+            "the GPU's memory is full: end what else runs there, write fewer tokens (--max-new-tokens), or set the "
+            "variable CUDA_VISIBLE_DEVICES to nothing to compute on the processor"
+        ) from error
+    return 0
+
+
+def _write(folder: Path, prompts: list[str], options: Namespace) -> None:
     from recipes.generation import continue_text
 
     model, tokenizer = _load(folder)
@@ -53,7 +67,6 @@ def main(args: list[str]) -> int:
             seed=options.seed,
         )
         print(("\n" if i else "") + prompt + text, flush=True)
-    return 0
 
 
 def model_folder(run: str) -> Path:

@@ -6,6 +6,7 @@ import shutil
 import sys
 import tempfile
 from contextlib import nullcontext, redirect_stderr
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def as_folder(name: str, key: str) -> str:
     from huggingface_hub import constants
 
     file = gguf_file(name, key)
-    folder = Path(constants.HF_HOME) / "recipes" / "gguf" / file_sha256(file)
+    folder = Path(constants.HF_HOME) / "recipes" / "gguf" / _sha256(file, file.stat().st_size, file.stat().st_mtime_ns)
     if not folder.is_dir():
         try:
             _convert(file, key, folder)
@@ -72,6 +73,12 @@ def gguf_file(name: str, key: str) -> Path:
     return file
 
 
+@cache
+def _sha256(file: Path, size: int, changed: int) -> str:
+    """The sum of a file of several gigabytes, which is asked for several times."""
+    return file_sha256(file)
+
+
 def _convert(file: Path, key: str, folder: Path) -> None:
     for package in READERS:
         if find_spec(package) is None:
@@ -93,6 +100,8 @@ def _convert(file: Path, key: str, folder: Path) -> None:
             model = AutoModelForCausalLM.from_pretrained(
                 **source, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
             )
+    except MemoryError as error:
+        raise RecipeError(f"{key}: '{file}' is larger, once unpacked to float32, than this machine's memory") from error
     except Exception as error:  # what reading a damaged file raises is anybody's guess
         cause = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise RecipeError(f"{key}: '{file}' cannot be read, it is damaged or of an unknown kind: {cause}") from error

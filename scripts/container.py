@@ -206,7 +206,8 @@ def check_command(
     program = ["--entrypoint", entrypoint] if entrypoint else []
     if script:
         folder = ["-o", str(runs), "-e", "RUNS_DIR=/out"] if runs else []
-        options = [*folder, *(["-u", user] if user else []), *program]
+        stated = [word for name, value in provenance().items() for word in ("--build-arg", f"{name}={value}")]
+        options = [*stated, *folder, *(["-u", user] if user else []), *program]
         return [script, "--target", target, *options, str(ROOT), "--", *arguments]
     engine = find_engine()
     command = [engine, "run", "--rm", *SEALED, "--network=none", *(as_user(engine, user) if user else []), *program]

@@ -105,26 +105,30 @@ def shipped() -> list[str]:
     return sorted(file.stem for file in (CONFIGS / "optimizer").glob("*.yaml"))
 
 
-def choose(name: str) -> Choice:
-    """The optimizer that a word after ``--optimizers`` means: a file of configs/optimizer/, or a path.
+def choose(name: str, option: str = "--optimizers") -> Choice:
+    """The optimizer that a word on the command line means: a file of configs/optimizer/, or a path.
+
+    Args:
+        name: The word.
+        option: The option that it follows, for error messages.
 
     Raises:
         RecipeError: There is no such file, or it names no optimizer.
     """
     if name.endswith(SUFFIXES) or "/" in name:
-        path = find_config(name)
+        path = find_config(name, option)
     else:
         path = CONFIGS / "optimizer" / f"{name}.yaml"
         if not path.is_file():
             known = shipped()
             near = get_close_matches(name, known, n=1, cutoff=0.5)
             hint = f"did you mean '{near[0]}'?" if near else f"expected {', '.join(known)}, or the path of a YAML"
-            raise RecipeError(f"--optimizers {name}: there is no optimizer of that name; {hint}")
+            raise RecipeError(f"{option} {name}: there is no optimizer of that name; {hint}")
     file = read_config(path)
     if _optimizer_in(file.settings) is None:
         place = Given({}, file).where(OPTIMIZER[:1])
         raise RecipeError(
-            f"--optimizers {name}: {place}no class_path under {'.'.join(OPTIMIZER)}; see configs/optimizer/adamw.yaml"
+            f"{option} {name}: {place}no class_path under {'.'.join(OPTIMIZER)}; see configs/optimizer/adamw.yaml"
         )
     return Choice(path.stem, path, file.settings)
 

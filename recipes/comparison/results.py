@@ -128,6 +128,7 @@ def comparison(plan: Plan, outcomes: Sequence[Outcome], rates: dict[str, float |
         "machine": {"system": platform.platform(), "processors": os.cpu_count(), "memory_gb": _memory_gb()},
         "versions": _common(reports, "versions"),
         "git_commit": _common(reports, "git_commit"),
+        "code_sha256": _common([report.get("provenance") or {} for report in reports], "code_sha256"),
         "settings": {"recipe": [str(file) for file in _shown_paths(plan.configs)], "options": plan.options},
     }
     result["remarks"] = remarks(result, plan)
@@ -227,7 +228,11 @@ def remarks(result: dict[str, Any], plan: Plan) -> list[str]:
             f"WARNING: with seed {', '.join(different)} the runs did not begin with the same weights: they are not "
             "comparable. A recipe has to draw its new weights from the seed alone."
         )
-    for key, what in (("device", "devices"), ("versions", "versions of the libraries")):
+    for key, what in (
+        ("device", "devices"),
+        ("versions", "versions of the libraries"),
+        ("code_sha256", "versions of this repository's code"),
+    ):
         if isinstance(result[key], list):
             found.append(
                 f"WARNING: the runs are of different {what}: delete the folders of the old ones to run them anew."

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -140,7 +140,19 @@ def _wait(trial: Trial, output: Any, tick: Callable[[], object]) -> int:
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:
-    """Ends a process that still runs: politely, so that it leaves its checkpoint, then not."""
+    """Ends a process that still runs: politely, so that it leaves its checkpoint, then not; its own processes too."""
+    if process.poll() is not None:
+        return
+    try:
+        _ask_to_end(process)
+    finally:
+        # The processes of the other devices, if it has left them behind: its session is theirs.
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _ask_to_end(process: "subprocess.Popen[bytes]") -> None:
     for ask in (signal.SIGINT, signal.SIGTERM):
         if process.poll() is not None:
             return
@@ -151,9 +163,6 @@ def _stop(process: "subprocess.Popen[bytes]") -> None:
             continue
         except (KeyboardInterrupt, SystemExit):
             continue  # asked twice: left alone, the training would go on without a terminal that can end it
-    if process.poll() is None:
-        process.kill()
-        process.wait()
 
 
 @contextmanager
@@ -176,9 +185,9 @@ def _ended_by_signals() -> Iterator[None]:
 
 
 def _report(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The newest report of a training, and its file."""
+    """The report that a training ended with, and its file: later ones are of ``recipes.reproduce``."""
     files = [file for file in folder.glob("*/version_*/report.json") if VERSION.fullmatch(file.parent.name)]
-    for file in sorted(files, key=lambda file: int(file.parent.name.rpartition("_")[2]), reverse=True):
+    for file in sorted(files, key=lambda file: int(file.parent.name.rpartition("_")[2])):
         try:
             report = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError):

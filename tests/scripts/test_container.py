@@ -133,4 +133,5 @@ def test_a_script_named_for_checks_is_given_the_stage_the_folder_and_the_user(
     assert command[0] == "/opt/check.sh"
     assert command[-4:] == [str(container.ROOT), "--", "--config", "cls.yaml"]
     options = " ".join(command[1:-4])
-    assert options == f"--target offline -o {tmp_path} -e RUNS_DIR=/out -u 4321:4321"
+    assert options.startswith("--target offline --build-arg VERSION=")
+    assert options.endswith(f" -o {tmp_path} -e RUNS_DIR=/out -u 4321:4321")

@@ -133,6 +133,18 @@ def test_runs_of_different_surroundings_are_warned_of(plan: Plan, key: str, othe
     assert result["remarks"][0].startswith(f"WARNING: the runs are of different {what}")
 
 
+def test_runs_of_changed_code_are_warned_of(plan: Plan) -> None:
+    runs = outcomes(plan)
+    for run in runs:
+        assert run.report is not None
+        run.report["provenance"] = {"code_sha256": "1" * 64}
+    assert not any("code" in remark for remark in compared(plan, runs)["remarks"])
+
+    assert runs[0].report is not None
+    runs[0].report["provenance"] = {"code_sha256": "2" * 64}
+    assert compared(plan, runs)["remarks"][0].startswith("WARNING: the runs are of different versions of this repo")
+
+
 @pytest.mark.parametrize(
     ("machine", "words"),
     [

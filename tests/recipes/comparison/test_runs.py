@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,42 @@ def test_a_report_that_was_cut_off_is_none(trial: Trial) -> None:
     assert outcome.kept
 
 
+def test_what_a_reproduction_has_added_is_not_the_trainings_report(trial: Trial) -> None:
+    for version in (0, 1, 2):
+        folder = trial.folder / "some" / f"version_{version}"
+        folder.mkdir(parents=True)
+        if version:  # the first attempt did not finish
+            (folder / "report.json").write_text(f'{{"metrics": {{}}, "steps": {version}}}', encoding="utf-8")
+    outcome = runs.finished(trial)
+    assert outcome is not None
+    assert outcome.report is not None
+    assert outcome.report["steps"] == 1
+
+
+def test_a_training_that_is_stopped_leaves_no_process_of_another_device(
+    trial: Trial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = "from signal import *; import time; signal(SIGINT, SIG_IGN); signal(SIGTERM, SIG_IGN); time.sleep(60)"
+    program = (
+        "import pathlib, subprocess, sys, time; "
+        f"child = subprocess.Popen([sys.executable, '-c', {child!r}]); "
+        "pathlib.Path('child').write_text(str(child.pid)); time.sleep(60)"
+    )
+    monkeypatch.setattr(plan, "FIT", [sys.executable, "-c", program])
+
+    def tick() -> None:
+        if Path("child").exists() and Path("child").read_text():
+            raise OverflowError
+
+    with pytest.raises(OverflowError):
+        runs.run(trial, tick)
+    state = Path("/proc", Path("child").read_text(), "stat")
+    deadline = time.monotonic() + 10
+    while state.exists() and state.read_text().rpartition(")")[2].split()[0] != "Z" and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert time.monotonic() < deadline
+
+
 def test_an_error_of_this_process_ends_the_training(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
     program = "import pathlib, time; time.sleep(60); pathlib.Path('late').touch()"
     monkeypatch.setattr(plan, "FIT", [sys.executable, "-c", program])
@@ -80,7 +117,7 @@ def test_an_error_of_this_process_ends_the_training(trial: Trial, monkeypatch: p
 
 def test_a_second_ctrl_c_leaves_no_training_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     deaf = "from signal import *; import time; signal(SIGINT, SIG_IGN); print('deaf', flush=True); time.sleep(60)"
-    process = subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE, start_new_session=True)
     assert process.stdout is not None
     assert process.stdout.readline() == b"deaf\n"
     wait, presses = process.wait, iter([KeyboardInterrupt])
