@@ -303,7 +303,7 @@ def test_no_picture_is_drawn_where_nothing_can_be_estimated(
     refused = {"optimizer": {"class_path": "torch.optim.LBFGS", "init_args": {"lr": 1.0}}}
     Path("lbfgs.yaml").write_text(yaml.safe_dump({"model": {"init_args": refused}}), encoding="utf-8")
 
-    words = ["--config", classifier, "--config", "lbfgs.yaml", "--optimizer", "lbfgs.yaml", "--png", "estimate.png"]
+    words = [classifier, "--config", "lbfgs.yaml", "--optimizer", "lbfgs.yaml", "--png", "estimate.png"]
     assert main(["estimate", *words]) == 0
 
     assert "estimate.png is not drawn: nothing could be estimated" in capsys.readouterr().err
