@@ -53,7 +53,8 @@ def main(args: Sequence[str] | None = None) -> int:
             that of this process.
 
     Returns:
-        The exit status: 0; 1 after a training that diverged; 2 for what the user can mend; 130 after Ctrl-C.
+        The exit status: 0; 1 after a training that diverged or filled the GPU's memory; 2 for what the user can mend;
+        130 after Ctrl-C.
         A fault of the program itself is not caught.
     """
     args = list(sys.argv[1:] if args is None else args)
@@ -105,6 +106,14 @@ def _run(args: list[str]) -> int:
         raise RecipeError(" ".join(str(error).split())) from error
     except torch.OutOfMemoryError as error:
         return _fail(f"{OUT_OF_MEMORY} ({str(error).partition(' GPU ')[0].strip()})", FAILURE)
+    except RuntimeError as error:
+        if not str(error).startswith("Error(s) in loading state_dict"):
+            raise
+        first = str(error).splitlines()[1].strip() if len(str(error).splitlines()) > 1 else str(error)
+        raise RecipeError(
+            f"--ckpt_path: the checkpoint's weights are not those of this model ({first}): give the configuration that "
+            "it was trained with, config.yaml in the folder of its run"
+        ) from error
     return SUCCESS
 
 

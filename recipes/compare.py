@@ -249,6 +249,13 @@ def _conclude(plan: Plan, outcomes: Sequence[Outcome], rates: dict[str, float | 
     print_table(result, console)
     place = os.path.join(plan.out, "comparison.{json,md,png}")
     console.print(f"The comparison is in {place}", soft_wrap=True, highlight=False)
+    if plan.keep_models:
+        for outcome in outcomes:
+            if outcome.kept and not (outcome.folder / "model").is_dir():
+                folder = outcome.trial.folder
+                print(
+                    f"{folder} has no model: it was trained without --keep-models; delete the folder to train it anew"
+                )
     return 0
 
 

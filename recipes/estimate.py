@@ -2,9 +2,9 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from recipes.arguments import CommandParser
 from recipes.comparison.plan import Choice, choose
@@ -62,13 +62,13 @@ def main(args: Sequence[str]) -> int:
     from recipes.estimation.output import as_json, print_table
     from recipes.estimation.parts import estimate, without_doubles
 
-    setting, own, memory = _read(configs, others, memory)
+    setting, own, memory, remarks = _read(configs, others, memory)
     candidates = [own, *(_candidate(choice, configs, others) for choice in choices)]
     rows = estimate(setting, candidates)
     if not given.optimizer:
         rows = without_doubles(rows)
     advice = advise(setting, rows, memory)
-    result = as_json(config_name(find_config(given.config[0])), setting, rows, memory, advice)
+    result = as_json(config_name(find_config(given.config[0])), setting, rows, memory, advice, remarks)
     print_table(result)
     json_file, png_file = files
     if json_file:
@@ -121,8 +121,10 @@ def _writable(option: str, name: str | None) -> Path | None:
     return path
 
 
-def _read(configs: list[str], others: list[str], memory: int | None) -> "tuple[Setting, Candidate, int | None]":
-    """The recipe, its own optimizer and the memory to fit in."""
+def _read(
+    configs: list[str], others: list[str], memory: int | None
+) -> "tuple[Setting, Candidate, int | None, list[str]]":
+    """The recipe, its own optimizer, the memory to fit in, and what the figures will leave out."""
     import torch
 
     from recipes.estimation.parts import Candidate, Setting
@@ -137,7 +139,18 @@ def _read(configs: list[str], others: list[str], memory: int | None) -> "tuple[S
     setting = Setting(recipe.model, recipe.datamodule, recipe.trainer_settings["precision"], gpu)
     class_path = recipe.optimizer_class
     name = f"{class_path.rpartition('.')[2]} (own)"
-    return setting, Candidate(name, class_path, recipe.model.optimizer, own=True), memory
+    remarks = list(_about_processes(recipe.trainer_settings))
+    return setting, Candidate(name, class_path, recipe.model.optimizer, own=True), memory, remarks
+
+
+def _about_processes(trainer: Mapping[str, Any]) -> Iterator[str]:
+    strategy, devices = trainer["strategy"], trainer["devices"]
+    name = strategy if isinstance(strategy, str) else type(strategy).__name__
+    if name not in ("auto", "single_device") or str(devices) not in ("auto", "1", "-1"):
+        yield (
+            f"trainer.strategy is {name}, trainer.devices {devices}: the figures are those of one process that holds "
+            "the whole model. Strategies that shard it take less on each device, and DDP a copy of the gradients more."
+        )
 
 
 def _candidate(choice: Choice, configs: list[str], others: list[str]) -> "Candidate":

@@ -54,7 +54,7 @@ def main(args: list[str]) -> int:
 def _write(folder: Path, prompts: list[str], options: Namespace) -> None:
     from recipes.generation import continue_text
 
-    model, tokenizer = _load(folder)
+    model, tokenizer = _load(folder, options.trust_remote_code)
     for i, prompt in enumerate(prompts):
         text = continue_text(
             model,
@@ -83,7 +83,8 @@ def model_folder(run: str) -> Path:
         raise RecipeError(f"--run {run}: there is no such folder; give that of a run, such as runs/lm/version_0")
     folder = path if (path / "config.json").is_file() else path / "model"
     if not (folder / "config.json").is_file():
-        runs = sorted(child.name for child in path.iterdir() if (child / "model").is_dir())
+        runs = [child.name for child in path.iterdir() if (child / "model").is_dir()]
+        runs.sort(key=lambda name: (len(name), name))  # version_10 after version_9
         hint = f"; did you mean {path / runs[-1]}?" if runs else ": did the run come to its end?"
         raise RecipeError(f"--run {run}: there is no model/ in it{hint}")
     try:
@@ -98,17 +99,17 @@ def model_folder(run: str) -> Path:
     return folder
 
 
-def _load(folder: Path) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+def _load(folder: Path, trust_remote_code: bool) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     import torch
     from transformers import AutoModelForCausalLM
 
     from recipes.pretrained import load_config, load_model, load_tokenizer
 
     name = str(folder)
-    tokenizer = load_tokenizer(name, "--run", padding=False)
-    config = load_config(name, "--run")
+    tokenizer = load_tokenizer(name, "--run", padding=False, trust_remote_code=trust_remote_code)
+    config = load_config(name, "--run", trust_remote_code=trust_remote_code)
     dtype = "bfloat16" if config.dtype == torch.bfloat16 else "float32"
-    model = load_model(AutoModelForCausalLM, name, "--run", config, dtype)
+    model = load_model(AutoModelForCausalLM, name, "--run", config, dtype, trust_remote_code)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return model.to(device), tokenizer  # type: ignore[arg-type]
 
@@ -140,6 +141,9 @@ def _parse(args: list[str]) -> Namespace:
         type=float,
         default=0.95,
         help="Draw from the most probable tokens that together have this probability (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--trust-remote-code", action="store_true", help="Run code that came with the model, as its training did"
     )
     parser.add_argument("--seed", type=int, default=0, help="Another one draws another text (default: %(default)s)")
     options = parser.parse_args(args)

@@ -45,16 +45,7 @@ def continue_text(
     """
     from transformers import GenerationConfig
 
-    inputs = tokenizer(prompt, return_tensors="pt")["input_ids"].long().to(model.device)
-    length = inputs.shape[1]
-    if length == 0 or not prompt.strip():
-        raise RecipeError(f"{key} is empty: give at least one word to go on from")
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if positions is not None and length + max_new_tokens > positions:
-        raise RecipeError(
-            f"{key} has {length} tokens, and with {max_new_tokens} new ones that is more than the {positions} that "
-            "the model reads: shorten it or ask for fewer"
-        )
+    inputs = read_prompt(model, tokenizer, prompt, key=key, max_new_tokens=max_new_tokens).to(model.device)
     known = model.generation_config
     drawn = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0} if temperature else {}
     config = GenerationConfig(
@@ -67,6 +58,8 @@ def continue_text(
     )
     training = model.training
     model.eval()
+    # What a configuration leaves open is taken from the model's own, which may draw where the greatest is asked for.
+    model.generation_config = config
     try:
         with torch.inference_mode(), isolate_rng(), quiet():
             torch.manual_seed(seed)
@@ -74,5 +67,34 @@ def continue_text(
                 inputs, attention_mask=torch.ones_like(inputs), generation_config=config
             )
     finally:
+        model.generation_config = known
         model.train(training)
-    return str(tokenizer.decode(output[0, length:], skip_special_tokens=True))
+    return str(tokenizer.decode(output[0, inputs.shape[1] :], skip_special_tokens=True))
+
+
+def read_prompt(
+    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", prompt: str, *, key: str, max_new_tokens: int
+) -> torch.Tensor:
+    """The tokens of a text to go on from, of shape (1, tokens).
+
+    Args:
+        model: The model that is to read them.
+        tokenizer: Its tokenizer.
+        prompt: The text.
+        key: Where it was given, for error messages.
+        max_new_tokens: Tokens that will be written after it.
+
+    Raises:
+        RecipeError: If the text is empty, or together with what is to be written is longer than the model can read.
+    """
+    tokens = tokenizer(prompt, return_tensors="pt")["input_ids"].long()
+    length = tokens.shape[1]
+    if length == 0 or not prompt.strip():
+        raise RecipeError(f"{key} is empty: give at least one word to go on from")
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if positions is not None and length + max_new_tokens > positions:
+        raise RecipeError(
+            f"{key} has {length} tokens, and with {max_new_tokens} new ones that is more than the {positions} that "
+            "the model reads: shorten it or ask for fewer"
+        )
+    return tokens

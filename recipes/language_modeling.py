@@ -14,7 +14,7 @@ from torch import Tensor
 from lightning_adafactor import Adafactor
 from recipes import optimization
 from recipes.errors import RecipeError
-from recipes.generation import continue_text
+from recipes.generation import continue_text, read_prompt
 from recipes.gguf_conversion import as_folder, gguf_file, is_gguf
 from recipes.language_modeling_data import LanguageModelingData
 from recipes.packing import IGNORED
@@ -319,6 +319,15 @@ class LanguageModel(LightningModule):
 
     def on_fit_start(self) -> None:
         """Lets the model write before its first step, when it is on its device."""
+        assert self.model is not None
+        for i, prompt in enumerate(self.sample_prompts):  # a run that goes on writes after its training only
+            read_prompt(
+                self.model,
+                self.data.tokenizer,
+                prompt,
+                key=f"model.sample_prompts[{i}]",
+                max_new_tokens=self.sample_tokens,
+            )
         if self.sample_prompts and not self.trainer.ckpt_path and self.trainer.is_global_zero:
             self.samples_before = self._continued()
 

@@ -154,8 +154,8 @@ def _load(load: Any, name: str, key: str, what: str, **kwargs: Any) -> Any:
     except (OSError, ValueError, ImportError, RuntimeError, KeyError, SafetensorError, StrictDataclassError) as error:
         if "trust_remote_code" in str(error):
             raise RecipeError(
-                f"{key}: '{name}' needs code that comes with it, which is run only where model.trust_remote_code, if "
-                "the recipe has it, is true"
+                f"{key}: '{name}' needs code that comes with it, which is run only where the setting "
+                "model.trust_remote_code, if the recipe has it, is true (or with --trust-remote-code of generate)"
             ) from error
         cause = (str(error).strip() or type(error).__name__).splitlines()[0]
         if Path(name).is_dir():

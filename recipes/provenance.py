@@ -38,6 +38,9 @@ from recipes import resolvers
 from recipes.fingerprint import file_sha256
 from recipes.hub import cached_commit, split_revision
 
+FOLDERS = ("pretrained", "tokenizer", "path")
+"""Arguments whose value may be the name of a folder, though it looks like any word."""
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -79,9 +82,11 @@ def assets(settings: Any) -> Iterator[tuple[str, str]]:
         ``hub:model/NAME`` and ``hub:dataset/NAME``, with their commit.
     """
     located = resolvers.located()
-    for value in sorted(set(_texts({name: settings.get(name) for name in ("model", "data")}))):
+    named = set(_texts({name: settings.get(name) for name in ("model", "data")}, ""))
+    folders = {value for value, key in named if key in FOLDERS and Path(value).is_dir()}
+    for value in sorted({value for value, _ in named}):
         yield from _repositories(value, settings)
-        if "/" not in value and not Path(value).suffix:
+        if "/" not in value and not Path(value).suffix and value not in folders:
             continue
         try:
             for name in sorted(glob.glob(os.path.expanduser(value), recursive=True)):
@@ -100,15 +105,16 @@ def _repositories(value: str, settings: Mapping[str, Any]) -> Iterator[tuple[str
         yield f"hub:dataset/{value}", commit
 
 
-def _texts(value: Any) -> Iterator[str]:
+def _texts(value: Any, key: str) -> Iterator[tuple[str, str]]:
+    """Each text in settings, with the key that it stands under."""
     if isinstance(value, str):
-        yield value
+        yield value, key
     elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _texts(item)
+        for name, item in value.items():
+            yield from _texts(item, name)
     elif isinstance(value, list):
         for item in value:
-            yield from _texts(item)
+            yield from _texts(item, key)
 
 
 def image() -> dict[str, str | None]:

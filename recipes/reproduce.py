@@ -66,7 +66,12 @@ def main(args: Sequence[str]) -> int:
     recorded = read_report(file)
 
     from recipes.reproduction.environment import differences
+    from recipes.reproduction.verdict import compare, curves
 
+    try:
+        curves(recorded)
+    except (TypeError, ValueError, KeyError) as error:
+        raise RecipeError(f"{file} is not as a run has written it: its curves cannot be read ({error!r})") from None
     found = list(differences(recorded["provenance"]))
     for difference in found:
         print(f"differs: {difference}")
@@ -77,8 +82,6 @@ def main(args: Sequence[str]) -> int:
     again = run_again(recorded, options.runs)
     if again is None:
         return 1
-
-    from recipes.reproduction.verdict import compare
 
     verdict = compare(file.parent, recorded, again, read_report(again / "report.json"), options.tolerance)
     print(f"{verdict.words}\n  recorded: {file}\n  again:    {again / 'report.json'}")
@@ -128,7 +131,7 @@ def run_again(recorded: dict[str, Any], runs: str | None) -> Path | None:
         if runs is not None:
             command.append(f"--trainer.default_root_dir={runs}")
         print(f"Running again: python {shlex.join(command[1:])}", flush=True)
-        status = subprocess.run(command, check=False).returncode
+        status = _run(command)
         if status:
             print(f"the run ended with exit status {status}: nothing to compare", file=sys.stderr)
             return None
@@ -143,6 +146,20 @@ def run_again(recorded: dict[str, Any], runs: str | None) -> Path | None:
             except RecipeError:
                 continue  # another's, which has not written it yet or is of an older version
         raise RecipeError(f"the new run has left no report in {root / recorded['recipe']}")
+
+
+def _run(command: list[str]) -> int:
+    """The exit status of a command, which on Ctrl-C saves its checkpoint in its own time."""
+    process, interrupt = subprocess.Popen(command), None
+    while True:
+        try:
+            status = process.wait()
+            break
+        except KeyboardInterrupt as pressed:
+            interrupt = pressed
+    if interrupt is not None:
+        raise interrupt
+    return status
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ class RunHistory(Callback):
 
     Attributes:
         losses: ``(step, loss, seconds)``, the mean training loss since the entry before, every
-            ``log_every_n_steps``, and the seconds of training until then, validations left out. Of this process's batches.
+            ``log_every_n_steps``, and the seconds of training until then, validations left out; of this
+            process's batches.
         evaluations: For each validation ``(step, {metric: value})``.
         initial_weights: Fingerprint of the module before the first step of training.
         gradients: What the gradients took at the first optimizer step of this process.

@@ -138,9 +138,19 @@ def calling_user() -> str:
 
 def gpu_options(engine: str, variant: str) -> list[str]:
     """The options that hand all GPUs to the container, if the image can use them and there are any."""
-    if variant != "cuda" or not Path("/proc/driver/nvidia/version").exists():
+    if variant != "cuda" or not has_gpu():
         return []
     return ["--gpus=all"] if engine == "docker" else ["--device=nvidia.com/gpu=all"]
+
+
+def has_gpu() -> bool:
+    """Whether there is an NVIDIA GPU; the Makefile asks in the same two ways."""
+    if Path("/proc/driver/nvidia/version").exists():
+        return True
+    try:  # under WSL2 there is the one without the other
+        return subprocess.run(["nvidia-smi", "-L"], capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False
 
 
 def image_digest(engine: str, image: str) -> str:
@@ -216,6 +226,16 @@ def check_command(
     return [*command, image_name(target, "cpu"), *arguments]
 
 
+def call(command: Sequence[str]) -> int:
+    """Run a command to its end and return its exit status; Ctrl-C is the command's own affair."""
+    process = subprocess.Popen(command)
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            continue  # it has reached the command too, which saves its checkpoint and ends
+
+
 def main() -> int:
     """Parse the command line and do what it asks for; the exit status is the engine's."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -223,11 +243,12 @@ def main() -> int:
     parser.add_argument("--variant", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("engine", help="say what builds and runs images here, or why nothing does (exit status 69)")
-    image = commands.add_parser("image", help="build the image")
-    fit = commands.add_parser("fit", help="fine-tune in the image")
-    image.add_argument("arguments", nargs=argparse.REMAINDER, help="options of the engine's build")
-    fit.add_argument("arguments", nargs=argparse.REMAINDER, help="arguments of recipes.fit")
-    options = parser.parse_args()
+    commands.add_parser("image", help="build the image; what follows are options of the engine's build")
+    commands.add_parser("fit", help="fine-tune in the image; what follows are arguments of recipes.fit")
+    words = sys.argv[1:]
+    # What follows these two is another program's, and begins with an option that argparse would take for its own.
+    own = next((place + 1 for place, word in enumerate(words) if word in ("image", "fit")), len(words))
+    options, arguments = parser.parse_args(words[:own]), words[own:]
 
     if options.command == "engine" and os.environ.get("CONTAINER_CHECK"):
         print(f"containers: {os.environ['CONTAINER_CHECK']}")
@@ -247,13 +268,11 @@ def main() -> int:
         print(f"containers: {engine}")
         return 0
     if options.command == "image":
-        return subprocess.call(build_command(engine, options.target, options.variant, options.arguments))
+        return call(build_command(engine, options.target, options.variant, arguments))
     runs = Path(os.environ.get("RUNS_DIR") or "runs").absolute()
     runs.mkdir(parents=True, exist_ok=True)
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
-    return subprocess.call(
-        fit_command(engine, options.target, options.variant, options.arguments, runs, interactive=terminal)
-    )
+    return call(fit_command(engine, options.target, options.variant, arguments, runs, interactive=terminal))
 
 
 if __name__ == "__main__":

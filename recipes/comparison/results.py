@@ -87,10 +87,10 @@ def main_quality(reports: Sequence[Report]) -> str | None:
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
-    """Mean, sample standard deviation (null of a single value), least, most and number of values."""
+    """Mean, sample standard deviation (null of one value, or of an infinite one), least, most and number of values."""
     return {
         "mean": statistics.fmean(values),
-        "std": statistics.stdev(values) if len(values) > 1 else None,
+        "std": statistics.stdev(values) if len(values) > 1 and all(map(math.isfinite, values)) else None,
         "min": min(values),
         "max": max(values),
         "n": len(values),
@@ -128,7 +128,10 @@ def comparison(plan: Plan, outcomes: Sequence[Outcome], rates: dict[str, float |
         "machine": {"system": platform.platform(), "processors": os.cpu_count(), "memory_gb": _memory_gb()},
         "versions": _common(reports, "versions"),
         "git_commit": _common(reports, "git_commit"),
-        "code_sha256": _common([report.get("provenance") or {} for report in reports], "code_sha256"),
+        **{
+            key: _common([report.get("provenance") or {} for report in reports], key)
+            for key in ("code_sha256", "assets")
+        },
         "settings": {"recipe": [str(file) for file in _shown_paths(plan.configs)], "options": plan.options},
     }
     result["remarks"] = remarks(result, plan)
@@ -232,6 +235,7 @@ def remarks(result: dict[str, Any], plan: Plan) -> list[str]:
         ("device", "devices"),
         ("versions", "versions of the libraries"),
         ("code_sha256", "versions of this repository's code"),
+        ("assets", "data or weights"),
     ):
         if isinstance(result[key], list):
             found.append(

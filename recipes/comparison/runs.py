@@ -75,6 +75,9 @@ def run(trial: Trial, tick: Callable[[], object] = lambda: None) -> Outcome:
         KeyboardInterrupt: The user pressed Ctrl-C; the process has stopped.
     """
     _prepare(trial)
+    if not trial.plan.keep_models:
+        for attempt in trial.folder.glob("*/version_*"):  # broken off: every attempt begins anew
+            _drop_weights(attempt)
     started = time.monotonic()
     log = trial.folder / "log.txt"
     with log.open("ab") as output:
@@ -99,7 +102,7 @@ def last_line(trial: Trial) -> str:
 
 
 def _drop_weights(folder: Path) -> None:
-    """Deletes the checkpoints and the model of a run that has just finished, gigabytes of a comparison of numbers."""
+    """Deletes the checkpoints and the model of a run that has ended, gigabytes of a comparison of numbers."""
     for name in ("checkpoints", "model"):
         shutil.rmtree(folder / name, ignore_errors=True)
 
@@ -141,8 +144,6 @@ def _wait(trial: Trial, output: Any, tick: Callable[[], object]) -> int:
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:
     """Ends a process that still runs: politely, so that it leaves its checkpoint, then not; its own processes too."""
-    if process.poll() is not None:
-        return
     try:
         _ask_to_end(process)
     finally:

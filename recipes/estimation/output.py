@@ -19,6 +19,7 @@ estimates          For each optimizer, dtype of the parameters, and without and 
                    are gone), ``total_bytes`` (all of these, but of the last two only the larger), ``fits``,
                    ``spare_bytes`` (negative: missing), ``note``. What is not known is null.
 advice             What to change where the recipe does not fit, in sentences.
+remarks            What the figures leave out, in sentences.
 ================== ==================================================================================
 """
 
@@ -45,7 +46,12 @@ NO_RELEASE = (
 
 
 def as_json(
-    name: str, setting: Setting, rows: Sequence[Estimate], memory: int | None, advice: Sequence[str]
+    name: str,
+    setting: Setting,
+    rows: Sequence[Estimate],
+    memory: int | None,
+    advice: Sequence[str],
+    remarks: Sequence[str],
 ) -> dict[str, Any]:
     """What ``estimate.json`` holds.
 
@@ -55,6 +61,7 @@ def as_json(
         rows: Its estimates.
         memory: Bytes to fit in; None for no limit.
         advice: What to change where the recipe does not fit.
+        remarks: What the figures leave out.
     """
     return {
         "recipe": name,
@@ -70,6 +77,7 @@ def as_json(
         "gradient_release": can_release_gradients(),
         "estimates": [_row(row, memory) for row in rows],
         "advice": list(advice),
+        "remarks": list(remarks),
     }
 
 
@@ -125,7 +133,13 @@ def print_table(result: Mapping[str, Any]) -> None:
             console.print(f"{row['name']}: {row['note']}.", highlight=False, markup=False)
     states = (f"{row['name']} {row['optimizer_state']['elements']:,}" for row in first if row["optimizer_state"])
     elements = f"Elements of the optimizer's state: {', '.join(states) or 'not known'}."
-    for sentence in [elements, *result["advice"], ACTIVATIONS, *([] if result["gradient_release"] else [NO_RELEASE])]:
+    for sentence in [
+        elements,
+        *result["advice"],
+        *result["remarks"],
+        ACTIVATIONS,
+        *([] if result["gradient_release"] else [NO_RELEASE]),
+    ]:
         console.print(sentence, highlight=False, markup=False)
 
 

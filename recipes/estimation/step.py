@@ -13,6 +13,9 @@ from torch.optim import Optimizer
 from lightning_adafactor.prediction import NumbersAreOne
 from recipes.estimation.activations import LiveBytes
 
+OWN_KERNELS = ("lightning_adafactor", "bitsandbytes", "torchao")
+"""Libraries whose optimizers take next to nothing beside parameters, gradients and state."""
+
 
 def step_bytes(
     make: Callable[[list[dict[str, Any]]], Optimizer], groups: Sequence[Mapping[str, Any]], gpu: bool
@@ -25,8 +28,8 @@ def step_bytes(
         gpu: Whether to count as on CUDA, where PyTorch's optimizers work on all parameters at once by default.
 
     Returns:
-        Bytes; None for optimizers other than PyTorch's, which work in kernels of their own, and for a step that
-        depends on the numbers in the tensors.
+        Bytes; None for the libraries that work in kernels of their own, and for a step that depends on the numbers
+        in the tensors.
     """
     with FakeTensorMode(allow_non_fake_inputs=True), NumbersAreOne(), _all_at_once() if gpu else nullcontext():
         parameters = [
@@ -39,7 +42,7 @@ def step_bytes(
         tracker = LiveBytes(known)
         try:
             optimizer = make([{**group, "params": mine} for group, mine in zip(groups, parameters, strict=True)])
-            if not type(optimizer).__module__.startswith("torch.optim"):
+            if type(optimizer).__module__.partition(".")[0] in OWN_KERNELS:
                 return None
             with torch.compiler.set_stance("force_eager"), tracker:
                 optimizer.step()

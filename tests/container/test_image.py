@@ -136,5 +136,5 @@ def test_the_image_lists_the_packages_that_it_holds(built: None) -> None:
             assert versions[name] in {pin.partition("==")[2].partition(" ")[0] for pin in stated}, name
 
 
-def test_tensorboard_starts_in_the_image(built: None) -> None:
+def test_tensorboard_is_in_the_image(built: None) -> None:
     assert output_of("tensorboard", "--version_tb").strip()

@@ -265,6 +265,16 @@ def test_checkpointing_is_advised_where_the_recipe_has_a_switch(language_model: 
     assert "model.dtype: bfloat16" in advice
 
 
+def test_several_processes_are_said_not_to_be_in_the_figures(
+    classifier: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = estimate(classifier, "--optimizer=adamw", "--trainer.strategy=ddp", "--trainer.devices=2")
+
+    assert result["remarks"][0].startswith("trainer.strategy is ddp, trainer.devices 2: the figures are those of one")
+    assert "the figures are those of one process" in " ".join(capsys.readouterr().out.split())
+    assert estimate(classifier, "--optimizer=adamw")["remarks"] == []
+
+
 def test_what_can_never_fit_is_told(classifier: str) -> None:
     advice = estimate(classifier, "--gpu-memory=20kB", "--optimizer", "adamw")["advice"]
 

@@ -113,6 +113,26 @@ def test_a_model_without_weights_is_said_so(run: Path, capsys: pytest.CaptureFix
     assert "holds no weights" in capsys.readouterr().err
 
 
+def test_code_that_came_with_the_model_runs_only_where_it_is_trusted(
+    run: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    config = json.loads((run / "model" / "config.json").read_text(encoding="utf-8"))
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"}}
+    (run / "model" / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    (run / "model" / "own.py").write_text(
+        "from transformers import LlamaConfig, LlamaForCausalLM\n"
+        "class OwnConfig(LlamaConfig):\n    model_type = 'own'\n"
+        "class OwnModel(LlamaForCausalLM):\n    config_class = OwnConfig\n",
+        encoding="utf-8",
+    )
+
+    assert generate(f"--run={run}", "--prompt=Once") == 2
+    assert "(or with --trust-remote-code of generate)" in capsys.readouterr().err
+    assert generate(f"--run={run}", "--prompt=Once", "--max-new-tokens=3", "--trust-remote-code") == 0
+    assert capsys.readouterr().out.startswith("Once")
+
+
 def test_a_full_gpu_is_said_in_a_sentence(
     run: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,5 +148,13 @@ def test_a_full_gpu_is_said_in_a_sentence(
 def test_its_help_explains_each_option(capsys: pytest.CaptureFixture) -> None:
     assert generate("--help") == 0
     text = capsys.readouterr().out
-    for option in ("--run", "--prompt", "--max-new-tokens", "--temperature", "--top-p", "--seed"):
+    for option in (
+        "--run",
+        "--prompt",
+        "--max-new-tokens",
+        "--temperature",
+        "--top-p",
+        "--seed",
+        "--trust-remote-code",
+    ):
         assert option in text

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 
 from recipes.errors import RecipeError
 from recipes.generation import continue_text
@@ -34,6 +34,22 @@ def test_without_temperature_each_token_is_the_most_probable_one(model, tokenize
         if ids[-1] == tokenizer.eos_token_id:
             break
     assert tokenizer.decode(ids, skip_special_tokens=True) == "Once there" + text
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_what_the_model_prefers_for_itself_changes_nothing(model, tokenizer, temperature: float) -> None:
+    asked = {"key": "prompt", "max_new_tokens": 12, "temperature": temperature}
+    plainly = continue_text(model, tokenizer, "Once there", **asked)
+
+    own = model.generation_config
+    model.generation_config = preferred = GenerationConfig(
+        do_sample=True, temperature=5.0, repetition_penalty=3.0, num_beams=3, eos_token_id=own.eos_token_id
+    )
+    try:
+        assert continue_text(model, tokenizer, "Once there", **asked) == plainly
+        assert model.generation_config is preferred
+    finally:
+        model.generation_config = own
 
 
 def test_the_same_seed_draws_the_same_text_and_another_one_another(model, tokenizer) -> None:

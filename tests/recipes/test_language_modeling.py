@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -315,6 +316,9 @@ def test_a_run_reports_what_was_before_and_a_resumed_one_remembers_it(
     assert fit(tiny_lm, tales_csv, "--trainer.limit_train_batches=4") == 0
     first = json.loads(Path("runs/lm/version_0/report.json").read_text(encoding="utf-8"))
     kept = ["--ckpt_path=runs/lm/version_0", "--trainer.limit_train_batches=4", "--trainer.max_epochs=2"]
+    assert fit(tiny_lm, tales_csv, *kept, "--model.sample_tokens=5000") == 2  # told before the training
+    assert not Path("runs/lm/version_1/metrics.csv").exists()
+    shutil.rmtree("runs/lm/version_1")
     assert fit(tiny_lm, tales_csv, *kept) == 0
     second = json.loads(Path("runs/lm/version_1/report.json").read_text(encoding="utf-8"))
 
@@ -330,6 +334,20 @@ def test_a_run_reports_what_was_before_and_a_resumed_one_remembers_it(
     assert second["steps"] == 8
     assert second["before"] == first["before"]
     assert [sample["before"] for sample in second["samples"]] == [sample["before"] for sample in first["samples"]]
+
+
+def test_a_checkpoint_of_another_model_is_told_in_a_sentence(
+    tiny_lm: Path, tales_csv: Path, working_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = "--trainer.limit_train_batches=2"
+    assert fit(tiny_lm, tales_csv, few) == 0
+    (checkpoint,) = Path("runs/lm/version_0/checkpoints").glob("[!l]*.ckpt")
+    shape = "--model.architecture={intermediate_size: 48}"
+    capsys.readouterr()
+
+    assert fit(tiny_lm, tales_csv, few, "--trainer.max_epochs=2", shape, f"--ckpt_path={checkpoint}") == 2
+    error = capsys.readouterr().err
+    assert "error: --ckpt_path: the checkpoint's weights are not those of this model (size mismatch for model." in error
 
 
 def test_metrics_of_a_repeated_run_are_the_same_byte_for_byte(

@@ -92,6 +92,26 @@ def test_of_a_single_document_the_end_is_held_out_from_a_paragraph_on(tiny_lm: P
     assert validation.startswith("Paragraph")
 
 
+def test_a_paragraph_far_from_the_share_that_is_held_out_does_not_change_it(tiny_lm: Path, tmp_path: Path) -> None:
+    file = tmp_path / "book.txt"
+    lines = [f"Line {i:02d} of the book, which is long enough." for i in range(40)]
+    file.write_text("\n".join(lines[:20]) + "\n\n" + "\n".join(lines[20:]), encoding="utf-8")
+
+    data = loaded(tiny_lm, file, validation=0.1, block_size=2)
+
+    assert text_of(data, "validation") == "\n".join(lines[-5:]) + data.tokenizer.eos_token
+
+
+def test_the_blocks_of_a_single_document_come_from_the_cache_the_second_time(tiny_lm: Path, tmp_path: Path) -> None:
+    file = tmp_path / "book.txt"
+    file.write_text("\n".join(f"Line {i:02d} of another book." for i in range(40)), encoding="utf-8")
+
+    first, second = (loaded(tiny_lm, file, validation=0.1, block_size=2)._blocks["train"] for _ in range(2))
+
+    assert first.cache_files
+    assert first.cache_files == second.cache_files
+
+
 def test_blank_documents_are_dropped(tiny_lm: Path, tales: list[str], tmp_path: Path) -> None:
     file = tmp_path / "some.csv"
     pandas.DataFrame({"Content": [tales[0], " \n", "", tales[1]]}).to_csv(file, index=False)

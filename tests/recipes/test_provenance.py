@@ -28,6 +28,17 @@ def test_assets_are_the_files_and_folders_that_settings_name(tmp_path: Path) -> 
     }
 
 
+def test_a_folder_named_by_a_word_alone_is_an_asset_only_where_a_folder_is_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("words").mkdir()
+    Path("words", "a").touch()
+
+    assert dict(assets({"model": {"init_args": {"pretrained": "words"}}})) == {"words": file_sha256(Path("words"))}
+    assert dict(assets({"data": {"init_args": {"text": "words"}}})) == {}
+
+
 def test_an_asset_of_a_wheel_is_named_by_its_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resolvers, "_LOCATED", {})
     path = resolvers.wheel("pytest", "pytest/__init__.py")

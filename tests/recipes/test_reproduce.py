@@ -47,7 +47,13 @@ def report(tiny_model: Path, wires_csv: Path, tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.slow
-def test_a_run_repeats_bit_for_bit(report: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_repeats_bit_for_bit_from_another_folder_and_thread_count(
+    report: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # the settings in the report have the last word
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
     capsys.readouterr()
 
     assert main(["reproduce", str(report), "--tolerance", "0", "--runs", "again"]) == 0
@@ -92,9 +98,22 @@ def test_check_says_what_differs_and_trains_nothing(report: Path, capsys: pytest
         ("[]", "holds no 'provenance'"),
         ('{"provenance": null, "fingerprint": {}}', "metrics, history, provenance, "),
         (json.dumps(WHOLE | {"metrics": None}), "is not as a run has written it: metrics not there"),
+        (
+            json.dumps(WHOLE | {"steps": 1, "history": {"losses": [[1]], "evaluations": []}}),
+            "its curves cannot be read",
+        ),
         (json.dumps(WHOLE | {"recipe": "../elsewhere"}), "recipe is '../elsewhere', no name of a recipe"),
     ],
-    ids=["missing", "no JSON", "of an older version", "a list", "empty", "damaged", "of another folder"],
+    ids=[
+        "missing",
+        "no JSON",
+        "of an older version",
+        "a list",
+        "empty",
+        "damaged",
+        "with half a curve",
+        "of another folder",
+    ],
 )
 def test_what_is_no_report_is_answered_with_a_sentence(
     text: str | None, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

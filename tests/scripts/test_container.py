@@ -1,6 +1,10 @@
 """Which engine is taken, and the commands that it is given."""
 
 import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -123,6 +127,46 @@ def test_without_root_podman_keeps_the_users_id(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(os, "getuid", lambda: 1000)
     assert "--userns=keep-id" in container.as_user("podman", "1000:1000")
     assert "--userns=keep-id" not in container.as_user("docker", "1000:1000")
+
+
+def test_options_after_fit_are_those_of_the_recipe(
+    commands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_command(commands, "docker", 'echo "$@"')
+    monkeypatch.chdir(tmp_path)
+    words = ["--config", "mine.yaml", "--trainer.max_steps", "3", "--target", "x"]
+    monkeypatch.setattr("sys.argv", ["container.py", "--target=runtime", "fit", *words])
+    assert container.main() == 0
+    started = capfd.readouterr().out.splitlines()[-1].split()
+    assert started[0] == "run"
+    assert started[-7:] == ["lightning-adafactor:runtime-cpu", *words]
+
+
+def test_options_after_image_are_those_of_the_engines_build(
+    commands: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_command(commands, "docker", '[ "$1" = info ] || { echo "$@"; exit 3; }')
+    monkeypatch.setattr("sys.argv", ["container.py", "image", "--no-cache", "--progress", "plain"])
+    assert container.main() == 3
+    started = capfd.readouterr().out.splitlines()[-1].split()
+    assert started[0] == "build"
+    assert started[-4:] == ["--no-cache", "--progress", "plain", str(container.ROOT)]
+
+
+def test_ctrl_c_waits_for_the_container_to_save_and_end(tmp_path: Path) -> None:
+    saving = "trap 'sleep 1; touch saved; exit 7' INT; touch ready; while :; do sleep 0.05; done"
+    program = f"import sys; from scripts import container; sys.exit(container.call(['sh', '-c', {saving!r}]))"
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(container.ROOT)},
+        start_new_session=True,
+    )
+    while not (tmp_path / "ready").exists():
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(timeout=30) == 7
+    assert (tmp_path / "saved").exists()
 
 
 def test_a_script_named_for_checks_is_given_the_stage_the_folder_and_the_user(

@@ -92,6 +92,11 @@ def test_the_spread_of_one_run_is_unknown_and_not_zero() -> None:
     assert spread([1.0, 3.0])["std"] == pytest.approx(math.sqrt(2))
 
 
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_the_spread_of_what_is_not_finite_is_unknown(value: float) -> None:
+    assert spread([value, 1.0])["std"] is None
+
+
 def test_memory_and_time_come_from_the_reports(plan: Plan) -> None:
     row = compared(plan, outcomes(plan))["optimizers"][1]
     assert row["optimizer_state"] == {"elements": 2**27, "bytes": 2**29, "megabytes": 512.0}
@@ -133,16 +138,23 @@ def test_runs_of_different_surroundings_are_warned_of(plan: Plan, key: str, othe
     assert result["remarks"][0].startswith(f"WARNING: the runs are of different {what}")
 
 
-def test_runs_of_changed_code_are_warned_of(plan: Plan) -> None:
+@pytest.mark.parametrize(
+    ("key", "same", "other", "what"),
+    [
+        ("code_sha256", "1" * 64, "2" * 64, "versions of this repository's code"),
+        ("assets", {"mine.csv": "1" * 64}, {"mine.csv": "2" * 64}, "data or weights"),
+    ],
+)
+def test_runs_of_changed_code_or_data_are_warned_of(plan: Plan, key: str, same: Any, other: Any, what: str) -> None:
     runs = outcomes(plan)
     for run in runs:
         assert run.report is not None
-        run.report["provenance"] = {"code_sha256": "1" * 64}
-    assert not any("code" in remark for remark in compared(plan, runs)["remarks"])
+        run.report["provenance"] = {key: same}
+    assert not any("WARNING" in remark for remark in compared(plan, runs)["remarks"])
 
     assert runs[0].report is not None
-    runs[0].report["provenance"] = {"code_sha256": "2" * 64}
-    assert compared(plan, runs)["remarks"][0].startswith("WARNING: the runs are of different versions of this repo")
+    runs[0].report["provenance"] = {key: other}
+    assert compared(plan, runs)["remarks"][0].startswith(f"WARNING: the runs are of different {what}")
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,20 @@ def trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trial:
     return plan.first_trials(plan.choices[0])[0]
 
 
+def ended(process: int) -> bool:
+    """Whether a process ends within ten seconds; one that nobody has asked for its status has ended too."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.02)
+    return False
+
+
 @pytest.mark.parametrize(
     ("program", "reason"),
     [
@@ -96,11 +110,40 @@ def test_a_training_that_is_stopped_leaves_no_process_of_another_device(
 
     with pytest.raises(OverflowError):
         runs.run(trial, tick)
-    state = Path("/proc", Path("child").read_text(), "stat")
-    deadline = time.monotonic() + 10
-    while state.exists() and state.read_text().rpartition(")")[2].split()[0] != "Z" and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert time.monotonic() < deadline
+    assert ended(int(Path("child").read_text()))
+
+
+def test_the_processes_of_a_training_that_was_killed_are_ended_too(
+    trial: Trial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = (
+        "import os, pathlib, subprocess, sys; "
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']); "
+        "pathlib.Path('child').write_text(str(child.pid)); os.kill(os.getpid(), 9)"
+    )
+    monkeypatch.setattr(plan, "FIT", [sys.executable, "-c", program])
+
+    assert runs.run(trial).reason == runs.KILLED
+    assert ended(int(Path("child").read_text()))
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_new_attempt_takes_away_what_broken_off_ones_have_saved(
+    keep: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("some.yaml").write_text("data: {}\n", encoding="utf-8")
+    words = ["--config", "some.yaml", "--optimizers", "adamw", "--out", "out", *(["--keep-models"] if keep else [])]
+    plan_ = plan_of(words)
+    trial = plan_.first_trials(plan_.choices[0])[0]
+    saved = trial.folder / "some" / "version_0" / "checkpoints" / "last.ckpt"
+    saved.parent.mkdir(parents=True)
+    saved.touch()
+    monkeypatch.setattr(plan, "FIT", [sys.executable, "-c", ""])
+
+    runs.run(trial)
+
+    assert saved.exists() is keep
 
 
 def test_an_error_of_this_process_ends_the_training(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:

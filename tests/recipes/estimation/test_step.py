@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from transformers import Adafactor as TheirAdafactor
 
 from lightning_adafactor import Adafactor
 from recipes.estimation.activations import LiveBytes
@@ -51,7 +52,13 @@ def test_adamw_takes_as_much_as_its_parameters_on_a_gpu_unless_fused() -> None:
     assert step_bytes(functools.partial(torch.optim.AdamW, fused=True), on_meta(), gpu=True) == 0
 
 
-def test_step_of_another_librarys_optimizer_is_not_foreseen() -> None:
+def test_step_of_transformers_adafactor_is_followed_but_for_its_scalars() -> None:
+    make = functools.partial(TheirAdafactor, lr=1e-3, scale_parameter=False, relative_step=False)
+
+    assert step_bytes(make, on_meta(), gpu=False) == pytest.approx(really(make), abs=64)
+
+
+def test_step_of_a_library_with_kernels_of_its_own_is_not_followed() -> None:
     assert step_bytes(Adafactor, on_meta(), gpu=True) is None
 
 
