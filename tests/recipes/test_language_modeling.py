@@ -2,7 +2,10 @@
 
 import json
 import math
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -263,24 +266,27 @@ def test_code_that_comes_with_a_model_is_not_run_unless_asked_for(
     assert not ran.exists()
 
 
+def command(tiny_lm: Path, tales_csv: Path, *more: str) -> list[str]:
+    """The command line of a small run of lm.yaml."""
+    return [
+        "fit",
+        "--config=lm.yaml",
+        f"--model.pretrained={tiny_lm}",
+        f"--data.train={tales_csv}",
+        "--data.validation=0.2",
+        "--data.test=0.1",
+        "--data.block_size=32",
+        "--model.sample_tokens=5",
+        "--trainer.accelerator=cpu",
+        "--trainer.precision=32-true",
+        "--trainer.val_check_interval=2",
+        "--trainer.log_every_n_steps=1",
+        *more,
+    ]
+
+
 def fit(tiny_lm: Path, tales_csv: Path, *more: str) -> int:
-    return main(
-        [
-            "fit",
-            "--config=lm.yaml",
-            f"--model.pretrained={tiny_lm}",
-            f"--data.train={tales_csv}",
-            "--data.validation=0.2",
-            "--data.test=0.1",
-            "--data.block_size=32",
-            "--model.sample_tokens=5",
-            "--trainer.accelerator=cpu",
-            "--trainer.precision=32-true",
-            "--trainer.val_check_interval=2",
-            "--trainer.log_every_n_steps=1",
-            *more,
-        ]
-    )
+    return main(command(tiny_lm, tales_csv, *more))
 
 
 @pytest.mark.parametrize("limit", [{"max_epochs": 2}, {"max_steps": 20}], ids=str)
@@ -359,3 +365,25 @@ def test_metrics_of_a_repeated_run_are_the_same_byte_for_byte(
     files = [Path(f"runs/lm/version_{i}/metrics.csv").read_bytes() for i in range(2)]
     assert b"train/loss" in files[0]
     assert files[0] == files[1]
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_and_leave_one_report(tiny_lm: Path, tales_csv: Path, working_folder: Path) -> None:
+    few = ["--data.batch_size=2", "--trainer.limit_train_batches=4", "--threads=1"]
+    assert fit(tiny_lm, tales_csv, *few, "--data.batch_size=4") == 0
+    both = command(tiny_lm, tales_csv, *few, "--trainer.devices=2", "--trainer.strategy=ddp")
+    done = subprocess.run(
+        [sys.executable, "-m", "recipes", *both],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+    alone, shared = (json.loads(Path(f"runs/lm/version_{i}/report.json").read_text(encoding="utf-8")) for i in range(2))
+    assert shared["steps"] == alone["steps"] == 4
+    assert shared["tokens"] == alone["tokens"]
+    assert shared["before"] == pytest.approx(alone["before"], rel=1e-5)
+    assert len(shared["samples"]) == 2
