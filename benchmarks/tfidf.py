@@ -17,9 +17,9 @@ from rich.table import Table
 
 from recipes import resolvers
 from recipes.config_files import find_config
+from recipes.encoding import complete
 from recipes.labels import label_name
 from recipes.sources import load_split
-from recipes.text_classification_data import complete
 
 CONFIGS = ("cls.yaml", "cls_r52.yaml", "cls_20news.yaml")
 

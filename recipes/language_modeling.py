@@ -319,31 +319,21 @@ class LanguageModel(LightningModule):
 
     def on_fit_start(self) -> None:
         """Lets the model write before its first step, when it is on its device."""
-        assert self.model is not None
-        for i, prompt in enumerate(self.sample_prompts):  # a run that goes on writes after its training only
-            read_prompt(
-                self.model,
-                self.data.tokenizer,
-                prompt,
-                key=f"model.sample_prompts[{i}]",
-                max_new_tokens=self.sample_tokens,
-            )
+        for sample in self._samples():  # a run that goes on writes after its training only
+            read_prompt(**sample)
         if self.sample_prompts and not self.trainer.ckpt_path and self.trainer.is_global_zero:
             self.samples_before = self._continued()
 
-    def _continued(self) -> list[str]:
-        assert self.model is not None
+    def _samples(self) -> list[dict[str, Any]]:
+        """What is to be continued, as the functions of :mod:`recipes.generation` take it."""
+        common = {"model": self.model, "tokenizer": self.data.tokenizer, "max_new_tokens": self.sample_tokens}
         return [
-            continue_text(
-                self.model,
-                self.data.tokenizer,
-                prompt,
-                key=f"model.sample_prompts[{i}]",
-                max_new_tokens=self.sample_tokens,
-                temperature=self.sample_temperature,
-            )
+            {**common, "prompt": prompt, "key": f"model.sample_prompts[{i}]"}
             for i, prompt in enumerate(self.sample_prompts)
         ]
+
+    def _continued(self) -> list[str]:
+        return [continue_text(**sample, temperature=self.sample_temperature) for sample in self._samples()]
 
     def report_details(self) -> dict[str, Any]:
         """What the report of a language model has beyond that of any recipe."""

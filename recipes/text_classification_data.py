@@ -10,6 +10,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch.utils.data import DataLoader, DistributedSampler
 
 from recipes.cached_function import Cached
+from recipes.encoding import complete, encode
 from recipes.errors import RecipeError
 from recipes.labels import label_name, ordered, trained_labels
 from recipes.length_grouping import LengthGroupedSampler
@@ -364,43 +365,6 @@ class TextClassificationData(LightningDataModule):
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
         )
-
-
-def complete(batch: dict[str, list[Any]], columns: list[str]) -> list[bool]:
-    """Whether each row of a batch has something in each of the columns: neither missing nor blank."""
-    return [all(label_name(value) for value in row) for row in zip(*(batch[column] for column in columns), strict=True)]
-
-
-def encode(
-    batch: dict[str, list[Any]],
-    tokenizer: "PreTrainedTokenizerBase",
-    text: list[str],
-    label: str | None,
-    labels: list[str],
-    class_names: list[str] | None,
-    max_length: int,
-) -> dict[str, list[Any]]:
-    """Tokenises a batch of rows and numbers their labels.
-
-    Args:
-        batch: Columns of the rows.
-        tokenizer: The tokenizer.
-        text: One or two text columns.
-        label: The label column; None for rows without.
-        labels: Label names in the order of their ids.
-        class_names: The names that numbers in the label column stand for, if it is a ``ClassLabel``.
-        max_length: Longest length in tokens; the longer text of a pair is cut first.
-
-    Returns:
-        The tokenizer's columns, ``length`` in tokens and, with a label column, ``labels``.
-    """
-    texts = [[value or "" for value in batch[column]] for column in text]
-    encoded = dict(tokenizer(*texts, truncation=True, max_length=max_length))
-    encoded["length"] = [len(tokens) for tokens in encoded["input_ids"]]
-    if label is not None:
-        numbers = {name: i for i, name in enumerate(labels)}
-        encoded["labels"] = [numbers[label_name(value, class_names)] for value in batch[label]]
-    return encoded
 
 
 def _longest_first(dataset: "Dataset") -> "Dataset":

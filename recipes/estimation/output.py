@@ -127,7 +127,8 @@ def print_table(result: Mapping[str, Any]) -> None:
     for dtype in dict.fromkeys(row["dtype"] for row in result["estimates"]):
         rows = [row for row in result["estimates"] if row["dtype"] == dtype]
         console.print(_table(rows, dtype, result["gpu_memory_bytes"]))
-    first = [row for row in _rows_as_set(result) if not row["gradient_release"]]
+    dtype_set = result["estimates"][0]["dtype"]
+    first = [row for row in result["estimates"] if row["dtype"] == dtype_set and not row["gradient_release"]]
     for row in first:
         if row["note"]:
             console.print(f"{row['name']}: {row['note']}.", highlight=False, markup=False)
@@ -141,11 +142,6 @@ def print_table(result: Mapping[str, Any]) -> None:
         *([] if result["gradient_release"] else [NO_RELEASE]),
     ]:
         console.print(sentence, highlight=False, markup=False)
-
-
-def _rows_as_set(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The estimates for the dtype that the recipe has set, which is the first."""
-    return [row for row in result["estimates"] if row["dtype"] == result["estimates"][0]["dtype"]]
 
 
 def _table(rows: Sequence[Mapping[str, Any]], dtype: str, memory: int | None) -> "Table":
