@@ -55,8 +55,10 @@ class Adafactor(Optimizer):
         beta1: Weight of the past in an exponential average of the updates (costs one number per element);
             None keeps no average.
         fused: Take the step in five Triton launches for all parameters of a device and dtype, without waiting for
-            the device. None does so for CUDA parameters where Triton is installed; True insists and raises where
-            it cannot be; False takes the step in plain torch operations.
+            the device. None does so for CUDA parameters where Triton is installed; True raises where that is not
+            possible; False takes the step in plain torch operations. As with torch's fused optimizers, True also
+            makes ``torch.amp.GradScaler`` leave unscaling to the step, and Lightning then refuses to clip gradients
+            in mixed precision; None and False leave unscaling to the scaler.
         capturable: Allow the step to be captured in a CUDA graph; pass ``lr`` as a tensor on the device to change it
             between replays. Needs the fused step.
         stochastic_rounding: Round written bfloat16 parameters up or down at random, so that updates below half
@@ -70,6 +72,7 @@ class Adafactor(Optimizer):
 
     _dialect: Dialect = "torch"
     _fused_step: FusedAdafactor | None = None  # belongs to the process, not to the state
+    _step_supports_amp_scaling: bool  # read by GradScaler and Lightning; absent unless fused=True
 
     def __init__(
         self,
@@ -134,6 +137,7 @@ class Adafactor(Optimizer):
         Warns of parameters that have lost their shape to FSDP1, and raises where ``fused=True`` cannot be had.
         """
         super().add_param_group(param_group)
+        self._claim_amp_scaling()
         group = self.param_groups[-1]
         if group["fused"]:
             if group.get("foreach"):
@@ -152,8 +156,14 @@ class Adafactor(Optimizer):
                     stacklevel=2,
                 )
 
+    def _claim_amp_scaling(self) -> None:
+        """With ``fused=True``, asks ``GradScaler`` to hand over ``grad_scale`` and ``found_inf``."""
+        if self.defaults["fused"]:
+            self._step_supports_amp_scaling = True
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self._claim_amp_scaling()  # of a copy or an unpickled optimizer, whose constructor was not called
         for group in self.param_groups:
             for key, value in self.defaults.items():
                 if key != "differentiable":  # which Optimizer.__setstate__ adds, and groups are saved without

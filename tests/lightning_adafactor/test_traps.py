@@ -334,9 +334,12 @@ def test_learning_rate_of_the_scheduler_is_used(lr: float | Tensor) -> None:
 
 
 @BOTH
-def test_scaling_of_gradients_is_left_to_the_scaler(make: Make) -> None:
+@pytest.mark.parametrize("fused", [None, False])
+def test_unscaling_is_left_to_the_scaler_unless_the_fused_step_was_asked_for(make: Make, fused: bool | None) -> None:
     """Lightning refuses to clip gradients for optimizers that claim to unscale them."""
-    assert not hasattr(make([parameter(2, 2)]), "_step_supports_amp_scaling")
+    optimizer = make([parameter(2, 2)], fused=fused)
+    optimizer.load_state_dict(optimizer.state_dict())
+    assert not hasattr(optimizer, "_step_supports_amp_scaling")
 
 
 @BOTH

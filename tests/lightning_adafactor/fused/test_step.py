@@ -333,18 +333,47 @@ def test_grad_scale_divides_gradients(dtype: torch.dtype, device: str) -> None:
         assert harness.relative_error(param, expected) < (TOLERANCE if dtype == torch.float32 else 1e-4)
 
 
-def test_a_gradient_scaler_skips_steps_that_overflowed(device: str) -> None:
+@pytest.mark.parametrize("of", [Adafactor, TransformersAdafactor])
+@pytest.mark.parametrize("copied", [lambda optimizer: optimizer, copy.deepcopy], ids=["made", "copied"])
+def test_unscaling_is_claimed_where_the_fused_step_was_asked_for(of: Any, copied: Any, device: str) -> None:
+    optimizer = copied(of(random_params([(2, 2)], torch.float32, device), fused=True))
+    assert optimizer._step_supports_amp_scaling is True
+
+
+@pytest.mark.parametrize("unscale_first", [False, True], ids=["scaled", "unscaled-by-the-user"])
+def test_a_gradient_scaler_has_gradients_unscaled_once(unscale_first: bool, device: str) -> None:
+    ours, theirs = pair(SHAPES, device, weight_decay=0.1)
+    scaler = torch.amp.GradScaler(device, init_scale=64.0)
+    for step in (1, 2):
+        for optimizer, factor in ((ours, 64.0), (theirs, 1.0)):
+            for number, param in enumerate(optimizer.param_groups[0]["params"]):
+                # small enough for the floor of the variance to show a scale that was not divided out
+                param.grad = random_gradients(step, number, param) * 1e-7 * factor
+        scaler.scale(torch.zeros((), device=device))  # sets the scaler up, as a backward pass would
+        if unscale_first:
+            scaler.unscale_(ours)
+        scaler.step(ours)
+        scaler.update()
+        theirs.step()
+    assert_same_params(ours, theirs)
+    assert not hasattr(ours, "grad_scale")
+    assert not hasattr(ours, "found_inf")
+
+
+def test_a_gradient_scaler_has_steps_that_overflowed_skipped(device: str) -> None:
     param = random_params([(4, 8)], torch.float32, device)[0]
     optimizer = harness.fused([param])
-    optimizer._step_supports_amp_scaling = True
     scaler = torch.amp.GradScaler(device, init_scale=4.0)
     for bad in (False, True):
-        before = param.detach().clone()
         optimizer.zero_grad()
         scaler.scale((param * (torch.inf if bad else 1.0)).sum()).backward()
+        before = {"0": param.detach().clone()} if not bad else bits(optimizer)
         scaler.step(optimizer)
         scaler.update()
-        assert torch.equal(before, param) == bad
+        if bad:
+            assert_same_bits(bits(optimizer), before)
+        else:
+            assert not torch.equal(before["0"], param)
     assert scaler.get_scale() == 2.0
     assert optimizer.state[param]["step"] == 1
 
