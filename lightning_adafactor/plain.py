@@ -1,18 +1,18 @@
-"""The step in plain torch operations: the statement of the rule that every other implementation is tested against.
+"""The step in plain torch operations: the reference that every other implementation is tested against.
 
-One parameter at a time, three passes over its gradient, each in tiles that stay in cache:
+One parameter at a time, three passes over its gradient, each in tiles that stay in the cache:
 
-1. ``average_squares``: R and C (or V) take in this step's G²;
+1. ``average_squares``: R and C (or V) are updated with G²;
 2. ``measure_update``: RMS(U), U = G/√V̂, which clipping needs before anything can be applied;
-3. ``apply_update``: weight decay, U clipped and scaled, momentum, one write-back.
+3. ``apply_update``: weight decay, U clipped and scaled, momentum, one rounding.
 
-Nothing as large as a parameter is ever allocated. What makes it fast:
+No temporary is as large as a parameter. What makes it fast:
 
 * Where no floor is active, V̂ = r·C with r = R/mean(R) is separable, so U = (G·C^-½)·r^-½ needs no matrix V̂, and
   ΣU² = Σᵢ (1/rᵢ)·Σⱼ (G·C^-½)²ᵢⱼ.
-* The column sums of G² are gathered by adding the squares of one tile after the other, elementwise, into a single
-  tile that is summed once.
-* The third pass runs backwards: it starts with the tile that the second pass left in the cache and in a buffer.
+* For the column sums of G², the squares of all tiles of a strip are added elementwise into one tile, which is summed
+  once.
+* The third pass runs backwards: it starts with the tile that the second pass left in the cache and in ``work``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ from lightning_adafactor.rule import state_dtype
 from lightning_adafactor.tiles import Grid, Scratch
 
 TILE_BYTES = 3 << 20
-"""Bytes of a tile in the dtype of the arithmetic: small enough for the cache, large enough to wake all cores."""
+"""Bytes of a tile in the dtype of the arithmetic: small enough for the cache, large enough to use all cores."""
 
 _NARROW = 8  # rows or columns
 
@@ -66,23 +66,41 @@ class _Tile:
         parameter: p.
         averages: (R, C) as (..., rows, 1) and (..., 1, columns), or (V,).
         exp_avg: The average of updates, or None.
-        separable: Whether V̂ = r·C on the whole tile; found out by the second pass.
     """
 
     gradient: Tensor
     parameter: Tensor
     averages: tuple[Tensor, ...]
     exp_avg: Tensor | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class _Known:
+    """What the second pass finds out about U on a tile, for the third pass to compute U again.
+
+    Attributes:
+        row_mean: mean(R) of the tile's matrices, (..., 1, 1), not below its floor; None for a vector.
+        separable: Whether V̂ = r·C on the whole tile, no floor being active; False for a vector.
+        in_work: Whether the left factor of U is still in the buffer ``work``, which is true of one tile at most.
+    """
+
+    row_mean: Tensor | None = None
     separable: bool = False
+    in_work: bool = False
 
 
 class _Step(ABC):
-    """The passes over one parameter, and what the later ones know from the earlier.
+    """The three passes over one parameter.
+
+    A pass leaves its results in the averages (the first) or returns them (the second); nothing else is handed on but
+    the buffer ``work``, and only where :class:`_Known` says so. Taking a buffer overwrites it, and of each only one
+    tile is in use at a time: ``gradient`` and ``parameter`` hold a tile's G and p where these need conversion, ``work``
+    is for the squares of the first pass and for the factors of U. No pass writes to G.
 
     Args:
         entry: The parameter; not empty, its step already counted.
         scratch: Buffers in the dtype of the arithmetic.
-        unscale: What the gradient is multiplied with before use, or None.
+        unscale: What the gradient is multiplied by before use, or None.
     """
 
     def __init__(self, entry: Entry, scratch: Scratch, unscale: float | None) -> None:
@@ -98,18 +116,17 @@ class _Step(ABC):
         self.floor = max(floor, self.tiny) if self.rule.dialect == "torch" else 0.0
         self.rounds_stochastically = self.rule.rounds_stochastically(entry.param)
         self.grid = Grid(entry.param.shape, self.tile_bytes() // scratch.dtype.itemsize)
-        gradients = self.grid.cut(entry.grad)
-        exp_avgs = [None] * len(gradients) if entry.exp_avg is None else self.grid.cut(entry.exp_avg)
-        views = zip(gradients, self.grid.cut(entry.param), self.cut_averages(), exp_avgs, strict=True)
+        gradients = self.grid.split(entry.grad)
+        exp_avgs = [None] * len(gradients) if entry.exp_avg is None else self.grid.split(entry.exp_avg)
+        views = zip(gradients, self.grid.split(entry.param), self.split_averages(), exp_avgs, strict=True)
         self.tiles = [_Tile(*view) for view in views]
-        self.left_in_work: _Tile | None = None
 
     def tile_bytes(self) -> int:
         """Smaller tiles where more buffers are needed, so that all of them together stay below 8 MiB."""
         if self.rounds_stochastically:
             return TILE_BYTES // 8  # the random bits take several integers for each element
         if self.entry.factored and min(self.entry.param.shape[-2:]) < _NARROW:
-            return TILE_BYTES // 8  # R or C of a tile is nearly as large as the tile, and so is what is made of it
+            return TILE_BYTES // 8  # R or C of a tile is nearly as large as the tile, and so are temporaries made of it
         dtypes = {self.entry.param.dtype, self.entry.grad.dtype, self.scratch.dtype}
         return TILE_BYTES if len(dtypes) == 1 and self.unscale is None else TILE_BYTES // 2
 
@@ -120,14 +137,15 @@ class _Step(ABC):
             if self.entry.rms is not None:
                 self.entry.rms.fill_(rms)
         self.average_squares()
-        clip = max(1.0, self.measure_update() / self.rule.d)
+        rms_of_update, known = self.measure_update()
         alpha = self.rule.alpha(self.t, rms)
-        self.apply_update(alpha / clip, retained=self.rule.retained(alpha))
+        scale = self.rule.update_scale(alpha, rms_of_update)
+        self.apply_update(known, scale, decay_factor=self.rule.decay_factor(alpha))
 
     # What differs between matrices and vectors
 
     @abstractmethod
-    def cut_averages(self) -> list[tuple[Tensor, ...]]:
+    def split_averages(self) -> list[tuple[Tensor, ...]]:
         """The averages of G² that belong to each tile."""
 
     @abstractmethod
@@ -135,24 +153,28 @@ class _Step(ABC):
         """First pass: A ← (1-ω)·A + ω·mean(G² + ε₁) for each average A, with or without ε₁ by dialect."""
 
     @abstractmethod
-    def measure_update(self) -> float:
-        """Second pass: RMS(U). Leaves the last tile's left factor of U in the buffer ``work``."""
+    def measure_update(self) -> tuple[float, list[_Known]]:
+        """Second pass: RMS(U), and for each tile what the third pass needs to know."""
 
     @abstractmethod
-    def update(self, tile: _Tile) -> tuple[Tensor, Tensor | None]:
-        """U as a product of two factors, or U itself; may lie in the buffer ``work``."""
+    def update(self, tile: _Tile, known: _Known) -> tuple[Tensor, Tensor | None]:
+        """U on a tile, as (left, right) with U = left·right, or as (U, None).
+
+        Left may be G itself, which must not be written to, or lie in ``gradient`` or ``work``. Right is new memory, no
+        larger than R, or lies in ``work``. Both are valid until ``gradient`` or ``work`` is taken again.
+        """
 
     # What is the same
 
     def gradient(self, tile: _Tile) -> Tensor:
-        """G, unscaled and in the dtype of the arithmetic; the gradient itself where nothing is to be done."""
+        """G, unscaled and in the dtype of the arithmetic; the gradient itself where it is that already."""
         if tile.gradient.dtype == self.scratch.dtype and self.unscale is None:
             return tile.gradient
         converted = self.scratch.take("gradient", tile.gradient.shape).copy_(tile.gradient)
         return converted if self.unscale is None else converted.mul_(self.unscale)
 
     def parameter(self, tile: _Tile) -> Tensor:
-        """P in the dtype of the arithmetic; the parameter itself where that is its own."""
+        """A tile of p in the dtype of the arithmetic; the parameter itself where that is its own."""
         if tile.parameter.dtype == self.scratch.dtype:
             return tile.parameter
         return self.scratch.take("parameter", tile.parameter.shape).copy_(tile.parameter)
@@ -172,17 +194,18 @@ class _Step(ABC):
                     average.add_(added)
         return omega
 
-    def apply_update(self, scale: float, *, retained: float) -> None:
-        """Third pass: p ← retained·p - scale·U; with momentum, minus the average of these updates."""
+    def apply_update(self, known: Sequence[_Known], scale: float, *, decay_factor: float) -> None:
+        """Third pass: p ← decay_factor·p - scale·U; with momentum, minus the average of these updates.
+
+        It begins with the last tile, which may be in ``work``.
+        """
         beta1 = self.rule.beta1 or 0.0
-        scale = -scale if self.rule.maximize else scale
         for number in reversed(range(len(self.tiles))):
             tile = self.tiles[number]
-            left, right = self.update(tile)
-            self.left_in_work = None
+            left, right = self.update(tile, known[number])
             parameter = self.parameter(tile)
-            if retained != 1.0:
-                parameter.mul_(retained)
+            if decay_factor != 1.0:
+                parameter.mul_(decay_factor)
             target, value = parameter, -scale
             if tile.exp_avg is not None:
                 target, value = tile.exp_avg.mul_(beta1), (1.0 - beta1) * scale
@@ -196,7 +219,7 @@ class _Step(ABC):
                 self.write_back(number, parameter)
 
     def write_back(self, number: int, values: Tensor) -> None:
-        """Rounds p on a tile to the parameter's dtype; ``values`` are used up."""
+        """Rounds p on a tile to the parameter's dtype; overwrites ``values``."""
         tile = self.tiles[number].parameter
         if self.rounds_stochastically:
             key = {"step": int(self.t), "parameter": self.entry.index}
@@ -205,11 +228,11 @@ class _Step(ABC):
 
 
 class _VectorStep(_Step):
-    """A vector or scalar: V̂ is the average of G² itself."""
+    """A parameter that is not factored: V̂ = max(V, ε₁²)."""
 
-    def cut_averages(self) -> list[tuple[Tensor, ...]]:
+    def split_averages(self) -> list[tuple[Tensor, ...]]:
         assert self.entry.variance is not None
-        return [(variance,) for variance in self.grid.cut(self.entry.variance)]
+        return [(variance,) for variance in self.grid.split(self.entry.variance)]
 
     def average_squares(self) -> None:
         omega = self.decay_averages()
@@ -218,17 +241,15 @@ class _VectorStep(_Step):
             gradient = self.gradient(tile)
             variance.addcmul_(gradient, gradient, value=omega)
 
-    def measure_update(self) -> float:
-        total = 0.0
-        for tile in self.tiles:
-            total += _sum_of_squares(self.update(tile)[0])
-            self.left_in_work = tile
-        return math.sqrt(total / self.numel)
+    def measure_update(self) -> tuple[float, list[_Known]]:
+        total = sum(_sum_of_squares(self.update(tile, _Known())[0]) for tile in self.tiles)
+        known = [_Known()] * (len(self.tiles) - 1) + [_Known(in_work=True)]
+        return math.sqrt(total / self.numel), known
 
-    def update(self, tile: _Tile) -> tuple[Tensor, Tensor | None]:
+    def update(self, tile: _Tile, known: _Known) -> tuple[Tensor, None]:
         (variance,) = tile.averages
         work = self.scratch.take("work", variance.shape)
-        if tile is self.left_in_work:
+        if known.in_work:
             return work, None
         return torch.clamp(variance, min=self.floor, out=work).rsqrt_().mul_(self.gradient(tile)), None
 
@@ -236,15 +257,15 @@ class _VectorStep(_Step):
 class _MatrixStep(_Step):
     """A factored parameter, its matrices in the last two dimensions: V̂ = max(R·C / mean(R), ε₁²)."""
 
-    def cut_averages(self) -> list[tuple[Tensor, ...]]:
+    def split_averages(self) -> list[tuple[Tensor, ...]]:
         assert self.entry.row_var is not None
         assert self.entry.col_var is not None
-        rows = [view.narrow(-1, 0, 1) for view in self.cut_broadcast(self.entry.row_var)]
-        columns = [view.narrow(-2, 0, 1) for view in self.cut_broadcast(self.entry.col_var)]
+        rows = [view.narrow(-1, 0, 1) for view in self.split_broadcast(self.entry.row_var)]
+        columns = [view.narrow(-2, 0, 1) for view in self.split_broadcast(self.entry.col_var)]
         return list(zip(rows, columns, strict=True))
 
-    def cut_broadcast(self, factor: Tensor) -> list[Tensor]:
-        return self.grid.cut(factor.expand(self.entry.param.shape))
+    def split_broadcast(self, factor: Tensor) -> list[Tensor]:
+        return self.grid.split(factor.expand(self.entry.param.shape))
 
     def average_squares(self) -> None:
         omega = self.decay_averages()
@@ -260,37 +281,34 @@ class _MatrixStep(_Step):
                 _add_row_sums(tile, gradient, omega / m)
             top.averages[1].add_(_column_sums_(squares), alpha=omega / n)
 
-    def measure_update(self) -> float:
+    def measure_update(self) -> tuple[float, list[_Known]]:
+        total = 0.0
+        known: list[_Known] = []
+        for tile, row_mean in zip(self.tiles, self.row_means(), strict=True):
+            squares, separable = self.measure_tile(tile, row_mean)
+            total += squares
+            known.append(_Known(row_mean, separable, in_work=separable and tile is self.tiles[-1]))
+        return math.sqrt(total / self.numel), known
+
+    def row_means(self) -> list[Tensor]:
+        """mean(R) of each tile's matrices, not below its floor."""
         floor = max(self.rule.mean_floor(self.entry.param), self.tiny)
         mean = self.entry.mean_of_rows().clamp_(min=floor)
-        means = [mean] if mean.numel() == 1 else [v[..., :1, :1] for v in self.cut_broadcast(mean)]
-        if len(means) == 1:
-            means *= len(self.tiles)
-        self.row_means = dict(zip(map(id, self.tiles), means, strict=True))
-        total = 0.0
-        for tile in self.tiles:
-            total += self.measure_tile(tile)
-            self.left_in_work = tile if tile.separable else None
-        return math.sqrt(total / self.numel)
+        means = [mean] if mean.numel() == 1 else [view[..., :1, :1] for view in self.split_broadcast(mean)]
+        return means * len(self.tiles) if len(means) == 1 else means
 
-    def row_factor(self, tile: _Tile) -> Tensor:
-        """R = R/mean(R)."""
-        return tile.averages[0] / self.row_means[id(tile)]
-
-    def measure_tile(self, tile: _Tile) -> float:
-        """ΣU² over a tile, and whether V̂ is separable there."""
-        r, c = self.row_factor(tile), tile.averages[1]
+    def measure_tile(self, tile: _Tile, row_mean: Tensor) -> tuple[float, bool]:
+        """ΣU² over a tile, and whether V̂ is separable there; G·C^-½ is in ``work`` then."""
+        r, c = tile.averages[0] / row_mean, tile.averages[1]
         sums = torch.linalg.vector_norm(self.weigh_columns(tile), dim=-1, keepdim=True).square_()
-        tile.separable = self.floor == 0 or (r.amin() * c.amin()).item() >= self.floor
-        if tile.separable:
-            return sums.div_(r).sum().item()
+        if self.floor == 0 or (r.amin() * c.amin()).item() >= self.floor:
+            return sums.div_(r).sum().item(), True
         # rows without any gradient, most of an embedding's, may fall below the floor: U is 0 there in any case
         live = sums != 0
-        tile.separable = (torch.where(live, r, torch.inf).amin() * c.amin()).item() >= self.floor
-        if tile.separable:
-            return torch.where(live, sums.div_(r), 0.0).sum().item()
-        left, right = self.update(tile)
-        return _sum_of_squares(torch.mul(left, right, out=right))
+        if (torch.where(live, r, torch.inf).amin() * c.amin()).item() >= self.floor:
+            return torch.where(live, sums.div_(r), 0.0).sum().item(), True
+        left, right = self.update(tile, _Known(row_mean))
+        return _sum_of_squares(torch.mul(left, right, out=right)), False  # not separable: right is ``work``
 
     def weigh_columns(self, tile: _Tile) -> Tensor:
         """G·C^-½, in the buffer ``work``."""
@@ -298,12 +316,13 @@ class _MatrixStep(_Step):
         weights = tile.averages[1].clamp(min=self.tiny).rsqrt_()
         return torch.mul(gradient, weights, out=self.scratch.take("work", gradient.shape))
 
-    def update(self, tile: _Tile) -> tuple[Tensor, Tensor]:
-        r, c = self.row_factor(tile), tile.averages[1]
+    def update(self, tile: _Tile, known: _Known) -> tuple[Tensor, Tensor]:
+        assert known.row_mean is not None
+        r, c = tile.averages[0] / known.row_mean, tile.averages[1]
         work = self.scratch.take("work", tile.gradient.shape)
-        if not tile.separable:
+        if not known.separable:
             return self.gradient(tile), torch.mul(r, c, out=work).clamp_(min=self.floor).rsqrt_()
-        weighted = work if tile is self.left_in_work else self.weigh_columns(tile)
+        weighted = work if known.in_work else self.weigh_columns(tile)
         return weighted, r.clamp_(min=self.tiny).rsqrt_()
 
 

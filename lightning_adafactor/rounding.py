@@ -1,11 +1,11 @@
-"""Stochastic rounding of float32 to bfloat16, with random bits that any implementation can compute again.
+"""Stochastic rounding of float32 to bfloat16, with random bits that any implementation can reproduce.
 
-Round-to-nearest loses every update smaller than half a step of the parameter's grid, so a bfloat16 parameter
-(8 bits of mantissa) stops learning at small learning rates. Rounding up with the probability of the part that
-would be cut off keeps the mean right.
+Round-to-nearest loses every update smaller than half a unit in the last place, so a bfloat16 parameter (8 bits of
+mantissa) stops learning at small learning rates. Rounding up with a probability equal to the fraction that would be
+cut off keeps the expected value right.
 
-The bits come from Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), a function of
-a key and a counter without any state. bfloat16 is the upper half of float32, so one element needs 16 random bits
+The bits come from Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), a stateless
+function of a key and a counter. bfloat16 is the upper half of float32, so one element needs 16 random bits
 and one Philox block serves 8 neighbours in a row:
 
 * key: the seed, 64 bits;
@@ -24,7 +24,7 @@ from torch import Tensor
 from lightning_adafactor.tiles import Grid
 
 LANES = 8
-"""Elements served by one Philox block."""
+"""Elements per Philox block."""
 
 ROUNDS = 10
 """Rounds of Philox."""
@@ -47,7 +47,7 @@ def philox(seed: int, counter: Sequence[Tensor]) -> list[Tensor]:
     c0, c1, c2, c3 = counter
     k0, k1 = seed & _MASK, (seed >> 32) & _MASK
     for _ in range(ROUNDS):
-        # int64 wraps around in the product's upper bits, which the mask makes the unsigned ones again
+        # the int64 product may overflow; its 32 upper bits, masked, are still those of the unsigned product
         left, right = c0 * _MULTIPLIER[0], c2 * _MULTIPLIER[1]
         c0, c1 = (right >> 32 & _MASK) ^ c1 ^ k0, right & _MASK
         c2, c3 = (left >> 32 & _MASK) ^ c3 ^ k1, left & _MASK
@@ -60,7 +60,7 @@ def random_bits(seed: int, grid: Grid, number: int, tile: Tensor, *, step: int, 
 
     Args:
         seed: The key.
-        grid: How the parameter is cut.
+        grid: How the parameter is split into tiles.
         number: The tile's number in the grid; its columns start at a multiple of 8.
         tile: The tile, for its shape and device.
         step: t.
@@ -86,9 +86,9 @@ def round_stochastically(values: Tensor, bits: Tensor) -> Tensor:
     """Rounds float32 to bfloat16 up or down, with mean ``values`` over uniform ``bits``.
 
     Args:
-        values: float32, any shape; used as scratch space and left rounded.
+        values: float32, any shape; overwritten with the result.
         bits: int32 below 2¹⁶, same shape. A finite value is rounded away from zero where bits + the 16 lowest
-            bits of its mantissa carry; infinities and NaN pass unchanged.
+            bits of its mantissa carry; infinities and NaN stay unchanged.
 
     Returns:
         ``values``, each exactly representable in bfloat16.

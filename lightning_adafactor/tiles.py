@@ -1,4 +1,4 @@
-"""Cutting tensors into tiles that stay in cache, and the few tile-sized buffers that a step works in."""
+"""Splits tensors into tiles that fit in the cache, and keeps the tile-sized buffers that a step works in."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from torch import Tensor
 
 
 class Grid:
-    """How a shape is cut into tiles: boxes that fill the last dimensions first.
+    """How a shape is split into tiles: boxes that fill the last dimensions first.
 
-    Tiles are numbered so that those that share their matrices and their columns are neighbours, from top to bottom:
-    they form a strip, which is what a column's sum runs over.
+    Tiles that share matrices and columns are numbered consecutively, from top to bottom. Together they are a strip:
+    what a column sum runs over.
 
     Args:
-        shape: The shape to cut; a scalar is one tile.
+        shape: The shape to split; a scalar is one tile.
         limit: The most elements that a tile may have, at least 1.
 
     Attributes:
         shape: The shape.
         extents: The largest size of a tile, for each dimension.
-        tiles_per_strip: How many tiles lie below each other.
+        tiles_per_strip: Number of tiles of a strip.
     """
 
     def __init__(self, shape: Sequence[int], limit: int) -> None:
@@ -32,11 +32,11 @@ class Grid:
             limit //= self.extents[0]
         self._counts = [-(-size // extent) for size, extent in zip(self.shape, self.extents, strict=True)]
         self.tiles_per_strip = self._counts[-2] if len(self.shape) > 1 else 1
-        # columns are cut before rows, so that rows vary fastest
+        # columns are split before rows, so that rows vary fastest
         dims = list(range(len(self.shape)))
         self._order = [*dims[:-2], *dims[:-3:-1]]
 
-    def cut(self, tensor: Tensor) -> list[Tensor]:
+    def split(self, tensor: Tensor) -> list[Tensor]:
         """Views of all tiles of a tensor of this shape, by number."""
         views = [tensor]
         for dim in self._order:
@@ -45,7 +45,7 @@ class Grid:
         return views
 
     def starts(self, number: int) -> list[int]:
-        """Where a tile begins, for each dimension."""
+        """Index of a tile's first element, in each dimension."""
         starts = [0] * len(self.shape)
         for dim in reversed(self._order):
             number, place = divmod(number, self._counts[dim])
@@ -54,11 +54,11 @@ class Grid:
 
 
 class Scratch:
-    """Named buffers of one tile each, allocated when first asked for and reused from then on.
+    """Named buffers of one tile each, allocated on first use and then reused.
 
     Args:
         dtype: dtype of the buffers, that of the arithmetic.
-        device: Where they live.
+        device: Device of the buffers.
     """
 
     def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
@@ -67,7 +67,7 @@ class Scratch:
         self._buffers: dict[str, Tensor] = {}
 
     def take(self, name: str, shape: torch.Size) -> Tensor:
-        """An uninitialised view of buffer ``name``; whatever was taken under this name before is overwritten."""
+        """An uninitialized view of buffer ``name``, which any earlier view of it shares memory with."""
         numel = shape.numel()
         buffer = self._buffers.get(name)
         if buffer is None or buffer.numel() < numel:

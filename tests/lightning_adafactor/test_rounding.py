@@ -1,4 +1,4 @@
-"""Stochastic rounding: the published random numbers, the right mean, and the same bits whoever asks for them."""
+"""Stochastic rounding: the published random numbers, the right mean, and reproducible bits."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def test_philox_gives_the_known_answers_of_random123(
 def bits_of(shape: tuple[int, ...], limit: int, seed: int = 3, step: int = 5, parameter: int = 2) -> Tensor:
     """The random bits of a whole parameter, computed tile by tile."""
     grid, whole = Grid(shape, limit), torch.full(shape, -1, dtype=torch.int32)
-    for number, tile in enumerate(grid.cut(whole)):
+    for number, tile in enumerate(grid.split(whole)):
         tile.copy_(random_bits(seed, grid, number, tile, step=step, parameter=parameter))
     return whole
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (70,), (5, 20), (40, 3), (3, 4, 10), (2, 3, 3, 3)])
 def test_bits_follow_from_position_step_parameter_and_seed(shape: tuple[int, ...]) -> None:
-    """As the module states it, element by element."""
+    """Element by element, as the module documents it."""
     seed, step, parameter = 2**40 + 7, 5, 2
     bits = bits_of(shape, limit=10_000, seed=seed, step=step, parameter=parameter)
     rows = bits.reshape(-1, shape[-1] if shape else 1)
@@ -105,7 +105,7 @@ def test_mean_of_many_roundings_is_the_number(value: float) -> None:
     assert (rounded == above).double().mean().item() == pytest.approx(probability, abs=5 * deviation)
 
 
-def test_each_fraction_is_rounded_away_from_zero_as_often_as_it_says() -> None:
+def test_probability_of_rounding_away_from_zero_is_the_fraction() -> None:
     """Over all 2^16 random numbers, f·2^16 of them."""
     every = torch.arange(2**16, dtype=torch.int32)
     for fraction in (0, 1, 2**15, 2**16 - 1):
@@ -116,14 +116,14 @@ def test_each_fraction_is_rounded_away_from_zero_as_often_as_it_says() -> None:
             assert away.sum().item() == fraction
 
 
-def test_numbers_on_the_grid_stay() -> None:
+def test_representable_numbers_stay_unchanged() -> None:
     values = torch.randn(4096).bfloat16().float()
     bits = torch.randint(0, 2**16, (4096,), dtype=torch.int32)
 
     assert torch.equal(round_stochastically(values.clone(), bits), values)
 
 
-def test_infinities_and_nan_pass() -> None:
+def test_infinities_and_nan_stay_unchanged() -> None:
     values = torch.tensor([math.inf, -math.inf, math.nan, 0.0, -0.0, torch.finfo(torch.float32).max])
     rounded = round_stochastically(values.clone(), torch.full((6,), 2**16 - 1, dtype=torch.int32))
 
@@ -150,14 +150,14 @@ def stepped(steps: int = 3, **options: object) -> list[Tensor]:
     return [param.detach() for param in params]
 
 
-def test_a_run_can_be_repeated_bit_by_bit() -> None:
+def test_equal_seeds_give_equal_bits() -> None:
     torch.manual_seed(1)
     one = stepped()
     torch.manual_seed(2)
     torch.testing.assert_close(stepped(), one, rtol=0, atol=0)
 
 
-def test_another_seed_rounds_otherwise() -> None:
+def test_another_seed_rounds_differently() -> None:
     one, other = stepped(), stepped(seed=1)
 
     assert all((a != b).any() for a, b in zip(one[:-1], other[:-1], strict=True))

@@ -17,7 +17,7 @@ SHAPES = st.lists(st.integers(0, 9), max_size=4).map(tuple)
 @given(shape=SHAPES, limit=st.integers(1, 200))
 def test_tiles_cover_every_element_once_and_none_is_larger_than_the_limit(shape: tuple[int, ...], limit: int) -> None:
     counts = torch.zeros(shape)
-    for tile in Grid(shape, limit).cut(counts):
+    for tile in Grid(shape, limit).split(counts):
         assert tile.numel() <= limit
         tile.add_(1)
 
@@ -25,18 +25,18 @@ def test_tiles_cover_every_element_once_and_none_is_larger_than_the_limit(shape:
 
 
 @given(shape=SHAPES.filter(lambda shape: 0 not in shape), limit=st.integers(1, 200))
-def test_starts_tell_where_each_tile_begins(shape: tuple[int, ...], limit: int) -> None:
+def test_starts_are_the_indices_of_each_tiles_first_element(shape: tuple[int, ...], limit: int) -> None:
     numbered = torch.arange(math.prod(shape)).view(shape)
     grid = Grid(shape, limit)
 
-    for number, tile in enumerate(grid.cut(numbered)):
+    for number, tile in enumerate(grid.split(numbered)):
         assert tile.flatten()[0] == numbered[tuple(grid.starts(number))]
 
 
 @given(shape=st.lists(st.integers(1, 9), min_size=2, max_size=4).map(tuple), limit=st.integers(1, 200))
 def test_a_strip_is_all_that_shares_matrices_and_columns(shape: tuple[int, ...], limit: int) -> None:
     grid = Grid(shape, limit)
-    starts = [grid.starts(number) for number in range(len(grid.cut(torch.empty(shape))))]
+    starts = [grid.starts(number) for number in range(len(grid.split(torch.empty(shape))))]
     strips = [starts[first : first + grid.tiles_per_strip] for first in range(0, len(starts), grid.tiles_per_strip)]
 
     for strip in strips:
@@ -62,7 +62,7 @@ def test_last_dimensions_are_filled_first(shape: tuple[int, ...], limit: int, ex
 
 def test_tiles_are_views() -> None:
     tensor = torch.zeros(6, 4).mT
-    for tile in Grid(tensor.shape, 5).cut(tensor):
+    for tile in Grid(tensor.shape, 5).split(tensor):
         tile.fill_(1.0)
 
     assert (tensor == 1).all()
@@ -78,7 +78,7 @@ def test_buffers_are_reused_under_their_name() -> None:
     assert first.is_contiguous()
 
 
-def test_buffers_grow_to_the_largest_that_was_asked_for() -> None:
+def test_buffers_grow_to_the_largest_size_taken() -> None:
     scratch = Scratch(torch.float64, torch.device("cpu"))
     scratch.take("work", torch.Size([3]))
     large = scratch.take("work", torch.Size([7, 2]))
