@@ -1,4 +1,4 @@
-"""The figures as a bar chart."""
+"""The measurements as a bar chart."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from matplotlib.patches import Patch
 from benchmarks.measurement import Cell
 from benchmarks.report import MODES, dtype_name
 
-_OURS, _RIVAL = "tab:orange", "tab:gray"
+_OURS, _OTHER = "tab:orange", "tab:gray"
 
 
 def draw(cells: Sequence[Cell], device: str, path: Path) -> None:
     """Draws one panel per model and dtype: a bar for each optimizer's median, its quartiles, and the floor.
 
     Args:
-        cells: What was measured.
-        device: On what.
+        cells: The measurements.
+        device: Name of the device.
         path: The PNG file to write.
     """
     rows = max(len(cell.rows) for cell in cells)
@@ -44,7 +44,7 @@ def _draw_panel(panel: Axes, cell: Cell) -> None:
     for place, row in enumerate(cell.rows):
         seconds = row.seconds[mode]
         around = [[(seconds.median - seconds.low) * 1e3], [(seconds.high - seconds.median) * 1e3]]
-        color = _OURS if row.contestant.ours else _RIVAL
+        color = _OURS if row.candidate.ours else _OTHER
         panel.barh(place, seconds.median * 1e3, xerr=around, color=color, error_kw={"elinewidth": 1})
         panel.annotate(
             f"{seconds.median * 1e3:.3g}",
@@ -55,14 +55,14 @@ def _draw_panel(panel: Axes, cell: Cell) -> None:
             fontsize="small",
         )
     panel.axvline(cell.floor * 1e3, color="black", linestyle=":", linewidth=1)
-    panel.set_yticks(range(len(cell.rows)), [row.contestant.name for row in cell.rows])
+    panel.set_yticks(range(len(cell.rows)), [row.candidate.name for row in cell.rows])
     panel.invert_yaxis()
     panel.margins(x=0.1)
     panel.set_title(f"{cell.title}, {dtype_name(cell)}", loc="left", fontsize="medium")
     panel.spines[["top", "right"]].set_visible(False)
     floor = panel.get_lines()[0]
     panel.legend(
-        [Patch(color=_OURS), Patch(color=_RIVAL), floor],
+        [Patch(color=_OURS), Patch(color=_OTHER), floor],
         ["this project", "others", f"floor, {cell.floor * 1e3:.3g} ms"],
         loc="lower right",
         bbox_to_anchor=(1, 1),

@@ -1,7 +1,7 @@
-"""Compiles every variant of the fused step's kernels for GPUs that need not be there, and says what came out.
+"""Compiles every variant of the fused step's kernels, without a GPU, and prints registers, spills and vector widths.
 
 Usage: ``python -m benchmarks.compile_table [--capability 80 90 100] [--kernel NAME ...] [--all-checks]``. Triton
-brings ``ptxas``, so all it takes is Triton. One line for each variant: registers, spilled bytes, global loads and
+includes ``ptxas``, so it needs only Triton. One line for each variant: registers, spilled bytes, global loads and
 stores of 128 bits and of all, atomic operations.
 """
 
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 ARCHITECTURES = {80: "sm_80", 90: "sm_90a", 100: "sm_100a"}
-"""By compute capability, what Triton has ``ptxas`` compile for."""
+"""The target of ``ptxas``, by compute capability."""
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 PAIRS = [("fp32", "fp32"), ("bf16", "bf16"), ("fp16", "fp16"), ("bf16", "fp32"), ("fp16", "fp32"), ("fp32", "bf16")]
@@ -65,7 +65,7 @@ class Variant:
     stochastic: bool = False
 
     def __str__(self) -> str:
-        """All that sets this variant apart, in a few words."""
+        """The kernel, target, dtypes and flags."""
         words = [f"{self.kernel:14}", f"sm_{self.capability}"]
         words += [f"{self.param or '-'}/{self.grad or '-'}"]
         flags = (*self.checks, self.momentum, self.stochastic)
@@ -75,7 +75,7 @@ class Variant:
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """What became of a variant.
+    """The compilation of a variant.
 
     Attributes:
         registers: Registers of a thread.
@@ -119,13 +119,13 @@ def variants(capabilities: Sequence[int] = tuple(ARCHITECTURES), *, all_checks: 
 
 
 def compile_variant(variant: Variant) -> Compiled:
-    """Compiles a variant and reads the PTX and what ``ptxas`` says of it.
+    """Compiles a variant and reads its PTX and the report of ``ptxas``.
 
     Raises:
-        RuntimeError: Triton is set to interpret kernels, which leaves nothing to compile, or ``ptxas`` failed.
+        RuntimeError: Triton interprets kernels instead of compiling them, or ``ptxas`` failed.
     """
     if os.environ.get("TRITON_INTERPRET") == "1":
-        raise RuntimeError("TRITON_INTERPRET=1 is set, which leaves nothing to compile: unset it")
+        raise RuntimeError("TRITON_INTERPRET=1 is set, so kernels are interpreted and not compiled: unset it")
     import torch
     import triton
     from triton.backends.compiler import GPUTarget
@@ -203,7 +203,9 @@ HEADER = f"{'kernel, target, parameter/gradient':70} registers spilled stack v4/
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the table; 1 if something spills or uses atomics, else 0."""
-    parser = argparse.ArgumentParser(description="Compile the kernels of the fused step and print what came out.")
+    parser = argparse.ArgumentParser(
+        description="Compile the kernels of the fused step and print registers, spills and vector widths."
+    )
     parser.add_argument("--capability", type=int, nargs="+", choices=ARCHITECTURES, default=list(ARCHITECTURES))
     parser.add_argument("--kernel", nargs="+", help="only these kernels")
     parser.add_argument(

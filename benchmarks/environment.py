@@ -1,4 +1,4 @@
-"""On what, and with which versions, something was measured."""
+"""The device, versions and load of a measurement."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PACKAGES = ("torch", "triton", "numpy", "transformers", "bitsandbytes", "torcha
 
 
 def device_name(device: torch.device) -> str:
-    """Returns what the processor or the GPU calls itself."""
+    """Returns the model name of the CPU or the GPU."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     cpuinfo = Path("/proc/cpuinfo")
@@ -29,7 +29,7 @@ def device_name(device: torch.device) -> str:
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Returns how much memory can still be had, or None where the system does not tell."""
+    """Returns the free memory in bytes, or None where the system does not report it."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     meminfo = Path("/proc/meminfo")
@@ -40,15 +40,15 @@ def free_bytes(device: torch.device) -> int | None:
 
 
 def load() -> float | None:
-    """Returns how many processes wanted to run in the last minute, on average; None where that is unknown."""
+    """Returns the load average of the last minute, or None where the system does not report it."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
 def describe(device: torch.device) -> dict[str, Any]:
-    """Collects what belongs beside every figure.
+    """Collects the facts that belong beside every measurement.
 
     Args:
-        device: What was measured on.
+        device: The device that was measured on.
 
     Returns:
         Device, versions of the packages that are installed, threads, date, commit, and the machine's load.

@@ -8,20 +8,20 @@ from collections.abc import Callable, Sequence
 import torch
 from torch.autograd import profiler
 
-from benchmarks.contestants import Contestant, Steps
+from benchmarks.candidates import Candidate, Steps
 from lightning_adafactor import measure_state
 
 _FIRST, _LATER = "first step", "later steps"
 
 
-def measure_memory(contestant: Contestant, parameters: Sequence[torch.nn.Parameter]) -> tuple[int, int]:
+def measure_memory(candidate: Candidate, parameters: Sequence[torch.nn.Parameter]) -> tuple[int, int]:
     """Constructs an optimizer, takes three steps, and follows every allocation of tensors.
 
     What the optimizer keeps from step to step outside its state (a workspace, the memory of a CUDA graph)
     counts as extra. What only its first step needs does not.
 
     Args:
-        contestant: The optimizer.
+        candidate: The optimizer.
         parameters: Its parameters, with gradients, all on one device.
 
     Returns:
@@ -32,7 +32,7 @@ def measure_memory(contestant: Contestant, parameters: Sequence[torch.nn.Paramet
     steps: list[Steps] = []
 
     def first() -> None:
-        steps.append(contestant.start(parameters))
+        steps.append(candidate.start(parameters))
         steps[0]()
 
     def later() -> None:
@@ -48,8 +48,8 @@ def peak_on_cpu(first: Callable[[], None], later: Callable[[], None]) -> int:
     """Measures with the profiler, which sees each allocation, those inside of torch's operations too.
 
     Args:
-        first: What is done first; what it leaves allocated counts.
-        later: What is measured.
+        first: Called first; what it leaves allocated counts.
+        later: Called next; its peak is measured.
 
     Returns:
         The largest sum of bytes that were allocated since the start of ``first`` and alive in ``later``.

@@ -1,4 +1,4 @@
-"""What a step asks of a CUDA device: how many kernels and copies, and how often the host waits for it."""
+"""Counts the kernels and copies of a step on a CUDA device, and how often the host waits for the device."""
 
 from __future__ import annotations
 

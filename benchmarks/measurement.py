@@ -1,4 +1,4 @@
-"""One model in one dtype: everyone checked, their memory measured, then all timed together."""
+"""One model in one dtype: checks all candidates, measures their memory, then times them together."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.contestants import BASELINES, Contestant, Steps
+from benchmarks.candidates import BASELINES, Candidate, Steps
 from benchmarks.extra_memory import measure_memory
 from benchmarks.launches import Launches, count_launches
 from benchmarks.problem import Problem
@@ -17,22 +17,22 @@ from benchmarks.shapes import MODELS
 from benchmarks.timing import CopySteps, CpuTimer, CudaTimer, Rounds, Spread, ratio, time_rounds
 
 FLOOR_ACCESSES = 3
-"""The gradient is read, the parameter is read and written: no step can do with less."""
+"""The gradient is read, the parameter is read and written: the least that a step accesses."""
 
 SCRATCH_PER_ELEMENT = 8
-"""Bytes: about the most that any of these optimizers was seen to take during a step."""
+"""Bytes: about the most that any of these optimizers takes during a step."""
 
 COPY = "copy of the parameters"
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """What was measured of one contestant.
+    """Measurements of one candidate.
 
     Attributes:
-        contestant: Who.
+        candidate: The candidate.
         error: Largest relative error of an update, against float64.
-        state_bytes: What ``optimizer.state`` holds.
+        state_bytes: Size of ``optimizer.state``.
         extra_bytes: Peak of a step beyond parameters, gradients and state.
         launches: Counts on a CUDA device, None on a CPU.
         seconds: Spread of the time of a step, by mode.
@@ -40,7 +40,7 @@ class Row:
         ratios: Median of the rounds' quotients by a baseline's time, by mode and baseline.
     """
 
-    contestant: Contestant
+    candidate: Candidate
     error: float
     state_bytes: int
     extra_bytes: int
@@ -61,12 +61,12 @@ class Cell:
         tensors: How many parameters there are.
         elements: How many numbers they hold.
         copy: Time of a copy of the parameters.
-        bandwidth: What that makes in bytes per second, read and written.
-        floor: Seconds that reading gradients and reading and writing parameters takes at that bandwidth.
+        bandwidth: Bytes per second of that copy, read and written.
+        floor: Seconds to read gradients and to read and write parameters at that bandwidth.
         modes: The ways in which steps were timed.
-        rows: The contestants, in their order.
-        left_out: Who could not take part, and why.
-        rounds: Every single time.
+        rows: The candidates, in their order.
+        left_out: Candidates that were not measured, and why.
+        rounds: All single times.
     """
 
     model: str
@@ -83,23 +83,23 @@ class Cell:
     rounds: Rounds
 
 
-def bytes_needed(contestants: Sequence[Contestant], model: str, dtype: torch.dtype) -> int:
-    """Estimates the memory that a measurement takes: all state is held at once.
+def bytes_needed(candidates: Sequence[Candidate], model: str, dtype: torch.dtype) -> int:
+    """Estimates the memory that a measurement takes: the state of all candidates is held at once.
 
     Args:
-        contestants: Who takes part.
+        candidates: The candidates to measure.
         model: Key of the model.
         dtype: Of parameters and gradients.
     """
     elements = sum(torch.Size(shape.size).numel() for shape in MODELS[model].shapes)
     shared = 2 * dtype.itemsize * elements
     copies = 2 * min(dtype.itemsize * elements, 1 << 30)
-    state = sum(contestant.state_bytes(elements, dtype) for contestant in contestants)
+    state = sum(candidate.state_bytes(elements, dtype) for candidate in candidates)
     return shared + copies + state + SCRATCH_PER_ELEMENT * elements
 
 
 def measure(
-    contestants: Sequence[Contestant],
+    candidates: Sequence[Candidate],
     model: str,
     device: torch.device,
     dtype: torch.dtype,
@@ -108,32 +108,32 @@ def measure(
     warmup: int,
     tell: Callable[[str], None],
 ) -> Cell:
-    """Checks and measures the contestants.
+    """Checks and measures the candidates.
 
     Args:
-        contestants: Who takes part.
+        candidates: The candidates to measure.
         model: Key of the model.
-        device: Where.
+        device: Device of the parameters.
         dtype: Of parameters and gradients.
         repeats: How many rounds count.
         warmup: How many rounds come before those.
-        tell: Called with what is going on.
+        tell: Called with a description of the current activity.
 
     Returns:
         The figures.
 
     Raises:
-        WrongNumbersError: Someone's numbers are not what they should be.
+        WrongNumbersError: A candidate does not compute its rule.
     """
     left_out: dict[str, str] = {}
-    errors = _check_all(contestants, model, device, dtype, left_out, tell)
-    present = [contestant for contestant in contestants if contestant.name in errors]
+    errors = _check_all(candidates, model, device, dtype, left_out, tell)
+    present = [candidate for candidate in candidates if candidate.name in errors]
 
     problem = Problem(MODELS[model], device, dtype)
     memory = {}
-    for contestant in present:
-        tell(f"memory of {contestant.name}")
-        memory[contestant.name] = measure_memory(contestant, problem.parameters)
+    for candidate in present:
+        tell(f"memory of {candidate.name}")
+        memory[candidate.name] = measure_memory(candidate, problem.parameters)
 
     started: dict[str, Steps] = {c.name: c.start(problem.parameters) for c in present}
     copy = CopySteps(problem.bytes, device)
@@ -149,7 +149,7 @@ def measure(
     copied = Spread.of(rounds[COPY][timer.modes[0]])
     bandwidth = copy.bytes / copied.median
     floor = FLOOR_ACCESSES * problem.bytes / bandwidth
-    rows = tuple(_row(contestant, errors, memory, launches, rounds, floor, timer.modes) for contestant in present)
+    rows = tuple(_row(candidate, errors, memory, launches, rounds, floor, timer.modes) for candidate in present)
     return Cell(
         model=model,
         title=MODELS[model].title,
@@ -167,7 +167,7 @@ def measure(
 
 
 def _check_all(
-    contestants: Sequence[Contestant],
+    candidates: Sequence[Candidate],
     model: str,
     device: torch.device,
     dtype: torch.dtype,
@@ -175,17 +175,17 @@ def _check_all(
     tell: Callable[[str], None],
 ) -> dict[str, float]:
     errors = {}
-    for contestant in contestants:
-        tell(f"checking {contestant.name}")
+    for candidate in candidates:
+        tell(f"checking {candidate.name}")
         try:
-            errors[contestant.name] = check(contestant, MODELS[model], device, dtype)
+            errors[candidate.name] = check(candidate, MODELS[model], device, dtype)
         except WrongNumbersError:
             raise
         except Exception as reason:
-            if contestant.ours:
+            if candidate.ours:
                 raise
-            # a rival that cannot step here, for want of a compiler, say, must not stop the others
-            left_out[contestant.name] = f"it fails here: {type(reason).__name__}: {_first_line(reason)}"
+            # another library's optimizer that cannot step here (no compiler, say) must not stop the others
+            left_out[candidate.name] = f"it fails here: {type(reason).__name__}: {_first_line(reason)}"
     return errors
 
 
@@ -194,7 +194,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _row(
-    contestant: Contestant,
+    candidate: Candidate,
     errors: dict[str, float],
     memory: dict[str, tuple[int, int]],
     launches: dict[str, Any],
@@ -202,15 +202,15 @@ def _row(
     floor: float,
     modes: Sequence[str],
 ) -> Row:
-    times = rounds[contestant.name]
+    times = rounds[candidate.name]
     seconds = {mode: Spread.of(values) for mode, values in times.items()}
-    state_bytes, extra_bytes = memory[contestant.name]
+    state_bytes, extra_bytes = memory[candidate.name]
     return Row(
-        contestant=contestant,
-        error=errors[contestant.name],
+        candidate=candidate,
+        error=errors[candidate.name],
         state_bytes=state_bytes,
         extra_bytes=extra_bytes,
-        launches=launches[contestant.name],
+        launches=launches[candidate.name],
         seconds=seconds,
         floors={mode: seconds[mode].median / floor for mode in modes},
         ratios={

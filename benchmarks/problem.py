@@ -1,4 +1,4 @@
-"""What the optimizers work on: parameters and gradients like those of a fine-tuning."""
+"""Parameters and gradients for the optimizers, distributed like those of fine-tuning."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ TOUCHED_ROWS = 0.05
 
 
 class Problem:
-    """Parameters with gradients, shared by all optimizers: they cost the same whatever the numbers are.
+    """Parameters with gradients, shared by all optimizers: the time of a step does not depend on the values.
 
     Parameters are normal with standard deviation 0.02, gradients normal with 1e-4. A lookup table's gradient
-    is zero but for 5 % of its rows.
+    is zero except for 5 % of its rows.
 
     Args:
         model: The shapes.
-        device: Where.
+        device: Device of the parameters.
         dtype: Of parameters and gradients.
         seed: Of the random numbers.
 

@@ -5,27 +5,27 @@ from __future__ import annotations
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.contestants import Contestant
+from benchmarks.candidates import Candidate
 from benchmarks.problem import Problem
 from benchmarks.shapes import MODELS
 
 STEPS = 5
 
 
-def profile_steps(contestant: Contestant, model: str, device: torch.device, dtype: torch.dtype) -> str:
+def profile_steps(candidate: Candidate, model: str, device: torch.device, dtype: torch.dtype) -> str:
     """Profiles a few warm steps.
 
     Args:
-        contestant: The optimizer.
+        candidate: The optimizer.
         model: Key of the model.
-        device: Where.
+        device: Device of the parameters.
         dtype: Of parameters and gradients.
 
     Returns:
         A table of operations by the time spent in themselves, those of five steps together.
     """
     problem = Problem(MODELS[model], device, dtype)
-    steps = contestant.start(problem.parameters)
+    steps = candidate.start(problem.parameters)
     for _ in range(3):
         steps()
     activities = [ProfilerActivity.CPU]
@@ -39,4 +39,4 @@ def profile_steps(contestant: Contestant, model: str, device: torch.device, dtyp
             torch.cuda.synchronize()
     order = "self_cuda_time_total" if device.type == "cuda" else "self_cpu_time_total"
     text = recorded.key_averages().table(sort_by=order, row_limit=25, max_name_column_width=60)
-    return f"{contestant.name}, {MODELS[model].title}, {dtype}: {STEPS} steps\n{text}"
+    return f"{candidate.name}, {MODELS[model].title}, {dtype}: {STEPS} steps\n{text}"

@@ -1,7 +1,7 @@
-"""Whether an optimizer computes the right numbers, before anyone asks how fast.
+"""Checks that an optimizer computes its rule, before it is timed.
 
-The reference is the same rule in float64: for Adafactor this project's plain path, which also judges torch's
-and transformers' implementations (and so is judged by them); for AdamW torch's for-loop.
+The reference is the same rule in float64: for Adafactor this project's plain path, which torch's and
+transformers' implementations are checked against too, and so check it; for AdamW torch's for-loop.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from benchmarks.contestants import Contestant
+from benchmarks.candidates import Candidate
 from benchmarks.problem import Problem
 from benchmarks.shapes import Model, reduced
 from lightning_adafactor import Adafactor, TransformersAdafactor
@@ -27,32 +27,32 @@ LR = 1.0
 
 
 class WrongNumbersError(Exception):
-    """An optimizer's result is not what its rule says; the message is one sentence."""
+    """An optimizer does not compute its rule; the message is one sentence."""
 
 
-def check(contestant: Contestant, model: Model, device: torch.device, dtype: torch.dtype) -> float:
+def check(candidate: Candidate, model: Model, device: torch.device, dtype: torch.dtype) -> float:
     """Takes three steps on reduced shapes and compares with float64.
 
-    Gradients change from step to step. Those of a lookup table are zero but for some rows, and those of the
-    last matrix so small that Adafactor's floors are active.
+    Gradients change from step to step. Those of a lookup table are zero except for some rows, and those of the
+    last matrix are so small that Adafactor's floors are active.
 
     Args:
-        contestant: The optimizer.
+        candidate: The optimizer.
         model: The model whose shapes are reduced.
-        device: Where.
+        device: Device of the parameters.
         dtype: Of parameters and gradients.
 
     Returns:
         The largest ‖p - p*‖ / ‖p* - p₀‖ of all parameters, p* being the reference and p₀ the start.
 
     Raises:
-        WrongNumbersError: It is above the limit of the dtype or of the contestant.
+        WrongNumbersError: It is above the limit of the dtype or of the candidate.
     """
     problem = Problem(reduced(model), device, dtype)
     start = [parameter.detach().double() for parameter in problem.parameters]
     exact = [torch.nn.Parameter(values.clone()) for values in start]
-    steps = contestant.start(problem.parameters, lr=LR)
-    reference = _reference(contestant, exact, dtype)
+    steps = candidate.start(problem.parameters, lr=LR)
+    reference = _reference(candidate, exact, dtype)
     base = _first_gradients(problem, dtype)
     generator = torch.Generator(device).manual_seed(1)
     for number in range(STEPS):
@@ -64,10 +64,10 @@ def check(contestant: Contestant, model: Model, device: torch.device, dtype: tor
         steps()
         reference.step()
     error = _largest_error(problem.parameters, exact, start)
-    limit = LIMITS[dtype] if contestant.limit is None else contestant.limit
+    limit = LIMITS[dtype] if candidate.limit is None else candidate.limit
     if not error <= limit:
         raise WrongNumbersError(
-            f"{contestant.name} is wrong: after {STEPS} steps in {str(dtype).removeprefix('torch.')} its "
+            f"{candidate.name} is wrong: after {STEPS} steps in {str(dtype).removeprefix('torch.')} its "
             f"updates are off by {error:.1e} relative to float64, where {limit:.0e} is allowed."
         )
     return error
@@ -84,11 +84,11 @@ def _first_gradients(problem: Problem, dtype: torch.dtype) -> list[Tensor]:
     return gradients
 
 
-def _reference(contestant: Contestant, parameters: Sequence[torch.nn.Parameter], dtype: torch.dtype) -> Optimizer:
-    if contestant.rule == "adamw":
+def _reference(candidate: Candidate, parameters: Sequence[torch.nn.Parameter], dtype: torch.dtype) -> Optimizer:
+    if candidate.rule == "adamw":
         return torch.optim.AdamW(parameters, lr=LR, foreach=False, fused=False)
-    switches = {key: contestant.arguments[key] for key in _SWITCHES if key in contestant.arguments}
-    if contestant.rule == "transformers":
+    switches = {key: candidate.arguments[key] for key in _SWITCHES if key in candidate.arguments}
+    if candidate.rule == "transformers":
         return TransformersAdafactor(parameters, lr=LR, **switches)
     # ε₁ follows from the dtype of the parameters, and theirs is not float64
     eps: Any = (torch.finfo(dtype).eps, 1e-3)

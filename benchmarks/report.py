@@ -1,4 +1,4 @@
-"""The figures as a table to read and as JSON to keep."""
+"""The measurements as text tables and as JSON."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from benchmarks import problem
-from benchmarks.contestants import BASELINES
+from benchmarks.candidates import BASELINES
 from benchmarks.measurement import Cell, Row
 from benchmarks.timing import FLUSH_BYTES, Spread
 
@@ -18,7 +18,7 @@ MODES = {
     "queued": "device events, launched while the device is still busy: the device's own time",
     "idle": "device events, launched on an idle device: launching included",
 }
-"""What the ways of timing are called in tables."""
+"""Titles of the timing modes in tables."""
 
 
 def dtype_name(cell: Cell) -> str:
@@ -27,10 +27,10 @@ def dtype_name(cell: Cell) -> str:
 
 
 def table(cell: Cell) -> str:
-    """Sets the figures of a cell in tables, one for each way of timing.
+    """Formats the measurements of a cell as tables, one for each timing mode.
 
     Args:
-        cell: What was measured.
+        cell: The measurements.
 
     Returns:
         Lines of text, without a newline at the end.
@@ -63,7 +63,7 @@ def _cells(row: Row, mode: str) -> list[str]:
     quartiles = f"{seconds.low * 1e3:.4g}–{seconds.high * 1e3:.4g}"
     ratios = (row.ratios[mode].get(name) for name in BASELINES)
     cells = [
-        row.contestant.name,
+        row.candidate.name,
         _ms(seconds),
         quartiles,
         f"{row.floors[mode]:.2f}",
@@ -94,11 +94,11 @@ def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
 
 
 def as_json(environment: dict[str, Any], cells: Sequence[Cell]) -> dict[str, Any]:
-    """Puts all figures into what JSON can hold.
+    """Converts all measurements to what JSON can represent.
 
     Args:
-        environment: On what was measured, see ``benchmarks.environment``.
-        cells: What was measured.
+        environment: Device and versions, see ``benchmarks.environment``.
+        cells: The measurements.
 
     Returns:
         Seconds, bytes and counts, units in the keys.
@@ -131,8 +131,8 @@ def _cell(cell: Cell) -> dict[str, Any]:
         "floor_seconds": cell.floor,
         "optimizers": [
             {
-                "name": row.contestant.name,
-                "call": row.contestant.call,
+                "name": row.candidate.name,
+                "call": row.candidate.call,
                 "seconds": {mode: dataclasses.asdict(spread) for mode, spread in row.seconds.items()},
                 "times_floor": row.floors,
                 "ratio_to": row.ratios,

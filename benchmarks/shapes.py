@@ -1,4 +1,4 @@
-"""The parameters of well-known models, written out, so that nothing but their shapes has to be at hand."""
+"""The parameter shapes of well-known models, written out, so that no model has to be downloaded."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Model:
     """The parameters of one model.
 
     Attributes:
-        title: What to call it.
+        title: Its name in tables.
         shapes: Its parameters, in the order of ``model.parameters()``.
     """
 
@@ -106,7 +106,7 @@ MODELS = {
     "llama1b": Model("Llama 1.1B (TinyLlama)", tuple(_llama(32000, 2048, 22, 4 * 64, 5632))),
     "tiny": Model("tiny encoder", tuple(_encoder(2000, 64, 96, 2))),
 }
-"""What ``--model`` offers: the three that figures are quoted for, and one to try a change on."""
+"""Models for ``--model``: three whose measurements are published, and a tiny one for trying a change."""
 
 
 def reduced(model: Model) -> Model:

@@ -1,8 +1,8 @@
 """Times whole optimizer steps on the shapes of real models: ``python -m benchmarks.step``.
 
-All optimizers work on the same parameters and gradients in one process. Each one's numbers are first checked
-against float64; then everyone takes one step in each round, in random order, caches cold. Gradients are
-random; those of tables that a batch looks up are zero but for 5 % of their rows, other ones each round.
+All optimizers update the same parameters, with the same gradients, in one process. Each one's numbers are first
+checked against float64; then each takes one step per round, in random order, with cold caches. Gradients are
+random; those of lookup tables are zero except for 5 % of their rows, different ones in each round.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from benchmarks import environment, report
-from benchmarks.contestants import Contestant, all_contestants, chosen, installed
+from benchmarks.candidates import Candidate, all_candidates, chosen, installed
 from benchmarks.measurement import Cell, bytes_needed, measure
 from benchmarks.profiling import profile_steps
 from benchmarks.reference import WrongNumbersError
@@ -33,26 +33,26 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Reads the command line; ends the process with exit code 2 and a sentence where it makes no sense."""
+    """Reads the command line; ends the process with exit code 2 and a sentence where it is invalid."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.step", description=__doc__)
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="where to measure (default: cuda where there is one)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="device to measure on (default: cuda if available)")
     parser.add_argument(
         "--model",
         nargs="+",
         choices=tuple(MODELS),
-        help="whose shapes (default: distilbert; on cuda distilbert gpt2 llama1b)",
+        help="models whose shapes are measured (default: distilbert; on cuda distilbert gpt2 llama1b)",
     )
     parser.add_argument(
         "--dtype",
         nargs="+",
         choices=tuple(DTYPES),
-        help="of parameters and gradients (default: float32; on cuda both)",
+        help="dtype of parameters and gradients (default: float32; on cuda both)",
     )
-    parser.add_argument("--repeats", type=int, metavar="N", help="rounds that count (default: 20; on cuda 100)")
-    parser.add_argument("--warmup", type=int, default=5, metavar="N", help="rounds before those (default: 5)")
+    parser.add_argument("--repeats", type=int, metavar="N", help="rounds that are counted (default: 20; on cuda 100)")
+    parser.add_argument("--warmup", type=int, default=5, metavar="N", help="uncounted rounds before those (default: 5)")
     parser.add_argument("--threads", type=int, metavar="N", help="threads on the CPU (default: torch's choice)")
     parser.add_argument(
-        "--only", nargs="+", default=["*"], metavar="NAME", help="who takes part, such as 'ours*' adamw-fused"
+        "--only", nargs="+", default=["*"], metavar="NAME", help="optimizers to measure, such as 'ours*' adamw-fused"
     )
     parser.add_argument(
         "--output",
@@ -64,7 +64,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--profile",
         action="store_true",
-        help="print where the time of each one's step goes, and time nothing",
+        help="print the profile of each optimizer's step instead of timing it",
     )
     options = parser.parse_args(arguments)
     options.device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -77,11 +77,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     for name, least in (("repeats", 1), ("warmup", 2), ("threads", 1)):
         value = getattr(options, name)
         if value is not None and value < least:
-            parser.error(f"--{name} {value}: it takes at least {least}")
+            parser.error(f"--{name} {value}: it must be at least {least}")
     if options.output is not None and options.output.exists():
-        parser.error(f"--output {options.output}: it exists, and nothing is overwritten; name a new folder")
+        parser.error(f"--output {options.output} exists already, and nothing is overwritten; name a new folder")
     try:
-        options.contestants = chosen(all_contestants(options.device), options.only)
+        options.candidates = chosen(all_candidates(options.device), options.only)
     except ValueError as mistake:
         parser.error(str(mistake))
     return options
@@ -100,28 +100,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    contestants, absent = installed(options.contestants)
-    if not contestants:
+    candidates, absent = installed(options.candidates)
+    if not candidates:
         print(f"--only {' '.join(options.only)}: {', '.join(absent.values())}.", file=sys.stderr)
         return 2
     if options.profile:
         for model, dtype in _cells(options):
-            for contestant in contestants:
-                print(profile_steps(contestant, model, options.device, DTYPES[dtype]))
+            for candidate in candidates:
+                print(profile_steps(candidate, model, options.device, DTYPES[dtype]))
         return 0
     command = shlex.join(["python", "-m", "benchmarks.step", *(sys.argv[1:] if arguments is None else arguments)])
     facts = {"command": command, **environment.describe(options.device)}
     print(_headline(facts))
     cells: list[Cell] = []
     for model, dtype in _cells(options):
-        complaint = _too_large(contestants, model, DTYPES[dtype], options.device)
+        complaint = _too_large(candidates, model, DTYPES[dtype], options.device)
         if complaint:
             print(complaint, file=sys.stderr)
             return 2
         tell = _Progress(f"{MODELS[model].title}, {dtype}")
         try:
             cell = measure(
-                contestants,
+                candidates,
                 model,
                 options.device,
                 DTYPES[dtype],
@@ -155,25 +155,25 @@ def _headline(facts: dict[str, Any]) -> str:
     busy = facts["load_before"]
     if busy is not None and busy > 0.5:
         text += (
-            f"\nThe machine is not quiet: in the last minute {busy:.1f} processes wanted to run. "
-            "Expect longer times and other ratios than on a quiet one."
+            f"\nThe machine is busy: its load average over the last minute is {busy:.1f}. "
+            "Expect longer times and different ratios than on an idle one."
         )
     return text
 
 
-def _too_large(contestants: Sequence[Contestant], model: str, dtype: torch.dtype, device: torch.device) -> str | None:
-    needed, free = bytes_needed(contestants, model, dtype), environment.free_bytes(device)
+def _too_large(candidates: Sequence[Candidate], model: str, dtype: torch.dtype, device: torch.device) -> str | None:
+    needed, free = bytes_needed(candidates, model, dtype), environment.free_bytes(device)
     if free is None or needed <= free:
         return None
     return (
         f"--model {model}: {MODELS[model].title} in {str(dtype).removeprefix('torch.')} takes about "
-        f"{needed / 2**30:.1f} GiB, for all optimizers hold their state at once, and {free / 2**30:.1f} GiB "
+        f"{needed / 2**30:.1f} GiB, because all optimizers hold their state at once, and {free / 2**30:.1f} GiB "
         "are free; name fewer of them with --only, or a smaller --model."
     )
 
 
 class _Progress:
-    """One line on stderr that says what is going on, rewritten in place; on a terminal only."""
+    """One line on stderr with the current activity, rewritten in place; on a terminal only."""
 
     def __init__(self, title: str) -> None:
         self._title = title
@@ -189,7 +189,7 @@ class _Progress:
 
 
 def _new_folder(wanted: Path | None, device: str) -> Path:
-    """Makes the folder for the results: the one wanted, or a new one named after device and date."""
+    """Creates the folder for the results: the given one, or a new one named after device and date."""
     if wanted is not None:
         wanted.mkdir(parents=True)
         return wanted
@@ -207,7 +207,7 @@ def _new_folder(wanted: Path | None, device: str) -> Path:
 
 
 def _write(folder: Path, facts: dict[str, Any], cells: Sequence[Cell]) -> None:
-    """Writes what has been measured so far, so that an interruption loses nothing."""
+    """Writes the measurements so far, so that an interruption loses none."""
     facts = {**facts, "load_after": environment.load()}
     text = json.dumps(report.as_json(facts, cells), indent=1)
     on_one_line = re.sub(r"\[[^][{}]*\]", lambda numbers: " ".join(numbers[0].split()), text)
@@ -217,9 +217,9 @@ def _write(folder: Path, facts: dict[str, Any], cells: Sequence[Cell]) -> None:
 
 
 def _draw(cells: Sequence[Cell], device: str, folder: Path) -> str:
-    """Draws the chart and returns what to say if that cannot be done."""
+    """Draws the chart; returns a note where that is not possible."""
     if importlib.util.find_spec("matplotlib") is None:
-        return "; there is no chart, for matplotlib is not installed"
+        return "; without a chart, because matplotlib is not installed"
     from benchmarks import chart
 
     chart.draw(cells, device, folder / "step.png")

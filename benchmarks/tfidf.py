@@ -1,8 +1,8 @@
 """The baseline of the text recipes: TF-IDF of words and a linear support vector machine.
 
 ``python -m benchmarks.tfidf`` trains and tests it on the data of the recipes' YAML files and prints a table.
-It has no setting that was tuned: both estimators are scikit-learn's, with sublinear term frequencies. It
-trains on all training rows, those that the recipes put aside for validation included.
+No setting was tuned: both estimators are scikit-learn's, with sublinear term frequencies. It trains on all
+training rows, including those that the recipes split off for validation.
 """
 
 import argparse

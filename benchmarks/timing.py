@@ -1,4 +1,4 @@
-"""Timing in rounds: everyone takes one step in each, in a new order, so that a disturbance hits all alike."""
+"""Timing in rounds: each candidate takes one step per round, in random order, so that disturbances affect all alike."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping
 import torch
 
 FLUSH_BYTES = 256 << 20
-"""What is written before each step, so that nothing of it is found in a cache; an H100's L2 has 50 MiB."""
+"""Bytes written before each step, so that none of its data is in a cache; an H100's L2 has 50 MiB."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Spread:
-    """The middle of many measurements.
+    """Median and quartiles of many measurements.
 
     Attributes:
         median: The median.
@@ -106,7 +106,7 @@ class CudaTimer:
 
 Timer = CpuTimer | CudaTimer
 Rounds = dict[str, dict[str, list[float]]]
-"""Seconds by contestant, mode and round."""
+"""Seconds by candidate, mode and round."""
 
 
 def time_rounds(
@@ -117,10 +117,10 @@ def time_rounds(
     warmup: int,
     before_round: Callable[[int], None] = lambda _: None,
 ) -> Rounds:
-    """Times everyone once in each round.
+    """Times each candidate once in each round.
 
     Args:
-        steps: What takes one step, by name.
+        steps: Functions that take one step, by name.
         timer: The clock.
         repeats: How many rounds count.
         warmup: How many rounds come before those.
@@ -150,19 +150,19 @@ def time_rounds(
 
 
 def ratio(seconds: list[float], baseline: list[float]) -> float:
-    """Divides round by round and takes the median, in which what slowed down a whole round cancels out."""
+    """The median of the ratios within rounds: what slows down a whole round cancels out."""
     return statistics.median(own / other for own, other in zip(seconds, baseline, strict=True))
 
 
 class CopySteps:
-    """A copy as large as all parameters, timed among the contestants: it tells what the memory can do.
+    """A copy as large as all parameters, timed among the candidates, to measure the memory's bandwidth.
 
     Args:
         total: The parameters' bytes.
-        device: Where.
+        device: Device of the memory.
 
     Attributes:
-        bytes: How many bytes a copy reads and writes; above 1 GiB a copy of that much stands for all.
+        bytes: How many bytes a copy reads and writes; at most 1 GiB is copied.
     """
 
     def __init__(self, total: int, device: torch.device) -> None:

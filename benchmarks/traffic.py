@@ -1,8 +1,7 @@
-"""What a fused step moves between the kernels and memory, counted from its work table.
+"""The bytes that a fused step moves between kernels and memory, counted from its work table.
 
-No byte is taken to be found in a cache: a pass that reads what an earlier one has read pays again. So this is an upper
-bound, and what a GPU with a large L2 moves is less. The tables themselves (which every program of a parameter reads,
-and which stay in the cache) are counted in full too.
+No cache is assumed: what several passes read counts several times. So this is an upper bound, and a GPU with a large
+L2 moves less. The tables (which every program of a parameter reads, and which stay in the cache) are counted in full.
 """
 
 from __future__ import annotations
@@ -85,7 +84,7 @@ def passes(table: WorkTable) -> dict[str, Traffic]:
     averages = total(elements, column[Field.EXP_AVG] != 0)
     recorded = int((column[Field.RMS] != 0).sum())
     gradients = total(elements) * grad_size
-    # what a pass over U reads: each tile its rows of R and its columns of C, vectors V
+    # read by a pass over U: for each tile its rows of R and its columns of C; for vectors V
     second_moments = _STATE * (sums + vectors)
     tables_of_tiles = tiles * (_ITEM + _TABLES)
     return {

@@ -1,4 +1,4 @@
-"""A factored Adafactor for PyTorch and Lightning, and an honest account of what optimizers keep in memory."""
+"""A factored Adafactor for PyTorch and Lightning, and measurement of the memory that optimizer states take."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -24,12 +24,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Imports the callback, and Lightning with it, when first asked for: the optimizer needs torch alone."""
+    """Imports the callback, and with it Lightning, on first access: the optimizer itself needs only torch."""
     if name == "OptimizerStateMonitor":
         return importlib.import_module("lightning_adafactor.monitor").OptimizerStateMonitor
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    """Names the callback too, before its import."""
+    """Lists the callback too, even before it is imported."""
     return sorted({*globals(), *__all__})

@@ -26,7 +26,7 @@ class Adafactor(Optimizer):
     matrices over their last two; vectors and scalars keep one number per element. Arithmetic and state are float32
     whatever the parameter's dtype (float64 for float64), with one rounding per step where the parameter is written.
 
-    For step t from 1, with ω = t^beta2_decay, ρ = min(lr, 1/√t), α = max(ε₂, RMS(p))·ρ::
+    For step t from 1, with ω = 1 - β̂₂ₜ = t^beta2_decay, ρ = min(lr, 1/√t), α = max(ε₂, RMS(p))·ρ::
 
         R ← (1-ω)·R + ω·mean_m(G²)      C ← (1-ω)·C + ω·mean_n(G²)      V̂ = max(R·C / max(mean(R), ε₁), ε₁²)
         U = G/√V̂                        p ← p·(1 - lr·λ) - α·U / max(1, RMS(U)/d)
@@ -46,16 +46,16 @@ class Adafactor(Optimizer):
         eps: ``(ε₁, ε₂)``. ε₁ bounds √V̂ from below; None takes the machine epsilon of each parameter's dtype.
             ε₂ is the smallest parameter scale.
         d: Clip threshold of RMS(U).
-        weight_decay: Decoupled weight decay λ, multiplied with lr.
-        foreach: Accepted for torch's sake: without the kernels, the step works in tiles and needs no such batching.
+        weight_decay: Decoupled weight decay λ, multiplied by lr.
+        foreach: Accepted for compatibility with torch, and ignored: the step works in tiles and needs no such batching.
         maximize: Maximize the objective instead of minimizing it.
-        scale_parameter: Multiply the step size with max(ε₂, RMS(p)).
+        scale_parameter: Multiply the step size by max(ε₂, RMS(p)).
         relative_step: Bound the step size by 1/√t; False uses ``lr`` as it is.
         warmup_init: With ``relative_step``, also bound the step size by 1e-6·t.
-        beta1: Weight of the past in an exponential average of the updates (costs one number per element);
+        beta1: Decay factor of an exponential moving average of the updates (costs one number per element);
             None keeps no average.
-        fused: Take the step in five Triton launches for all parameters of a device and dtype, without waiting for
-            the device. None does so for CUDA parameters where Triton is installed; True raises where that is not
+        fused: Take the step in five Triton launches for all parameters of a device and dtype, without synchronizing
+            with the device. None does so for CUDA parameters where Triton is installed; True raises where that is not
             possible; False takes the step in plain torch operations. As with torch's fused optimizers, True also
             makes ``torch.amp.GradScaler`` leave unscaling to the step, and Lightning then refuses to clip gradients
             in mixed precision; None and False leave unscaling to the scaler.
@@ -67,7 +67,7 @@ class Adafactor(Optimizer):
 
     Raises:
         ValueError: An argument is out of its range.
-        RuntimeError: ``fused=True`` where it cannot be had, or together with ``foreach=True``.
+        RuntimeError: ``fused=True`` where it is not supported, or together with ``foreach=True``.
     """
 
     _dialect: Dialect = "torch"
@@ -134,7 +134,7 @@ class Adafactor(Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a parameter group.
 
-        Warns of parameters that have lost their shape to FSDP1, and raises where ``fused=True`` cannot be had.
+        Warns of flat shards of FSDP1, and raises where ``fused=True`` is not supported.
         """
         super().add_param_group(param_group)
         self._claim_amp_scaling()
@@ -178,8 +178,8 @@ class Adafactor(Optimizer):
         """Loads a state saved by this class, ``torch.optim.Adafactor`` or ``transformers.Adafactor``.
 
         Names, shapes and group keys are converted, keys that the saved groups lack keep their present values, and
-        the state is kept in (or brought to) the dtype of the arithmetic, where ``Optimizer.load_state_dict`` would
-        round it to a bfloat16 parameter's.
+        the state has the dtype of the arithmetic, where ``Optimizer.load_state_dict`` would round it to that of a
+        bfloat16 parameter.
 
         Args:
             state_dict: What ``state_dict()`` of one of these classes returned.
@@ -210,7 +210,7 @@ class Adafactor(Optimizer):
             after.remove()
 
     def _adopted_state(self, param: Tensor, saved: dict[str, Any]) -> dict[str, Any]:
-        """A copy of a saved state where and in which dtype this parameter's state belongs."""
+        """A copy of a saved state on this parameter's device and in the dtype of its state."""
         adopted: dict[str, Any] = {}
         for key, value in saved.items():
             if key == "step":
@@ -258,10 +258,10 @@ class Adafactor(Optimizer):
         return state
 
     def _entries(self) -> tuple[list[Entry], list[Entry]]:
-        """Everything that has a gradient this step, state created where there is none yet.
+        """An entry for each parameter that has a gradient; creates its state where there is none.
 
         Returns:
-            What the kernels are to work on, and what plain torch operations are to work on.
+            The entries for the kernels, and those for plain torch operations.
         """
         fused_entries: list[Entry] = []
         plain_entries: list[Entry] = []
@@ -296,8 +296,8 @@ class Adafactor(Optimizer):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Takes one step for every parameter that has a gradient.
 
-        ``self.grad_scale`` and ``self.found_inf``, where a gradient scaler has set them, are honoured: gradients are
-        divided by the one, and nothing changes if the other is not zero.
+        Where a gradient scaler has set ``self.grad_scale`` and ``self.found_inf``, gradients are divided by
+        ``grad_scale``, and nothing changes if ``found_inf`` is not zero.
 
         Args:
             closure: Evaluates the model again and returns the loss; called first, with gradients enabled.
@@ -329,21 +329,21 @@ class Adafactor(Optimizer):
 
 
 def _uses_fused(group: dict[str, Any], param: Tensor) -> bool:
-    """Whether the kernels take a parameter's step.
+    """Whether a parameter's step is taken in the kernels.
 
     Raises:
-        RuntimeError: ``fused=True`` or ``capturable=True``, and they cannot.
+        RuntimeError: ``fused=True`` or ``capturable=True``, and the kernels do not support the parameter.
     """
     if group["fused"] or group["capturable"]:
         _require_fused(param, "fused" if group["fused"] else "capturable")
         return True
-    return group["fused"] is None and param.is_cuda and fused.why_not(param) is None
+    return group["fused"] is None and param.is_cuda and fused.unsupported_reason(param) is None
 
 
 def _require_fused(param: Tensor, argument: str) -> None:
-    reason = fused.why_not(param)
+    reason = fused.unsupported_reason(param)
     if reason is not None:
-        raise RuntimeError(f"{argument}=True cannot be had: {reason}")
+        raise RuntimeError(f"{argument}=True is not supported: {reason}")
 
 
 def _new_step(value: float) -> Tensor:

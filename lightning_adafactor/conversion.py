@@ -1,11 +1,11 @@
-"""Optimizer states of ``torch.optim.Adafactor`` and ``transformers.Adafactor``, brought to this library's form.
+"""Converts optimizer states of ``torch.optim.Adafactor`` and ``transformers.Adafactor`` to this library's.
 
-The state has torch's names and shapes, and transformers' is renamed::
+The state has torch's names and shapes; that of transformers is renamed::
 
     row_var  = exp_avg_sq_row.unsqueeze(-1)        variance = exp_avg_sq
     col_var  = exp_avg_sq_col.unsqueeze(-2)        step     = tensor(float(step))
 
-Group keys are those of the optimizer that loads (``d`` or ``clip_threshold``, ``beta2_decay`` or ``decay_rate``).
+Group keys are those of the loading optimizer (``d`` or ``clip_threshold``, ``beta2_decay`` or ``decay_rate``).
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ def convert_state_dict(state_dict: dict[str, Any], groups: Sequence[dict[str, An
 
     Args:
         state_dict: The saved state, of this library, torch or transformers; left unchanged.
-        groups: The parameter groups of the optimizer that loads, for its keys and for values that were not saved.
+        groups: The parameter groups of the loading optimizer, for its keys and for values that were not saved.
 
     Returns:
         A state dict with torch's state names and the loading optimizer's group keys.
     """
     saved_groups = state_dict["param_groups"]
-    if len(saved_groups) == len(groups):  # else Optimizer.load_state_dict says what is wrong
+    if len(saved_groups) == len(groups):  # else Optimizer.load_state_dict raises
         saved_groups = [convert_group(saved, own) for saved, own in zip(saved_groups, groups, strict=True)]
     state = {key: convert_param_state(value) for key, value in state_dict["state"].items()}
     return {**state_dict, "state": state, "param_groups": saved_groups}
@@ -48,16 +48,16 @@ def convert_param_state(saved: Any) -> Any:
 
 
 def convert_group(saved: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """Gives a saved group the keys of the optimizer that loads.
+    """Gives a saved group the keys of the loading optimizer.
 
-    Values go over under their other name. What the saved group lacks, or what the loading optimizer cannot mean
-    (torch's ε₁ = None or lr cap, transformers' lr = None), keeps the loading optimizer's value.
+    Keys are renamed. The loading optimizer's own value stays where the saved group has none, or one without a
+    counterpart (torch's ε₁ = None or lr as a cap, transformers' lr = None).
     """
     wants_torch = "d" in own
     names = _GROUP_KEYS if wants_torch else {torch: transformers for transformers, torch in _GROUP_KEYS.items()}
     group = {names.get(key, key): value for key, value in saved.items()}
-    crosses = ("d" in saved) != wants_torch
-    if crosses:
+    other_library = ("d" in saved) != wants_torch
+    if other_library:
         if group["eps"][0] is None:
             group["eps"] = (own["eps"][0], group["eps"][1])
         if wants_torch and group["lr"] is None:

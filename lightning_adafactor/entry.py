@@ -1,4 +1,4 @@
-"""What one step needs of one parameter: the unit that every implementation of the step works on."""
+"""What one step needs of one parameter: the input of every implementation of the step."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from lightning_adafactor.rule import Rule
 
 @dataclasses.dataclass(slots=True)
 class Entry:
-    """One parameter's share of a step, seen in the order of its memory.
+    """One parameter with its gradient, state and options, dimensions in the order of its memory.
 
-    The rule treats rows and columns alike but for one place, the mean of R. So a parameter whose last two
-    dimensions lie transposed in memory is worked on as its transpose, with R and C changing roles: reads stay
-    contiguous, and all implementations number elements alike (which decides their random bits).
+    The rule is symmetric in rows and columns except for mean(R). So a parameter whose last two dimensions are
+    transposed in memory is processed as its transpose, with R and C swapped: reads stay contiguous, and all
+    implementations number elements alike, which their random bits depend on.
 
     Attributes:
         param: The parameter, shape (..., n, m), or (m,) or () for one that is not factored. Any float dtype.
@@ -28,7 +28,7 @@ class Entry:
         rms: Where RMS(p) of this step is recorded; one element, or None.
         index: The parameter's position in the optimizer, a part of the key of its random bits.
         rule: Its group's options.
-        transposed: Whether the last two dimensions of everything here are swapped against the parameter's own.
+        transposed: Whether the last two dimensions of all tensors here are swapped relative to the parameter's own.
     """
 
     param: Tensor
@@ -45,7 +45,7 @@ class Entry:
 
     @classmethod
     def of(cls, param: Tensor, grad: Tensor, state: dict[str, Tensor], index: int, rule: Rule) -> Entry:
-        """Gathers a parameter, its gradient and its state (torch's names), and puts them in memory order."""
+        """Collects a parameter, its gradient and its state (torch's names), dimensions in memory order."""
         row_var, col_var, exp_avg = state.get("row_var"), state.get("col_var"), state.get("exp_avg")
         transposed = param.dim() > 1 and param.stride(-2) < param.stride(-1) and param.size(-2) > 1
         if transposed and row_var is not None and col_var is not None:
@@ -58,11 +58,11 @@ class Entry:
 
     @property
     def factored(self) -> bool:
-        """Whether second moments are kept as R and C rather than element by element."""
+        """Whether second moments are kept as R and C rather than per element."""
         return self.row_var is not None
 
     def mean_of_rows(self) -> Tensor:
-        """mean(R) over n, of each matrix, shape (..., 1, 1); of the parameter's own R also where roles have changed."""
+        """mean(R) over n, of each matrix, shape (..., 1, 1); always of the parameter's own R, swapped or not."""
         assert self.row_var is not None
         assert self.col_var is not None
         if self.transposed:

@@ -1,9 +1,9 @@
-"""What an optimizer's state costs, counted on the tensors themselves.
+"""The size of an optimizer's state, counted from its tensors.
 
 Two figures, for any ``torch.optim.Optimizer``:
 
 * *elements*, the numbers that the optimizer keeps: every tensor by its (outer) shape, a Python number as one;
-* *bytes*, the memory that this takes: every storage in full and once, whatever views of it there are.
+* *bytes*, the memory that they take: every storage in full and once, however many views of it there are.
 
 ``MB`` means MiB (2**20 bytes) everywhere.
 """
@@ -42,7 +42,7 @@ class StateSize:
 
     Attributes:
         elements: How many numbers are kept.
-        bytes: How many bytes they take.
+        bytes: How many bytes of memory they take.
     """
 
     elements: int
@@ -55,13 +55,13 @@ class StateSize:
 
 
 def compute_optimizer_size(states: Iterable[object]) -> tuple[float, int]:
-    """Computes what an optimizer's state costs: ``compute_optimizer_size(optimizer.state.values())``.
+    """Computes the size of an optimizer's state: ``compute_optimizer_size(optimizer.state.values())``.
 
     Args:
         states: The states of the parameters, ``optimizer.state.values()``; see :func:`measure_state`.
 
     Returns:
-        ``(total_size_megabytes, total_num_elements)``, MB meaning MiB; zero both before the first step.
+        ``(total_size_megabytes, total_num_elements)``, MB meaning MiB; both are zero before the first step.
     """
     size = measure_state(states)
     return size.megabytes, size.elements
@@ -76,13 +76,13 @@ def measure_state(states: Iterable[object]) -> StateSize:
     has the elements of its outer shape and the bytes of the tensors inside. A sparse tensor counts as its
     indices and values.
 
-    A storage's bytes count once and in full, even where only a part of it is in use, for all of it stays
+    A storage's bytes count once and in full, even where only a part of it is in use, because all of it stays
     allocated; rounding by the allocator is not counted. Within one parameter's state, elements count once
-    too: a tensor and a reshaped view of it are not two. A tensor that several parameters share (bitsandbytes'
-    quantization maps) is among each one's elements, as published tables have it, yet takes its bytes once.
+    too: a tensor and a reshaped view of it are one. A tensor that several parameters share (bitsandbytes'
+    quantization maps) counts among each one's elements, as in published tables, but its bytes count once.
 
     A Python number is one element of 8 bytes. None, booleans, strings, enums, classes and functions are
-    settings and count as nothing.
+    settings and do not count.
 
     Args:
         states: One state per parameter, ``optimizer.state.values()``. A mapping stands for its values.
@@ -109,13 +109,13 @@ def measure_state(states: Iterable[object]) -> StateSize:
 
 
 def adamw_state(parameters: Iterable[Tensor]) -> StateSize:
-    """Computes what ``torch.optim.AdamW`` would hold for these parameters once all of them have been stepped.
+    """Computes the size of ``torch.optim.AdamW``'s state for these parameters, after a step of all of them.
 
     For each parameter that is two moments of its shape and dtype, and a float32 step. A parameter given twice
     counts once, a DTensor as its local shard, and one that does not require a gradient not at all.
 
     Args:
-        parameters: The parameters, ``model.parameters()``; tensors on the meta device will do.
+        parameters: The parameters, ``model.parameters()``; they may be on the meta device.
 
     Returns:
         The size that AdamW's state would have (without ``amsgrad``, which adds a third moment).
@@ -130,7 +130,7 @@ def adamw_state(parameters: Iterable[Tensor]) -> StateSize:
 
 
 def _leaves(node: object, seen: dict[int, object]) -> Iterator[Tensor | numbers.Number]:
-    """Yields the tensors and numbers in ``node``; ``seen`` keeps what was met alive, so that no id recurs."""
+    """Yields the tensors and numbers in ``node``; ``seen`` keeps visited objects alive, so that no id is reused."""
     if isinstance(node, _SETTINGS):
         return
     if isinstance(node, numbers.Number):
@@ -167,7 +167,7 @@ def _local(tensor: Tensor) -> Tensor:
 
 
 def _plain_tensors(tensor: Tensor) -> Iterator[Tensor]:
-    """Yields the tensors that own a (wrapped) tensor's memory: itself, unless it is a wrapper of others."""
+    """Yields the tensors that own a tensor's memory: itself, or those inside of a wrapper subclass."""
     if not hasattr(tensor, "__tensor_flatten__"):
         yield tensor
         return

@@ -1,4 +1,4 @@
-"""A Lightning callback that shows, beside the evaluation metrics, what the optimizer's state costs."""
+"""A Lightning callback that logs the size of the optimizer's state beside the validation metrics."""
 
 from __future__ import annotations
 
@@ -25,18 +25,17 @@ else:
 
 
 class OptimizerStateMonitor(Callback):
-    """Logs how large the optimizer's state is, and prints at the end what AdamW's would have been.
+    """Logs the size of the optimizer's state, and prints at the end what AdamW's would have been.
 
     To every logger it logs ``optimizer/state_mb`` (MB meaning MiB) and ``optimizer/state_elements``: in a row
     of their own after the first optimizer step, and whenever further parameters get their first state (a
     second optimizer, a layer that is unfrozen); and at each validation in the row of the validation metrics,
-    so that memory, accuracy and F1 stand side by side. On CUDA ``memory/peak_gpu_mb`` is beside them: the
-    most memory that tensors took at once since the fit began. With several optimizers these names hold the
-    sum, and ``optimizer/state_mb/0``, ``optimizer/state_elements/0`` and so on each one's share.
+    so that memory, accuracy and F1 are side by side. On CUDA ``memory/peak_gpu_mb`` is beside them: the peak
+    of allocated memory since the fit began. With several optimizers these names hold the sum, and
+    ``optimizer/state_mb/0``, ``optimizer/state_elements/0`` and so on the values of each one.
 
     It works with any optimizer, manual optimization, gradient accumulation and resumed runs. In distributed
-    training each process measures what itself holds, nothing is exchanged or added up, and rank 0 reports its
-    own.
+    training each process measures its own state, without communication, and rank 0 reports its own.
 
     Args:
         print_table: Whether to print a short table when the fit ends: this optimizer's state, AdamW's for the
@@ -45,15 +44,15 @@ class OptimizerStateMonitor(Callback):
     Attributes:
         state: The last measurement, all optimizers together; None before the first.
         states: The same for each optimizer.
-        adamw: What AdamW would hold for the same parameters; None before the first measurement.
+        adamw: The size that AdamW's state would have; None before the first measurement.
         peak_gpu_mb: Peak GPU memory in MB; None where there is no CUDA device.
     """
 
     def __init__(self, print_table: bool = True) -> None:
         self.print_table = print_table
-        self._forget()
+        self._reset()
 
-    def _forget(self) -> None:
+    def _reset(self) -> None:
         self.state: StateSize | None = None
         self.states: list[StateSize] = []
         self.adamw: StateSize | None = None
@@ -63,20 +62,20 @@ class OptimizerStateMonitor(Callback):
         self._progress: tuple[Any, ...] = ()
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Forgets an earlier fit, and its peak of GPU memory."""
-        self._forget()
+        """Resets the measurements and the peak of GPU memory."""
+        self._reset()
         if trainer.strategy.root_device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(trainer.strategy.root_device)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Notes where a (resumed) run starts."""
+        """Records where a (resumed) run starts."""
         self._first_step = trainer.global_step
         self._progress = self._progress_of(trainer)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Logs after the first optimizer step, and after a step that gave further parameters a state."""
+        """Logs after the first optimizer step, and after a step that created state of further parameters."""
         progress = self._progress_of(trainer)
         if progress == self._progress:
             return
@@ -94,9 +93,9 @@ class OptimizerStateMonitor(Callback):
         if trainer.barebones:
             return
         for name, value in metrics.items():
-            # Lightning would keep a Python number in float32, which rounds counts above 2**24; hence a
-            # tensor, and `max` because `mean` would weigh it. The last two arguments together mean: synced on
-            # purpose by no one.
+            # A tensor, because Lightning would keep a Python number in float32, which rounds counts above 2**24;
+            # `max`, because `mean` would weight it by the batch size. The last two arguments together keep Lightning
+            # from synchronizing ranks and from warning that it does not.
             pl_module.log(
                 name,
                 torch.tensor(value, dtype=torch.float64),
@@ -115,23 +114,23 @@ class OptimizerStateMonitor(Callback):
             }
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Measures a last time, while the state is still where training left it."""
+        """Measures a last time, before the state may be moved or released."""
         self._measure(trainer)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Prints the table."""
-        if self.state is None:  # nothing was left to train: a checkpoint of a finished run
+        if self.state is None:  # no step was taken: the checkpoint is that of a finished run
             self._measure(trainer)
         if self.print_table and trainer.is_global_zero and trainer.global_step > 0:
             self._print_table(trainer)
 
     def _progress_of(self, trainer: pl.Trainer) -> tuple[Any, ...]:
-        """Returns what changes with the first step of this fit and with every parameter's first state."""
+        """Returns a value that changes with the first step of this fit and with every parameter's first state."""
         stepped = trainer.global_step > self._first_step
         return stepped, *(len(optimizer.state) for optimizer in trainer.strategy.optimizers)
 
     def _measure(self, trainer: pl.Trainer) -> dict[str, float]:
-        """Measures all optimizers, keeps the result and returns it by the names under which it is logged."""
+        """Measures all optimizers, keeps the result and returns it by logged name."""
         optimizers = trainer.strategy.optimizers
         self.states = [measure_state(optimizer.state) for optimizer in optimizers]
         self.state = measure_state(chain.from_iterable(optimizer.state.values() for optimizer in optimizers))
@@ -178,7 +177,7 @@ def _row(name: str, state: StateSize, adamw: StateSize) -> tuple[str, ...]:
 
 
 def _print(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> None:
-    """Prints a table, names in its first column and numbers in the others; plainly where rich is missing."""
+    """Prints a table, names in its first column and numbers in the others; as plain text where rich is missing."""
     if not _RICH_AVAILABLE:
         widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
         print(title)

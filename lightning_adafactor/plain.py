@@ -21,6 +21,7 @@ import dataclasses
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -74,8 +75,7 @@ class _Tile:
     exp_avg: Tensor | None
 
 
-@dataclasses.dataclass(frozen=True, slots=True, eq=False)
-class _Known:
+class _Known(NamedTuple):
     """What the second pass finds out about U on a tile, for the third pass to compute U again.
 
     Attributes:

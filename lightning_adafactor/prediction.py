@@ -1,4 +1,4 @@
-"""What an optimizer's state will cost, before there is any: from the shapes of the parameters, which may be on meta."""
+"""Predicts the size of an optimizer's state before its first step, from parameters that may be on the meta device."""
 
 from __future__ import annotations
 
@@ -29,20 +29,21 @@ def predict_state(
     """Computes what :func:`~lightning_adafactor.memory.measure_state` would count after the first steps.
 
     The states of ``torch.optim.Adam`` and ``AdamW`` and of this package's optimizers follow from the shapes alone.
-    Any other optimizer is tried out, with zeros for gradients, on at most two parameters of each kind (group, shape,
-    dtype and strides), of which the others are copies: on tensors without memory, or where its code does not allow
-    that, on zeros on the CPU. What several parameters share, such as bitsandbytes' maps, is found to be shared.
+    Any other optimizer takes two steps, with zeros for gradients, on at most two parameters of each kind (group, shape,
+    dtype and strides), and the others of that kind are assumed to be alike: on fake tensors without memory, or, where
+    its code does not support them, on zeros on the CPU. State that several parameters share, such as bitsandbytes'
+    maps, counts once.
 
     Args:
         make_optimizer: Makes the optimizer from parameter groups, such as ``torch.optim.SGD`` itself.
-        param_groups: The groups, ``{"params": [...], **options}``; tensors on the meta device will do. A parameter
+        param_groups: The groups, ``{"params": [...], **options}``; tensors may be on the meta device. A parameter
             given twice counts once, and one that does not require a gradient not at all.
 
     Returns:
         The size that the state will have on one process that holds all parameters.
 
     Raises:
-        Exception: Whatever the optimizer raises when it is made, or takes a step on the CPU.
+        Exception: Whatever the optimizer raises when it is constructed, or when it takes a step on the CPU.
     """
     groups = _trained(param_groups)
     if not groups:
@@ -57,24 +58,24 @@ def predict_state(
             for param in group["params"]
         )
     try:
-        # takes neither memory nor time, but not every optimizer's code is made for it
+        # takes neither memory nor time, but some optimizers do not support fake tensors
         with FakeTensorMode(), NumbersAreOne():
-            return _try_out(make_optimizer, groups)
+            return _probe(make_optimizer, groups)
     except Exception:
-        return _try_out(make_optimizer, groups)
+        return _probe(make_optimizer, groups)
 
 
 def bitsandbytes_adamw8bit_state(parameters: Iterable[Tensor]) -> StateSize:
-    """Computes what ``bitsandbytes.optim.AdamW8bit`` would hold, with its default arguments, without the library.
+    """Computes the size of ``bitsandbytes.optim.AdamW8bit``'s state, with its default arguments, without the library.
 
-    From 4,096 elements on, a parameter has two moments of one byte an element, a float32 scale for each block of 256
+    From 4,096 elements on, a parameter has two moments of one byte per element, a float32 scale for each block of 256
     of either, and two maps of 256 float32 that all parameters share; below, two float32 moments. Each has a step.
 
     Args:
-        parameters: The parameters; tensors on the meta device will do.
+        parameters: The parameters; they may be on the meta device.
 
     Returns:
-        The size of the state; the maps are among each parameter's elements, and take their bytes once.
+        The size of the state; the maps count among each parameter's elements, their bytes once.
     """
     elements = size = 0
     has_maps = False
@@ -125,7 +126,7 @@ def _sum(sizes: Iterable[StateSize]) -> StateSize:
 
 
 class NumbersAreOne(TorchDispatchMode):
-    """Where a number is read from a tensor that holds none, such as a counter of steps, it is 1; no truth value is."""
+    """Returns 1 where a number is read from a tensor without data, such as a step counter; not where a bool is read."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten._local_scalar_dense.default and args[0].dtype != torch.bool:
@@ -133,10 +134,10 @@ class NumbersAreOne(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def _try_out(
+def _probe(
     make_optimizer: Callable[[list[dict[str, Any]]], Optimizer], groups: Sequence[Mapping[str, Any]]
 ) -> StateSize:
-    """Steps two parameters of each kind and adds, for each further one, what the second added to the first."""
+    """Steps two parameters of each kind; adds, for each further one, what the second one's state added."""
     counts: dict[tuple[Any, ...], int] = {}
     probes: dict[tuple[Any, ...], list[nn.Parameter]] = {}
     probe_groups: list[dict[str, Any]] = []
@@ -153,7 +154,7 @@ def _try_out(
     optimizer = make_optimizer(probe_groups)
     with torch.compiler.set_stance("force_eager"):  # compiled or not, the state is the same
         for probe in (probe for alike in probes.values() for probe in alike):
-            probe.grad = torch.zeros_like(probe)  # one at a time, for the sake of memory
+            probe.grad = torch.zeros_like(probe)  # one at a time, to save memory
             for _ in range(PROBED_STEPS):
                 optimizer.step()
             probe.grad = None

@@ -1,4 +1,4 @@
-"""``TransformersAdafactor``: transformers' arguments and numbers on the same engine."""
+"""``TransformersAdafactor``: transformers' arguments and numbers, computed by the same implementations."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from lightning_adafactor.rule import Dialect, Rule, state_dtype
 class TransformersAdafactor(Adafactor):
     """Adafactor with ``transformers.Adafactor``'s arguments and numbers.
 
-    It differs from :class:`~lightning_adafactor.Adafactor` in what ε₁ and weight decay mean (see
-    ``lightning_adafactor.rule``), and keeps RMS(p) in ``state[p]["RMS"]``, where ``AdafactorSchedule`` of
-    transformers looks for it. Otherwise the state has torch's names and shapes; :meth:`load_state_dict` accepts
+    It differs from :class:`~lightning_adafactor.Adafactor` in the meaning of ε₁ and weight decay (see
+    ``lightning_adafactor.rule``), and keeps RMS(p) in ``state[p]["RMS"]``, where transformers'
+    ``AdafactorSchedule`` reads it. Otherwise the state has torch's names and shapes; :meth:`load_state_dict` accepts
     both libraries' own.
 
     Args:
@@ -25,10 +25,10 @@ class TransformersAdafactor(Adafactor):
         lr: Step size; None with ``relative_step``.
         eps: ``(ε₁, ε₂)``: what is added to squared gradients, and the smallest parameter scale.
         clip_threshold: Clip threshold d of RMS(U).
-        decay_rate: Exponent of t in ω, the weight of the newest squared gradient.
-        beta1: Weight of the past in an exponential average of the updates; None keeps no average.
-        weight_decay: Decoupled weight decay λ, multiplied with the step size α.
-        scale_parameter: Multiply the step size with max(ε₂, RMS(p)).
+        decay_rate: Exponent of t in ω = 1 - β̂₂ₜ, the weight of the newest squared gradient.
+        beta1: Decay factor of an exponential moving average of the updates; None keeps no average.
+        weight_decay: Decoupled weight decay λ, multiplied by the step size α.
+        scale_parameter: Multiply the step size by max(ε₂, RMS(p)).
         relative_step: Step size min(1e-2, 1/√t) instead of ``lr``.
         warmup_init: Step size min(1e-6·t, 1/√t); needs ``relative_step``.
         maximize: Maximize the objective instead of minimizing it.
@@ -40,7 +40,7 @@ class TransformersAdafactor(Adafactor):
 
     Raises:
         ValueError: ``lr`` together with ``relative_step``, or ``warmup_init`` without it.
-        RuntimeError: ``fused=True`` where it cannot be had.
+        RuntimeError: ``fused=True`` where it is not supported.
     """
 
     _dialect: Dialect = "transformers"
@@ -84,7 +84,7 @@ class TransformersAdafactor(Adafactor):
             "stochastic_rounding": stochastic_rounding,
             "seed": seed,
         }
-        # past Adafactor's own arguments, whose names and checks are torch's
+        # not Adafactor's own constructor, whose argument names and checks are torch's
         Optimizer.__init__(self, params, defaults)
 
     def _rule(self, group: dict[str, Any]) -> Rule:

@@ -1,4 +1,4 @@
-"""The step as batched Triton launches. Triton is imported only when a step is to be taken with it."""
+"""The step as batched Triton launches. Triton is imported only when a step uses it."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from torch import Tensor
 from lightning_adafactor.fused.fields import MAX_DIMS
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-"""dtypes of the parameters and gradients that the kernels are for."""
+"""dtypes of parameters and gradients that the kernels support."""
 
 
-def why_not(tensor: Tensor) -> str | None:
-    """Why the kernels cannot work on a parameter or gradient, or None where they can.
+def unsupported_reason(tensor: Tensor) -> str | None:
+    """Why the kernels do not support a parameter or gradient, or None where they do.
 
     Args:
         tensor: The parameter or gradient.
 
     Returns:
-        The rest of a sentence that begins with "fused=True cannot be had: ", or None.
+        The rest of a sentence that begins with "fused=True is not supported: ", or None.
     """
-    return _why_not(tensor.dtype, tensor.dim(), tensor.device.type)
+    return _unsupported_reason(tensor.dtype, tensor.dim(), tensor.device.type)
 
 
-@functools.cache  # asked for each parameter in each step
-def _why_not(dtype: torch.dtype, dims: int, device: str) -> str | None:
+@functools.cache  # called for each parameter in each step
+def _unsupported_reason(dtype: torch.dtype, dims: int, device: str) -> str | None:
     if dtype not in DTYPES:
-        return f"the kernels are for float32, bfloat16 and float16, not for {str(dtype).removeprefix('torch.')}"
+        return f"the kernels support float32, bfloat16 and float16, not {str(dtype).removeprefix('torch.')}"
     if dims > MAX_DIMS:
-        return f"the kernels are for up to {MAX_DIMS} dimensions, not for {dims}"
+        return f"the kernels support up to {MAX_DIMS} dimensions, not {dims}"
     if not _triton_is_installed():
-        return "Triton is not installed (torch's CUDA builds for Linux bring it; otherwise pip install triton)"
+        return "Triton is not installed (it comes with torch's CUDA builds for Linux; otherwise: pip install triton)"
     if device == "cuda" or (device == "cpu" and _kernels_are_interpreted()):
         return None
     return (
@@ -49,7 +49,7 @@ def _triton_is_installed() -> bool:
 
 @functools.cache
 def _kernels_are_interpreted() -> bool:
-    """Whether Triton was told to interpret kernels; decided once, when they are imported."""
+    """Whether Triton interprets the kernels, which it decides when they are imported."""
     from triton import JITFunction
 
     from lightning_adafactor.fused import kernels

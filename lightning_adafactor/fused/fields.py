@@ -1,6 +1,6 @@
-"""The columns of the work table: one vocabulary for the host that writes it and the kernels that read it.
+"""The columns of the work tables, for the host that writes them and the kernels that read them.
 
-No Triton here, so that the table can be built and tested without it.
+This module does not import Triton, so that the tables can be built and tested without it.
 """
 
 from __future__ import annotations
@@ -8,10 +8,10 @@ from __future__ import annotations
 from enum import IntEnum, IntFlag
 
 MAX_DIMS = 5
-"""Dimensions of a parameter that the table has strides for."""
+"""The most dimensions that a parameter may have: the table has strides for no more."""
 
 CHUNK = 1024
-"""Rows or columns that one program works on where it works on R or C."""
+"""Rows or columns that one program processes where it updates R or C."""
 
 
 class Flag(IntFlag):
@@ -22,7 +22,7 @@ class Flag(IntFlag):
     ALIGNED = 2
     """128-bit accesses are allowed: rows are shorter than 2²³ and start at 16 bytes, columns are adjacent."""
     MEAN_OF_COLUMNS = 4
-    """mean(R) is to be taken over ``col_var``, for the parameter lies transposed in memory."""
+    """mean(R) is the mean of ``col_var``, because the parameter is transposed in memory."""
 
 
 class Field(IntEnum):
@@ -46,12 +46,12 @@ class Field(IntEnum):
     PARAM_STRIDES = 15  # of i0, i1, i2, row, column
     GRAD_STRIDES = 20  # likewise
     EXP_AVG_STRIDES = 25  # likewise
-    ROW_TILES = 30  # tiles below each other in one matrix
-    COLUMN_TILES = 31  # tiles beside each other
+    ROW_TILES = 30  # tiles in a column of tiles of one matrix
+    COLUMN_TILES = 31  # tiles in a row of tiles
     FIRST_TILE = 32  # number of the parameter's first tile in the bucket
-    ROW_SUMS = 33  # where in the workspace: partial row sums of G², (column tiles, matrices, rows)
-    COLUMN_SUMS = 34  # where: partial column sums, (row tiles, matrices, columns)
-    MEAN_SUMS = 35  # where: partial sums of R for mean(R), (matrices, chunks)
+    ROW_SUMS = 33  # offset in the workspace: partial row sums of G², (column tiles, matrices, rows)
+    COLUMN_SUMS = 34  # offset: partial column sums, (row tiles, matrices, columns)
+    MEAN_SUMS = 35  # offset: partial sums of R for mean(R), (matrices, chunks)
     MEAN_CHUNKS = 36  # number of these chunks
     GROUP = 37  # row of the options table
     INDEX = 38  # position in the optimizer, for the random bits
@@ -91,7 +91,7 @@ class Scalar(IntEnum):
 
     UPDATE_SCALE = 0  # ±α/clip
     DECAY_FACTOR = 1  # of weight decay: 1 - lr·λ or 1 - α·λ
-    STEP = 2  # t
+    STEP = 2  # t, for the random bits
 
 
 SCALARS = 4

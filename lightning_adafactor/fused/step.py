@@ -1,4 +1,4 @@
-"""The fused step: parameters sorted into buckets, a work table for each, five launches for each."""
+"""The fused step: parameters grouped into buckets, each with a work table and five launches."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _TRITON_DTYPE = {
 }
 
 WARPS = 8
-"""Warps of a program that works on a tile."""
+"""Warps of a program."""
 
 
 class FusedAdafactor:
@@ -32,19 +32,19 @@ class FusedAdafactor:
     step to step; they belong to no state and no checkpoint.
 
     Args:
-        tilings: Sizes of the pieces of work by parameter dtype, where others than the usual ones are wanted.
+        tilings: Tile sizes by parameter dtype, in place of ``Tiling.of``.
     """
 
     def __init__(self, tilings: dict[torch.dtype, Tiling] | None = None) -> None:
         self.tilings = tilings or {}
         self.tables: dict[_Kind, WorkTable] = {}
         self._signatures: dict[_Kind, list[object]] = {}
-        self._captured: list[WorkTable] = []  # which graphs go on reading
+        self._captured: list[WorkTable] = []  # tables that captured graphs read at each replay
 
     def __call__(
         self, entries: Iterable[Entry], *, grad_scale: Tensor | None = None, found_inf: Tensor | None = None
     ) -> None:
-        """Takes one step for each entry, in place, without waiting for the device.
+        """Takes one step for each entry, in place, without synchronizing with the device.
 
         Args:
             entries: The parameters of the step.
@@ -73,7 +73,7 @@ class FusedAdafactor:
             table = WorkTable(bucket, self.tilings.get(kind[1], Tiling.of(kind[1])))
             self.tables[kind], self._signatures[kind] = table, expected
         if kind[0].type == "cuda" and torch.cuda.is_current_stream_capturing():
-            # from now on the table is the graph's: its replays write addresses that no later step must meet
+            # the table belongs to the graph from now on: replays write to it, so no later step may use it
             self._captured.append(self.tables.pop(kind))
         return table
 

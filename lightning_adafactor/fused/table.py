@@ -1,6 +1,6 @@
-"""The work table: what the kernels of a step are to do, written once into device memory and kept.
+"""The work table: what the kernels of a step do, written once to device memory and kept.
 
-A table serves all parameters of one device, parameter dtype and gradient dtype. It is built anew only when one of
+A table serves all parameters of one device, parameter dtype and gradient dtype. It is rebuilt only when one of
 them, its state or its options changed; new gradient addresses and a new lr are copied into it.
 """
 
@@ -18,7 +18,7 @@ from lightning_adafactor.fused.fields import CHUNK, FIELDS, MAX_DIMS, OPTIONS, S
 from lightning_adafactor.rule import Rule
 
 MAX_BATCH_STRIDES = MAX_DIMS - 2
-"""Strides that a batch of matrices may need."""
+"""The most strides that a batch of matrices may need."""
 
 _VECTOR_BYTES = 16
 _VECTOR_ELEMENTS = 8
@@ -27,9 +27,9 @@ _MAX_ALIGNED_ROW = 2**23  # times 256 rows of a tile: the kernels' offsets in a 
 
 @dataclasses.dataclass(frozen=True)
 class Tiling:
-    """How large the pieces are that one program works on.
+    """Size of the tile that one program processes.
 
-    A tile's partial sums take 4·(rows + columns) bytes of workspace, so tiles must be large where elements are small.
+    A tile's partial sums take 4·(rows + columns) bytes of workspace, so tiles are larger where elements are smaller.
 
     Attributes:
         rows: Rows of a tile.
@@ -93,15 +93,15 @@ def layout(entry: Entry) -> Layout:
 def _is_aligned(entry: Entry, shape: Layout) -> bool:
     """Whether every access to the parameter may be 128 bits wide, and offsets in a tile fit into 32 bits."""
     tensors = [tensor for tensor in (entry.param, entry.grad, entry.exp_avg) if tensor is not None]
-    addresses = all(tensor.data_ptr() % _VECTOR_BYTES == 0 for tensor in tensors)
+    aligned = all(tensor.data_ptr() % _VECTOR_BYTES == 0 for tensor in tensors)
     adjacent = all(strides[-1] == 1 for strides in shape.strides.values())
     steps = [step for strides in shape.strides.values() for step in strides[:-1]]
     short = all(strides[-2] < _MAX_ALIGNED_ROW for strides in shape.strides.values())
-    return addresses and adjacent and short and all(step % _VECTOR_ELEMENTS == 0 for step in (*steps, shape.columns))
+    return aligned and adjacent and short and all(step % _VECTOR_ELEMENTS == 0 for step in (*steps, shape.columns))
 
 
 def _is_read_in_place(lr: float | Tensor, device: torch.device) -> bool:
-    """Whether the kernels read lr where it is; else its value is copied into the table of options."""
+    """Whether the kernels read lr from its own memory; else its value is copied into the table of options."""
     return isinstance(lr, Tensor) and lr.device == device and lr.dtype in (torch.float32, torch.float64)
 
 
@@ -132,12 +132,12 @@ class WorkTable:
 
     Args:
         entries: The bucket's parameters, none of them empty: one device, parameter dtype and gradient dtype.
-        tiling: Sizes of the pieces of work.
-        device: Where the tables live; None for the parameters' device. With another, the table can be looked at, but
-            not worked with: of parameters on the meta device it tells what a step would do.
+        tiling: Tile sizes.
+        device: Device of the tables; None for the parameters' device. With another one, the table can be inspected but
+            not launched: for parameters on the meta device it shows what a step would do.
 
     Attributes:
-        tiling: Sizes of the pieces of work.
+        tiling: Tile sizes.
         param_dtype: dtype of the parameters.
         grad_dtype: dtype of the gradients.
         tiles: int32 (tiles, 4): parameter, matrix, row tile, column tile.
@@ -168,7 +168,7 @@ class WorkTable:
         self._lay_out(entries)
 
     def update(self, entries: Sequence[Entry]) -> None:
-        """Takes over what may change from step to step, copying only what did."""
+        """Updates what may change from step to step; copies only what did change."""
         grads = torch.tensor([entry.grad.data_ptr() for entry in entries], dtype=torch.int64)
         if not torch.equal(grads, self._host_grads):
             self._host_grads = grads
@@ -180,7 +180,7 @@ class WorkTable:
         self._copy_lrs_of_other_devices(entries)
 
     def workspace_bytes(self) -> int:
-        """Bytes of all that is kept beside the optimizer's state."""
+        """Bytes that are kept beside the optimizer's state."""
         tensors = (
             self.tiles,
             self.chunks,
@@ -195,7 +195,7 @@ class WorkTable:
         return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
 
     def _copy_lrs_of_other_devices(self, entries: Sequence[Entry]) -> None:
-        """Fetches the lr that is on a device, but not on this one or not in a dtype that the kernels read."""
+        """Copies each lr that is on another accelerator, or in a dtype that the kernels do not read."""
         for group, entry in enumerate({id(entry.rule): entry for entry in entries}.values()):
             lr = entry.rule.lr
             if isinstance(lr, Tensor) and lr.device.type != "cpu" and not _is_read_in_place(lr, self.device):
@@ -205,7 +205,7 @@ class WorkTable:
         return self._copy(values, torch.empty_like(values, device=self.device))
 
     def _copy(self, values: Tensor, target: Tensor) -> Tensor:
-        """Copies from the host without waiting for the device."""
+        """Copies from the host without synchronizing with the device."""
         if self.device.type == "cuda":
             values = values.pin_memory()
             if torch.cuda.is_current_stream_capturing():
@@ -213,7 +213,7 @@ class WorkTable:
         return target.copy_(values, non_blocking=True)
 
     def _lay_out(self, entries: Sequence[Entry]) -> None:
-        """Numbers the tiles, and gives each partial sum its place in the workspace."""
+        """Numbers the tiles, and assigns each partial sum its offset in the workspace."""
         groups = _groups(entries)
         rows: list[list[int]] = []
         tiles: list[Tensor] = []
@@ -247,7 +247,7 @@ class WorkTable:
         self.scalars = torch.empty(len(entries), SCALARS, dtype=torch.float32, device=self.device)
 
     def _describe(self, entry: Entry, shape: Layout, group: int) -> list[int]:
-        """A parameter's row of the table, but for its places among the tiles and in the workspace."""
+        """A parameter's row of the table, without the number of its first tile and its offsets in the workspace."""
         row = [0] * FIELDS
         row[Field.PARAM] = entry.param.data_ptr()
         row[Field.ROW_VAR] = _address(entry.row_var)
@@ -290,7 +290,7 @@ _STRIDES = {
 
 
 def signature(entries: Sequence[Entry]) -> list[object]:
-    """All that a table is built from and that :meth:`WorkTable.update` does not take over."""
+    """All that a table depends on and that :meth:`WorkTable.update` does not update."""
     groups = _groups(entries)
     rules = {id(entry.rule): entry.rule for entry in entries}
     options = [

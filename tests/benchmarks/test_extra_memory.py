@@ -1,9 +1,9 @@
-"""What a step takes beyond parameters, gradients and state."""
+"""The memory that a step takes beyond parameters, gradients and state."""
 
 import pytest
 import torch
 
-from benchmarks.contestants import all_contestants, chosen
+from benchmarks.candidates import all_candidates, chosen
 from benchmarks.extra_memory import measure_memory, peak_on_cpu
 from benchmarks.problem import Problem
 from benchmarks.shapes import MODELS
@@ -29,7 +29,7 @@ def test_temporaries_that_live_together_add_up_and_others_do_not() -> None:
     assert peak_on_cpu(nothing, work) == pytest.approx(2 * MIB, abs=100)
 
 
-def test_buffers_inside_of_a_composite_operation_are_seen() -> None:
+def test_buffers_inside_of_a_composite_operation_are_counted() -> None:
     values = torch.ones(512, 512)
     variance = peak_on_cpu(nothing, lambda: torch.linalg.matrix_norm(values, ord=2))
     assert variance >= MIB  # the decomposition works on a copy
@@ -62,11 +62,11 @@ def problem() -> Problem:
         ("torch-adafactor-foreach", 0.02, (1.0, 2.5)),
     ],
 )
-def test_known_optimizers_take_what_their_code_says(
+def test_known_optimizers_take_the_memory_that_their_code_implies(
     problem: Problem, name: str, moments: float, extra: tuple[float, float]
 ) -> None:
-    (contestant,) = chosen(all_contestants(torch.device("cpu")), [name])
-    state_bytes, extra_bytes = measure_memory(contestant, problem.parameters)
+    (candidate,) = chosen(all_candidates(torch.device("cpu")), [name])
+    state_bytes, extra_bytes = measure_memory(candidate, problem.parameters)
     assert state_bytes / problem.bytes == pytest.approx(moments, rel=0.1)
     assert extra[0] <= extra_bytes / problem.bytes <= extra[1]
 
@@ -75,7 +75,7 @@ def test_known_optimizers_take_what_their_code_says(
 def test_peak_on_cuda_counts_temporaries_and_not_the_state() -> None:
     parameter = torch.nn.Parameter(torch.ones(1024, 1024, device="cuda"))
     parameter.grad = torch.ones_like(parameter)
-    (contestant,) = chosen(all_contestants(parameter.device), ["adamw-fused"])
-    state_bytes, extra_bytes = measure_memory(contestant, [parameter])
+    (candidate,) = chosen(all_candidates(parameter.device), ["adamw-fused"])
+    state_bytes, extra_bytes = measure_memory(candidate, [parameter])
     assert state_bytes == 8 * MIB + 4
     assert extra_bytes < MIB

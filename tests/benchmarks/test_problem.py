@@ -1,4 +1,4 @@
-"""Parameters and gradients that resemble a fine-tuning's."""
+"""Parameters and gradients like those of fine-tuning."""
 
 import pytest
 import torch

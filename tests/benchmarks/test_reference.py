@@ -1,22 +1,22 @@
-"""Nobody is timed whose numbers are wrong."""
+"""An optimizer is timed only if it computes its rule."""
 
 import pytest
 import torch
 
-from benchmarks.contestants import Contestant, all_contestants, installed
+from benchmarks.candidates import Candidate, all_candidates, installed
 from benchmarks.reference import WrongNumbersError, check
 from benchmarks.shapes import MODELS
 
 CPU = torch.device("cpu")
 TINY = MODELS["tiny"]
 # torchao compiles its step, which takes minutes on a CPU
-QUICK = [contestant for contestant in installed(all_contestants(CPU))[0] if contestant.package != "torchao"]
+QUICK = [candidate for candidate in installed(all_candidates(CPU))[0] if candidate.package != "torchao"]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("contestant", QUICK, ids=lambda contestant: contestant.name)
-def test_everyone_computes_the_rule_as_float64_has_it(contestant: Contestant, dtype: torch.dtype) -> None:
-    assert 0.0 < check(contestant, TINY, CPU, dtype) < 0.05
+@pytest.mark.parametrize("candidate", QUICK, ids=lambda candidate: candidate.name)
+def test_every_candidate_computes_its_rule_as_in_float64(candidate: Candidate, dtype: torch.dtype) -> None:
+    assert 0.0 < check(candidate, TINY, CPU, dtype) < 0.05
 
 
 @pytest.mark.parametrize(
@@ -31,8 +31,8 @@ def test_everyone_computes_the_rule_as_float64_has_it(contestant: Contestant, dt
         ("transformers.optimization:Adafactor", {"relative_step": False, "decay_rate": -0.5}, "transformers"),
     ],
 )
-def test_small_difference_in_the_rule_is_found(optimizer: str, arguments: dict, rule: str) -> None:
-    impostor = Contestant("impostor", optimizer, {"lr": 1e-4, **arguments}, rule)
+def test_small_difference_in_the_rule_is_detected(optimizer: str, arguments: dict, rule: str) -> None:
+    impostor = Candidate("impostor", optimizer, {"lr": 1e-4, **arguments}, rule)
     with pytest.raises(WrongNumbersError, match=r"^impostor is wrong: after 3 steps in float32 .* is allowed\.$"):
         check(impostor, TINY, CPU, torch.float32)
 
@@ -45,7 +45,7 @@ class Nan(torch.optim.SGD):
             self.param_groups[0]["params"][0].fill_(torch.nan)
 
 
-def test_nan_is_wrong() -> None:
-    contestant = Contestant("nan", f"{__name__}:Nan", {}, "adamw")
+def test_nan_is_rejected() -> None:
+    candidate = Candidate("nan", f"{__name__}:Nan", {}, "adamw")
     with pytest.raises(WrongNumbersError, match="off by nan"):
-        check(contestant, TINY, CPU, torch.float32)
+        check(candidate, TINY, CPU, torch.float32)

@@ -1,4 +1,4 @@
-"""Tables, JSON and chart of figures as a GPU would give them."""
+"""Tables, JSON and chart of measurements like a GPU's."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks import chart, report
-from benchmarks.contestants import Contestant
+from benchmarks.candidates import Candidate
 from benchmarks.launches import Launches
 from benchmarks.measurement import Cell, Row
 from benchmarks.timing import Spread
@@ -16,7 +16,7 @@ def row(name: str, package: str, milliseconds: float) -> Row:
     queued, host = milliseconds / 1e3, 5e-3
     idle = queued + host
     return Row(
-        contestant=Contestant(name, f"{package}:Any", {"lr": 1.0}, "adafactor"),
+        candidate=Candidate(name, f"{package}:Any", {"lr": 1.0}, "adafactor"),
         error=1.5e-6,
         state_bytes=3 * 2**20,
         extra_bytes=2**19,
@@ -72,7 +72,7 @@ def test_gpu_table_shows_device_time_launches_and_memory_then_time_from_idle(cel
     assert second == ["ours-fused", "9", "9–9", "4.50", "–", "0.692", "5"]
 
 
-def test_table_says_who_was_left_out_and_why(cell: Cell) -> None:
+def test_table_lists_who_was_left_out_and_why(cell: Cell) -> None:
     assert report.table(cell).endswith("left out: torchao-adamw8bit: torchao is not installed")
 
 
@@ -82,7 +82,7 @@ def test_columns_are_aligned(cell: Cell) -> None:
     assert len({len(line) for line in lines[start : start + 3]}) == 1
 
 
-def test_json_names_units_and_explains_the_ways_of_timing(cell: Cell) -> None:
+def test_json_names_units_and_explains_the_timing_modes(cell: Cell) -> None:
     found = report.as_json({"device": "D"}, [cell])
     assert found["device"] == "D"
     assert set(found["method"]["modes"]) == {"queued", "idle"}

@@ -1,4 +1,4 @@
-"""The command: what it prints, what it leaves, and what it says to mistakes."""
+"""The command: its output, its files and its error messages."""
 
 import json
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks import step
-from benchmarks.contestants import Contestant
+from benchmarks.candidates import Candidate
 
 QUICK = ["--device", "cpu", "--model", "tiny", "--repeats", "2", "--warmup", "2"]
 ONLY = ["--only", "ours*", "torch-adafactor", "adamw-fused"]
@@ -49,7 +49,7 @@ def test_json_holds_the_figures_and_where_they_come_from(results: Path) -> None:
             assert len(cell["rounds_microseconds"][row["name"]]["wall"]) == 2
 
 
-def test_table_names_everyone_and_the_floor(results: Path) -> None:
+def test_table_names_every_candidate_and_the_floor(results: Path) -> None:
     text = (results / "step.txt").read_text()
     for name in ("ours", "ours-constant-lr", "torch-adafactor", "adamw-fused"):
         assert text.count(f"\n  {name} ") == 2
@@ -82,7 +82,7 @@ def test_default_folders_are_named_after_device_and_date_and_never_used_twice(
     assert second == f"{first}-2"
 
 
-def test_existing_output_folder_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_existing_output_folder_is_not_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         run("--output", tmp_path)
     assert "nothing is overwritten; name a new folder" in capsys.readouterr().err
@@ -92,12 +92,12 @@ def test_existing_output_folder_is_left_alone(tmp_path: Path, capsys: pytest.Cap
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--only", "lion"], "--only lion names none of these: ours"),
-        (["--repeats", "0"], "--repeats 0: it takes at least 1"),
+        (["--only", "lion"], "--only lion matches none of: ours"),
+        (["--repeats", "0"], "--repeats 0: it must be at least 1"),
         (["--model", "bert"], "invalid choice: 'bert'"),
     ],
 )
-def test_mistakes_get_a_sentence_and_exit_code_2(
+def test_invalid_arguments_are_explained_with_exit_code_2(
     arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
@@ -105,7 +105,7 @@ def test_mistakes_get_a_sentence_and_exit_code_2(
     assert sentence in capsys.readouterr().err
 
 
-def test_cuda_without_a_device_gets_a_sentence(
+def test_cuda_without_a_device_is_explained(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -114,7 +114,7 @@ def test_cuda_without_a_device_gets_a_sentence(
     assert "torch finds no CUDA device on this machine; use --device cpu" in capsys.readouterr().err
 
 
-def test_model_that_does_not_fit_gets_a_sentence(
+def test_model_that_does_not_fit_is_explained(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(step.environment, "free_bytes", lambda _: 8 << 30)
@@ -124,22 +124,22 @@ def test_model_that_does_not_fit_gets_a_sentence(
     assert "8.0 GiB are free; name fewer of them with --only" in said
 
 
-def test_wrong_numbers_stop_everything_with_a_sentence(
+def test_wrong_numbers_stop_the_measurement_and_are_explained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    wrong = Contestant("wrong", "torch.optim:AdamW", {"lr": 1e-4, "eps": 1e-2}, "adamw")
-    monkeypatch.setattr(step, "all_contestants", lambda _: [wrong])
+    wrong = Candidate("wrong", "torch.optim:AdamW", {"lr": 1e-4, "eps": 1e-2}, "adamw")
+    monkeypatch.setattr(step, "all_candidates", lambda _: [wrong])
     assert run("--output", tmp_path / "results") == 1
     assert "wrong is wrong: after 3 steps in float32" in capsys.readouterr().err
     assert not (tmp_path / "results").exists()
 
 
-def test_rival_that_cannot_step_is_left_out_with_the_reason(
+def test_other_librarys_optimizer_that_cannot_step_is_left_out_with_the_reason(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    broken = Contestant("broken", "torch.optim:AdamW", {"lr": 1e-4, "no_such_argument": 1}, "adamw")
-    fine = Contestant("fine", "torch.optim:AdamW", {"lr": 1e-4}, "adamw")
-    monkeypatch.setattr(step, "all_contestants", lambda _: [broken, fine])
+    broken = Candidate("broken", "torch.optim:AdamW", {"lr": 1e-4, "no_such_argument": 1}, "adamw")
+    fine = Candidate("fine", "torch.optim:AdamW", {"lr": 1e-4}, "adamw")
+    monkeypatch.setattr(step, "all_candidates", lambda _: [broken, fine])
     assert run("--no-output") == 0
     said = capsys.readouterr().out
     assert "left out: broken: it fails here: TypeError: " in said
@@ -169,7 +169,7 @@ def test_it_runs_with_torch_and_numpy_alone(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(step.__file__).parents[1], check=False)
     assert done.returncode == 0, done.stderr
     assert "left out: transformers-adafactor: transformers is not installed" in done.stdout
-    assert "there is no chart, for matplotlib is not installed" in done.stdout
+    assert "without a chart, because matplotlib is not installed" in done.stdout
     assert {path.name for path in folder.iterdir()} == {"step.json", "step.txt"}
 
 

@@ -10,7 +10,7 @@ from benchmarks.timing import CopySteps, CpuTimer, CudaTimer, Spread, ratio, tim
 
 
 class Script:
-    """A timer that tells who stepped when, and takes as many seconds as have been prescribed."""
+    """A timer that records the order of steps and returns given seconds."""
 
     modes = ("wall",)
 
@@ -25,7 +25,7 @@ class Script:
         return {"wall": float(len(self.log))}
 
 
-def test_everyone_steps_once_in_each_round_in_changing_order() -> None:
+def test_each_candidate_steps_once_per_round_in_changing_order() -> None:
     script = Script()
     started: list[int] = []
     steps = {name: script.step(name) for name in "abcd"}
@@ -37,7 +37,7 @@ def test_everyone_steps_once_in_each_round_in_changing_order() -> None:
     assert {len(rounds[name]["wall"]) for name in steps} == {6}
 
 
-def test_rounds_that_warm_up_do_not_count() -> None:
+def test_warmup_rounds_do_not_count() -> None:
     script = Script()
     rounds = time_rounds({"a": script.step("a")}, script, repeats=2, warmup=3)
     assert rounds == {"a": {"wall": [4.0, 5.0]}}

@@ -1,4 +1,4 @@
-"""How many bytes a step moves, and how much is kept beside the state, on the shapes of real models."""
+"""The bytes that a step moves, and those kept beside the state, on the shapes of real models."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_momentum_reads_and_writes_its_average_once() -> None:
 
 
 def table_of_matrix(**options: float | None) -> WorkTable:
-    """One matrix, given an address for its average of updates, which on the meta device has none."""
+    """The table of one matrix, with an address for its average of updates, which has none on the meta device."""
     table = WorkTable(entries_of([(512, 256)], torch.float32, **options), Tiling(256, 128, 32), torch.device("cpu"))
     table.params[:, Field.EXP_AVG] = int(table.has_momentum)
     return table

@@ -12,7 +12,7 @@ VOCABULARY = 40
 
 
 class Texts(Dataset[dict[str, torch.Tensor]]):
-    """Eight texts of random token ids and random labels, repeated: few enough to be learnt by heart."""
+    """Eight texts of random token ids and random labels, repeated: few enough to be memorized."""
 
     def __init__(self, length: int) -> None:
         random = torch.Generator().manual_seed(1)

@@ -55,7 +55,7 @@ def losses(trainer: Trainer) -> list[float]:
 
 def assert_same_run(ours: Trainer, theirs: Trainer, rtol: float = 1e-4, atol: float = 2e-5) -> None:
     assert len(losses(ours)) == STEPS
-    assert sum(losses(ours)[:6]) > sum(losses(ours)[6:]), "nothing was learnt"
+    assert sum(losses(ours)[:6]) > sum(losses(ours)[6:]), "nothing was learned"
     assert losses(ours) == pytest.approx(losses(theirs), rel=rtol)
     torch.testing.assert_close(ours.model.state_dict(), theirs.model.state_dict(), rtol=rtol, atol=atol)
 
@@ -95,7 +95,7 @@ def test_transformers_adafactor_equals_the_trainers_own(train: Train) -> None:
     assert_same_run(ours, theirs)
 
 
-def test_equal_runs_with_an_optimizer_and_an_adafactor_schedule_made_beforehand(
+def test_equal_runs_with_an_optimizer_and_an_adafactor_schedule_made_by_the_user(
     new_model: NewModel, texts: Dataset[Any], tmp_path: Path
 ) -> None:
     def run(make: type) -> Trainer:
@@ -142,7 +142,7 @@ def test_equal_runs_with(options: dict[str, Any], train: Train) -> None:
 
 
 @pytest.mark.parametrize("optimizer", [TransformersAdafactor, Adafactor])
-def test_run_resumed_from_a_trainer_checkpoint_goes_on_as_if_never_stopped(
+def test_run_resumed_from_a_trainer_checkpoint_equals_an_uninterrupted_one(
     optimizer: type, train: Train, tmp_path: Path
 ) -> None:
     whole = train((optimizer, CONSTANT_LR), save_strategy="steps", save_steps=5)
@@ -152,7 +152,7 @@ def test_run_resumed_from_a_trainer_checkpoint_goes_on_as_if_never_stopped(
     torch.testing.assert_close(resumed.model.state_dict(), whole.model.state_dict(), rtol=0, atol=0)
 
 
-def test_checkpoint_of_the_trainers_own_adafactor_is_taken_over(train: Train, tmp_path: Path) -> None:
+def test_checkpoint_of_the_trainers_own_adafactor_is_resumed(train: Train, tmp_path: Path) -> None:
     theirs = train(optim="adafactor", save_strategy="steps", save_steps=5)
     ours = train((TransformersAdafactor, CONSTANT_LR), resume=tmp_path / "out" / "checkpoint-5")
 

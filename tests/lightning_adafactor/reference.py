@@ -90,5 +90,22 @@ class Reference:
         return p * (1 - o["weight_decay"] * (o["lr"] if self.torch else alpha)) - update
 
 
+class ReferenceOptimizer(torch.optim.Optimizer):
+    """``Reference`` as an optimizer, which computes on the CPU; arguments are those of ``Reference``."""
+
+    def __init__(
+        self, params: Sequence[Tensor], dialect: str, options: dict[str, Any], dtype: torch.dtype = torch.float64
+    ) -> None:
+        super().__init__(params, {})
+        self.reference = Reference([param.cpu() for param in params], dialect, options, dtype)
+
+    def step(self, closure: Any = None) -> None:
+        params = self.param_groups[0]["params"]
+        self.reference.step([None if param.grad is None else param.grad.cpu() for param in params])
+        for param, updated, state in zip(params, self.reference.params, self.reference.state, strict=True):
+            param.detach().copy_(updated)
+            self.state[param] = state
+
+
 def rms(x: Tensor) -> float:
     return x.square().mean().sqrt().item()

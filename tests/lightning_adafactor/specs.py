@@ -1,4 +1,4 @@
-"""The grid on which every implementation of the step is held against the originals: tensors × options × dtypes.
+"""The grid on which every implementation of the step is tested against the originals: tensors × options × dtypes.
 
 Three tables, one harness. A new implementation is added to ``IMPLEMENTATIONS``; a new case or option to its table.
 """
@@ -19,7 +19,7 @@ SPIKE, MISSING, ALL_ZERO, ZERO_ROW, ZERO_COLUMN = 6, 8, 11, 13, 14
 """Steps on which gradients are 10⁴ times larger, None, zero, zero in the first row and in the first column."""
 
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 2e-5}
-"""How far numbers may lie from the originals', relative to a tensor's norm, by the dtype of the arithmetic."""
+"""The largest difference from the originals, relative to a tensor's norm, by the dtype of the arithmetic."""
 
 
 # What is under test ------------------------------------------------------------------------------------------------
@@ -31,8 +31,8 @@ class Implementation:
 
     Attributes:
         arguments: Keyword arguments of the constructor that choose it.
-        tile_bytes: What ``plain.TILE_BYTES`` is set to; None leaves it, so that every case below is one tile.
-        device: Where the tensors live.
+        tile_bytes: Value of ``plain.TILE_BYTES``; None leaves it, so that every case below is one tile.
+        device: Device of the tensors.
     """
 
     arguments: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -82,8 +82,8 @@ class Case:
         shape: Their shape.
         layout: Lays out the parameter in memory.
         grad_layout: Lays out the gradients; None is the parameter's layout, as autograd makes them.
-        scale: What random gradients are multiplied with, broadcast over the shape.
-        start: What random initial values are multiplied with.
+        scale: Factor of the random gradients, broadcast over the shape.
+        start: Factor of the random initial values.
     """
 
     shape: tuple[int, ...]
@@ -102,7 +102,7 @@ def columns_over_twelve_decades(shape: Sequence[int]) -> Tensor:
 
 
 def few_rows(shape: Sequence[int]) -> Tensor:
-    """An embedding's gradient: most rows never see any."""
+    """An embedding's gradient: zero in most rows."""
     return (torch.arange(shape[-2]) % 5 == 2).double().unsqueeze(-1)
 
 
@@ -152,7 +152,7 @@ EACH_KIND = (
     "embedding",
     "rows over twelve decades",
 )
-"""The cases that every option is tried on; the others see the defaults and all options at once."""
+"""The cases that every option is tested on; the others are tested with the defaults and with all options at once."""
 
 
 def start(name: str, dtype: torch.dtype, device: str = "cpu") -> Tensor:
@@ -215,7 +215,7 @@ TORCH_OPTIONS: dict[str, Options] = {
         "maximize": True,
     },
 }
-"""What ``torch.optim.Adafactor`` and ours both take."""
+"""Arguments of both ``torch.optim.Adafactor`` and ours."""
 
 ADDED_OPTIONS: dict[str, Options] = {
     "no scaling": {"scale_parameter": False},
@@ -235,7 +235,7 @@ ADDED_OPTIONS: dict[str, Options] = {
         "maximize": True,
     },
 }
-"""What only ours takes, in torch's dialect."""
+"""Arguments of ours alone, in torch's dialect."""
 
 TRANSFORMERS_OPTIONS: dict[str, Options] = {
     "defaults": {},
@@ -263,7 +263,7 @@ TRANSFORMERS_OPTIONS: dict[str, Options] = {
         "relative_step": False,
     },
 }
-"""What ``transformers.Adafactor`` takes."""
+"""Arguments of ``transformers.Adafactor``."""
 
 
 # The harness -------------------------------------------------------------------------------------------------------
@@ -271,7 +271,7 @@ TRANSFORMERS_OPTIONS: dict[str, Options] = {
 
 @dataclasses.dataclass
 class Run:
-    """What an optimizer made of a list of cases: parameters and states, by case and step."""
+    """An optimizer's run on a list of cases: parameters and states, by case and step."""
 
     params: list[list[Tensor]]
     states: list[list[dict[str, Tensor]]]
@@ -285,7 +285,7 @@ def run(
     steps: int = STEPS,
     device: str = "cpu",
 ) -> Run:
-    """Lets an optimizer take its steps on all cases at once."""
+    """Takes an optimizer's steps on all cases at once."""
     params = [start(name, dtype, device).requires_grad_() for name in names]
     optimizer = make(params)
     run = Run([[param.detach().clone()] for param in params], [[] for _ in params])
@@ -300,7 +300,7 @@ def run(
 
 
 def torch_state(state: dict[str, Any]) -> dict[str, Tensor]:
-    """A copy of a parameter's averages and step, whosever they are, under torch's names and in torch's shapes."""
+    """A copy of any optimizer's averages and step of a parameter, with torch's names and shapes."""
     names = {"exp_avg_sq_row": "row_var", "exp_avg_sq_col": "col_var", "exp_avg_sq": "variance"}
     missing_dim = {"exp_avg_sq_row": -1, "exp_avg_sq_col": -2}
     copies = {}
@@ -335,7 +335,7 @@ def assert_same_run(ours: Run, theirs: Run, names: Sequence[str], tolerance: flo
 
 
 def _by_step(run: Run, number: int) -> dict[str, Tensor]:
-    """Everything known of a case, a row for each step."""
+    """Parameters, updates and state of a case, a row for each step."""
     params = torch.stack([param.flatten().double() for param in run.params[number]])
     states = {
         key: torch.stack([state[key].flatten().double() for state in run.states[number]])

@@ -29,7 +29,7 @@ def test_signature_begins_with_torchs() -> None:
     assert {p.kind for p in added} == {inspect.Parameter.KEYWORD_ONLY}
 
 
-def test_defaults_are_torchs() -> None:
+def test_defaults_are_those_of_torch() -> None:
     ours, theirs = Adafactor([parameter(2)]).defaults, torch.optim.Adafactor([parameter(2)]).defaults
 
     assert {key: ours[key] for key in theirs} == theirs
@@ -65,7 +65,7 @@ INVALID = {
 
 
 @pytest.mark.parametrize("case", INVALID)
-def test_invalid_arguments_raise_torchs_errors_word_by_word(case: str) -> None:
+def test_invalid_arguments_raise_torchs_errors_verbatim(case: str) -> None:
     params, options = INVALID[case]
     kind, message = error_of(torch.optim.Adafactor, params, **options)
 
@@ -131,7 +131,7 @@ def test_momentum_can_be_switched_on_later() -> None:
     assert optimizer.state[param]["exp_avg"].any()
 
 
-def test_state_is_made_with_the_first_gradient() -> None:
+def test_state_is_created_with_the_first_gradient() -> None:
     param = parameter(6, 4)
     optimizer = Adafactor([param])
     assert not optimizer.state
@@ -139,7 +139,7 @@ def test_state_is_made_with_the_first_gradient() -> None:
     assert set(optimizer.state[param]) == {"step", "row_var", "col_var"}
 
 
-def test_foreach_changes_no_number() -> None:
+def test_foreach_changes_nothing() -> None:
     start, grad = torch.randn(6, 4), torch.randn(6, 4)
     written = []
     for foreach in (None, False, True):
@@ -208,8 +208,8 @@ def test_parameters_of_different_dtypes_share_an_optimizer() -> None:
     assert [optimizer.state[param]["row_var"].dtype for param in params] == [torch.float64, *[torch.float32] * 3]
 
 
-def test_fused_raises_a_sentence_where_it_cannot_be_had() -> None:
-    with pytest.raises(RuntimeError, match=r"^fused=True cannot be had: the kernels are for .* not for float64$"):
+def test_fused_raises_with_the_reason_where_it_is_not_supported() -> None:
+    with pytest.raises(RuntimeError, match=r"^fused=True is not supported: the kernels support .* not float64$"):
         Adafactor([parameter(2, 3, dtype=torch.float64)], fused=True)
 
 

@@ -1,4 +1,4 @@
-"""States of torch.optim.Adafactor and transformers.Adafactor, loaded and carried on with."""
+"""States of torch.optim.Adafactor and transformers.Adafactor, loaded and continued."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def through_a_file(state_dict: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("theirs", "ours", "options"), SAME_DIALECT)
-def test_a_run_goes_on_as_it_would_have(theirs: Make, ours: Make, options: dict[str, Any]) -> None:
+def test_resumed_run_equals_an_uninterrupted_one(theirs: Make, ours: Make, options: dict[str, Any]) -> None:
     params = parameters()
     original = theirs(params, **options)
     take_steps(original, 1, 2, 3)
@@ -219,7 +219,7 @@ def test_group_of_torch_becomes_transformers() -> None:
     }
 
 
-def test_learning_rate_of_torch_is_taken_where_it_is_meant() -> None:
+def test_learning_rate_of_torch_is_loaded_unless_it_is_only_a_cap() -> None:
     own = {**OURS_RENAMED, "relative_step": False, "lr": 0.5}
 
     assert convert_group({**TORCH_GROUP, "lr": 0.2}, own)["lr"] == 0.2
@@ -227,7 +227,7 @@ def test_learning_rate_of_torch_is_taken_where_it_is_meant() -> None:
 
 
 @pytest.mark.parametrize("own", [OURS, OURS_RENAMED])
-def test_group_of_the_same_class_passes_whole(own: dict[str, Any]) -> None:
+def test_group_of_the_same_class_is_loaded_unchanged(own: dict[str, Any]) -> None:
     saved = {**own, "lr": 0.7, "initial_lr": 0.9, "param_names": ["a"], "params": [3]}
 
     assert convert_group(saved, own) == saved
@@ -238,7 +238,7 @@ def test_keys_of_other_libraries_groups_are_kept() -> None:
     assert convert_group({**TORCH_GROUP, "initial_lr": 0.3, "name": "decay"}, OURS)["name"] == "decay"
 
 
-def test_number_of_groups_is_left_for_the_optimizer_to_complain_about() -> None:
+def test_number_of_groups_is_checked_by_the_optimizer() -> None:
     saved = {"state": {}, "param_groups": [TORCH_GROUP, TORCH_GROUP]}
 
     assert len(convert_state_dict(saved, [OURS])["param_groups"]) == 2
@@ -246,7 +246,7 @@ def test_number_of_groups_is_left_for_the_optimizer_to_complain_about() -> None:
         Adafactor(parameters()).load_state_dict(saved)
 
 
-def test_number_of_parameters_is_left_for_the_optimizer_to_complain_about() -> None:
+def test_number_of_parameters_is_checked_by_the_optimizer() -> None:
     optimizer = Adafactor(parameters())
     saved = optimizer.state_dict()
     with pytest.raises(ValueError, match="doesn't match the size of optimizer's group"):
@@ -263,6 +263,6 @@ def test_failed_loading_leaves_no_hooks_behind() -> None:
     assert not optimizer._optimizer_load_state_dict_post_hooks
 
 
-def test_state_that_is_no_dict_passes() -> None:
+def test_state_that_is_not_a_dict_is_loaded_unchanged() -> None:
     assert convert_param_state(1) == 1
     assert convert_state_dict({"state": {"of a hook": 1}, "param_groups": []}, [])["state"] == {"of a hook": 1}

@@ -1,4 +1,4 @@
-"""What importing the library brings along."""
+"""Modules that importing the library imports."""
 
 import subprocess
 import sys

@@ -71,7 +71,7 @@ def test_adamw_state_of_distilbert_is_known_from_its_shapes_alone(distilbert: nn
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.complex64], ids=str)
-def test_adamw_state_is_what_a_stepped_adamw_holds(dtype: torch.dtype) -> None:
+def test_adamw_state_equals_that_of_a_stepped_adamw(dtype: torch.dtype) -> None:
     parameters = [nn.Parameter(torch.ones(shape, dtype=dtype)) for shape in [(3, 5), (7,), (), (0, 4)]]
     frozen = nn.Parameter(torch.ones(100), requires_grad=False)
     for parameter in parameters:
@@ -120,7 +120,7 @@ class Mode(enum.IntEnum):
 
 
 @pytest.mark.parametrize("setting", [None, True, "factored", b"factored", Mode.FACTORED, nn.Linear, len, print])
-def test_setting_in_the_state_counts_as_nothing(setting: object) -> None:
+def test_setting_in_the_state_does_not_count(setting: object) -> None:
     assert measure_state([{"setting": setting}]) == StateSize(elements=0, bytes=0)
 
 

@@ -72,7 +72,7 @@ class Adversaries(pl.LightningModule):
 
 
 class BatchRecorder(pl.Callback):
-    """Notes after each training batch how many rows the monitor has logged so far."""
+    """Records after each training batch how many rows the monitor has logged so far."""
 
     def __init__(self) -> None:
         self.rows: list[int] = []
@@ -182,7 +182,7 @@ def test_optimizer_without_state_is_logged_as_zero(fit: Fit) -> None:
     assert monitor.adamw == ADAMW
 
 
-def test_with_accumulated_gradients_it_waits_for_the_first_optimizer_step(fit: Fit) -> None:
+def test_with_accumulated_gradients_it_logs_after_the_first_optimizer_step(fit: Fit) -> None:
     recorder = BatchRecorder()
     trainer = fit(Classifier(), OptimizerStateMonitor(), recorder, count=6, accumulate_grad_batches=3)
 
@@ -220,7 +220,7 @@ def test_run_resumed_when_nothing_is_left_to_train_still_measures(
     assert "Optimizer state after 4 steps" in capsys.readouterr().out
 
 
-def test_second_fit_starts_afresh(fit: Fit) -> None:
+def test_second_fit_starts_from_zero(fit: Fit) -> None:
     monitor = OptimizerStateMonitor()
     fit(Classifier(), monitor)
     trainer = fit(Classifier(torch.optim.SGD), monitor)

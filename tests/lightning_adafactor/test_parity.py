@@ -12,7 +12,7 @@ import transformers
 from torch import Tensor
 
 from lightning_adafactor import Adafactor, TransformersAdafactor
-from tests.lightning_adafactor.reference import Reference
+from tests.lightning_adafactor.reference import Reference, ReferenceOptimizer
 from tests.lightning_adafactor.specs import (
     ADDED_OPTIONS,
     CASES,
@@ -33,21 +33,6 @@ EVERY_CASE = tuple(CASES)
 DTYPES = [pytest.param(torch.float64, id="fp64"), pytest.param(torch.float32, id="fp32")]
 
 
-class ReferenceOptimizer(torch.optim.Optimizer):
-    """``Reference`` in an optimizer's clothes, for the harness."""
-
-    def __init__(self, params: list[Tensor], reference: Reference) -> None:
-        super().__init__(params, {})
-        self.reference = reference
-
-    def step(self, closure: Any = None) -> None:
-        params = self.param_groups[0]["params"]
-        self.reference.step([param.grad for param in params])
-        for param, updated, state in zip(params, self.reference.params, self.reference.state, strict=True):
-            param.detach().copy_(updated)
-            self.state[param] = state
-
-
 @functools.cache
 def run_of_torch(options: str, names: Names, dtype: torch.dtype) -> Run:
     return run(lambda params: torch.optim.Adafactor(params, **TORCH_OPTIONS[options]), names, dtype)
@@ -61,7 +46,7 @@ def run_of_transformers(options: str, names: Names, dtype: torch.dtype) -> Run:
 @functools.cache
 def run_of_reference(dialect: str, options: str, names: Names, dtype: torch.dtype) -> Run:
     arguments = (ADDED_OPTIONS | TORCH_OPTIONS if dialect == "torch" else TRANSFORMERS_OPTIONS)[options]
-    return run(lambda params: ReferenceOptimizer(params, Reference(params, dialect, arguments)), names, dtype)
+    return run(lambda params: ReferenceOptimizer(params, dialect, arguments), names, dtype)
 
 
 def run_of_ours(
@@ -129,7 +114,7 @@ LOW_PRECISION = [pytest.param(torch.bfloat16, id="bf16"), pytest.param(torch.flo
 
 
 def assert_same_low_precision_run(ours: Run, theirs: Run) -> None:
-    """Equal states, and parameters rounded alike but for numbers that lie between two of their grid."""
+    """Equal states, and parameters rounded alike except for values near the middle of two representable ones."""
     bits = torch.int16
     for number, name in enumerate(EACH_KIND):
         own, other = ours.states[number][-1], theirs.states[number][-1]
@@ -164,19 +149,19 @@ def test_low_precision_parameters_of_torch_with_arithmetic_in_fp32(
     arguments = (TORCH_OPTIONS | ADDED_OPTIONS)[options]
     ours = run_of_ours(Adafactor, {"stochastic_rounding": False, **arguments}, EACH_KIND, dtype, implementation)
 
-    def written_out(params: list[Tensor]) -> torch.optim.Optimizer:
-        return ReferenceOptimizer(params, Reference(params, "torch", arguments, dtype=torch.float32))
+    def reference(params: list[Tensor]) -> torch.optim.Optimizer:
+        return ReferenceOptimizer(params, "torch", arguments, dtype=torch.float32)
 
-    assert_same_low_precision_run(ours, run(written_out, EACH_KIND, dtype))
+    assert_same_low_precision_run(ours, run(reference, EACH_KIND, dtype))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_updates_of_parameters_near_zero(dtype: torch.dtype, implementation: Implementation) -> None:
-    """Where a parameter's own digits do not drown its update, updates agree to the last few."""
+    """Updates agree to the last few digits where they are not lost in the parameter's rounding."""
     names = ("starts at zero", "tiny parameter")
     options = {"scale_parameter": False}
     ours = run_of_ours(Adafactor, options, names, dtype, implementation)
-    theirs = run(lambda params: ReferenceOptimizer(params, Reference(params, "torch", options)), names, dtype)
+    theirs = run(lambda params: ReferenceOptimizer(params, "torch", options), names, dtype)
 
     for own, other in zip(ours.params, theirs.params, strict=True):
         torch.testing.assert_close(own[1], other[1], rtol=20 * torch.finfo(dtype).eps, atol=0)

@@ -134,7 +134,7 @@ def test_gradient_may_have_another_dtype_than_the_parameter(param_dtype: torch.d
     torch.testing.assert_close(mine.row_var.double(), reference.state[0]["row_var"], rtol=1e-5, atol=0)
 
 
-def test_transposed_memory_is_worked_on_as_its_transpose() -> None:
+def test_transposed_memory_is_processed_as_its_transpose() -> None:
     param, grad = torch.randn(6, 4).mT, torch.randn(4, 6)
     mine = entry(param, grad, Rule(lr=0.1))
 
@@ -146,7 +146,7 @@ def test_transposed_memory_is_worked_on_as_its_transpose() -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 5), (5, 1), (1, 1), (3, 5)])
-def test_contiguous_memory_is_worked_on_as_it_is(shape: tuple[int, int]) -> None:
+def test_contiguous_memory_is_processed_as_it_is(shape: tuple[int, int]) -> None:
     assert not entry(torch.randn(shape), torch.randn(shape), Rule(lr=0.1)).transposed
 
 

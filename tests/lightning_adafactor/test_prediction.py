@@ -105,7 +105,7 @@ def held_after_two_steps(optimizer: torch.optim.Optimizer) -> StateSize:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("make", OPTIMIZERS)
-def test_prediction_from_meta_is_what_a_real_run_holds(
+def test_prediction_from_meta_equals_the_state_of_a_real_run(
     make: Callable[..., torch.optim.Optimizer], model: str, dtype: torch.dtype
 ) -> None:
     real = make(groups(build(model, dtype, "cpu")))
@@ -115,7 +115,7 @@ def test_prediction_from_meta_is_what_a_real_run_holds(
 
 @library("torchao")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_prediction_of_torchaos_8_bit_state_is_what_a_real_run_holds(dtype: torch.dtype) -> None:
+def test_prediction_of_torchaos_8_bit_state_equals_that_of_a_real_run(dtype: torch.dtype) -> None:
     shapes = [(64, 64), (64, 64), (64, 64), (80, 64), (64, 100), (64,), (7,)]
     real = torchao_adamw([nn.Parameter(torch.randn(shape, dtype=dtype)) for shape in shapes])
     on_meta = [{"params": [nn.Parameter(torch.empty(shape, dtype=dtype, device="meta")) for shape in shapes]}]
@@ -164,13 +164,13 @@ def test_tied_parameter_counts_once_and_frozen_one_not_at_all(make: Callable[...
     assert together == predict_state(make, [{"params": [tied, other]}])
 
 
-def test_nothing_to_train_takes_nothing() -> None:
+def test_prediction_without_parameters_is_zero() -> None:
     (frozen,) = on_meta((3, 3))
 
     assert predict_state(torch.optim.AdamW, [{"params": [frozen.requires_grad_(False)]}]) == StateSize(0, 0)
 
 
-def test_options_of_each_group_are_heeded() -> None:
+def test_options_of_each_group_are_used() -> None:
     first, second = on_meta((10,), (20,))
 
     size = predict_state(torch.optim.AdamW, [{"params": [first]}, {"params": [second], "amsgrad": True}])
@@ -218,20 +218,20 @@ class Buffered(torch.optim.Optimizer):
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
-def test_optimizer_that_looks_at_gradients_is_tried_out_on_real_ones(count: int) -> None:
+def test_optimizer_that_reads_gradients_is_probed_with_real_ones(count: int) -> None:
     size = predict_state(Buffered, [{"params": on_meta(*[(4, 5)] * count)}])
 
     assert size == StateSize(elements=count * (20 + 50), bytes=4 * (count * 20 + 50))
 
 
-def test_optimizer_that_refuses_its_arguments_says_so() -> None:
+def test_error_of_an_optimizer_about_its_arguments_is_raised() -> None:
     with pytest.raises(ValueError, match="Invalid learning rate"):
         predict_state(functools.partial(torch.optim.RMSprop, lr=-1.0), [{"params": on_meta((3,))}])
 
 
 @library("bitsandbytes")
 @pytest.mark.parametrize("model", MODELS)
-def test_formula_for_bitsandbytes_is_what_the_library_holds(model: str) -> None:
+def test_formula_for_bitsandbytes_equals_the_librarys_state(model: str) -> None:
     real = bitsandbytes_adamw(build(model, torch.float32, "cpu").parameters())
     meta = build(model, torch.float32, "meta")
 

@@ -1,4 +1,4 @@
-"""What PyTorch demands of its own optimizers (TestOptimRenewed in its test/test_optim.py), demanded of ours.
+"""PyTorch's tests of its own optimizers (TestOptimRenewed in its test/test_optim.py), applied to ours.
 
 PyTorch runs one set of tests over every optimizer and its options; the tests are not in its wheels. These check the
 same behaviour, one test for one of theirs, over the options that PyTorch lists for its Adafactor and our own.
@@ -107,7 +107,7 @@ def plain(state_dict: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "lay_out", [Tensor.clone, lambda x: torch.stack([x, x], dim=-1)[..., 0]], ids=["dense", "gaps"]
 )
-def test_loss_goes_the_right_way(make: Make, lay_out: Callable[[Tensor], Tensor]) -> None:
+def test_loss_moves_in_the_right_direction(make: Make, lay_out: Callable[[Tensor], Tensor]) -> None:
     problem = Regression(lay_out)
     optimizer = make(problem.params)
     before = problem.loss().item()
@@ -116,7 +116,7 @@ def test_loss_goes_the_right_way(make: Make, lay_out: Callable[[Tensor], Tensor]
     assert_went_the_right_way(optimizer, before, problem.loss().item())
 
 
-def test_loss_goes_the_right_way_with_schedulers(make_with_lr: Make) -> None:
+def test_loss_moves_in_the_right_direction_with_schedulers(make_with_lr: Make) -> None:
     problem = Regression()
     optimizer = make_with_lr(problem.params)
     before = problem.loss().item()
@@ -148,7 +148,7 @@ def test_tensor_lr_is_a_float_lr(make_with_lr: Make, lr: Tensor) -> None:
     assert optimizer.param_groups[0]["lr"] is lr
 
 
-def test_tensor_lr_is_scheduled_in_place_or_anew(make_with_lr: Make) -> None:
+def test_tensor_lr_is_scheduled_in_place_or_replaced(make_with_lr: Make) -> None:
     one = Regression()
     other = one.twin()
     for problem, lr in ((one, 0.125), (other, torch.tensor(0.125))):
@@ -357,7 +357,7 @@ def test_deepcopy_copies_all_public_attributes(make: Make) -> None:
     assert public(copy.deepcopy(optimizer)) == public(optimizer)
 
 
-def test_deepcopy_takes_steps_of_its_own(make: Make) -> None:
+def test_deepcopy_steps_independently(make: Make) -> None:
     problem = Regression()
     optimizer = make(problem.params)
     problem.train(optimizer, 3)
@@ -369,7 +369,7 @@ def test_deepcopy_takes_steps_of_its_own(make: Make) -> None:
     assert_same(copied.state_dict()["state"], optimizer.state_dict()["state"])
 
 
-def test_pickle_takes_steps_of_its_own(make: Make) -> None:
+def test_unpickled_optimizer_steps_independently(make: Make) -> None:
     problem = Regression()
     optimizer = make(problem.params)
     problem.train(optimizer, 3)
@@ -462,11 +462,11 @@ def test_state_dict_hooks_are_not_called_by_loading(make: Make) -> None:
     assert not calls
 
 
-def set_lr(value: float, anew: bool) -> Callable[[Optimizer, dict[str, Any]], dict[str, Any] | None]:
+def set_lr(value: float, replace: bool) -> Callable[[Optimizer, dict[str, Any]], dict[str, Any] | None]:
     def hook(_: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any] | None:
-        state_dict = copy.deepcopy(state_dict) if anew else state_dict
+        state_dict = copy.deepcopy(state_dict) if replace else state_dict
         state_dict["param_groups"][0]["lr"] = value
-        return state_dict if anew else None
+        return state_dict if replace else None
 
     return hook
 
@@ -474,15 +474,15 @@ def set_lr(value: float, anew: bool) -> Callable[[Optimizer, dict[str, Any]], di
 def test_load_state_dict_pre_hooks_change_what_is_loaded_in_order(make: Make) -> None:
     optimizer = make([torch.ones(2)])
     saved = optimizer.state_dict()
-    optimizer.register_load_state_dict_pre_hook(set_lr(0.002, anew=False))
+    optimizer.register_load_state_dict_pre_hook(set_lr(0.002, replace=False))
     optimizer.load_state_dict(saved)
     assert optimizer.param_groups[0]["lr"] == 0.002
 
-    optimizer.register_load_state_dict_pre_hook(set_lr(0.003, anew=True), prepend=True)
+    optimizer.register_load_state_dict_pre_hook(set_lr(0.003, replace=True), prepend=True)
     optimizer.load_state_dict(saved)
     assert optimizer.param_groups[0]["lr"] == 0.002
 
-    optimizer.register_load_state_dict_pre_hook(set_lr(0.004, anew=True))
+    optimizer.register_load_state_dict_pre_hook(set_lr(0.004, replace=True))
     optimizer.load_state_dict(saved)
     assert optimizer.param_groups[0]["lr"] == 0.004
 
@@ -494,7 +494,7 @@ def test_load_state_dict_post_hooks_see_what_was_loaded(make: Make) -> None:
     optimizer = make(problem.params[:1])
     optimizer.step()
     seen = []
-    optimizer.register_load_state_dict_pre_hook(set_lr(0.003, anew=True))
+    optimizer.register_load_state_dict_pre_hook(set_lr(0.003, replace=True))
     optimizer.register_load_state_dict_post_hook(
         lambda opt: seen.append((opt.param_groups[0]["lr"], opt.state[problem.weight]["row_var"].dtype)), prepend=True
     )

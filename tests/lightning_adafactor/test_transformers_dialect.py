@@ -39,7 +39,7 @@ def test_defaults_are_transformers() -> None:
 
 
 @pytest.mark.parametrize("options", [{"lr": 1e-3}, {"warmup_init": True, "relative_step": False}])
-def test_invalid_arguments_raise_transformers_errors_word_by_word(options: dict[str, Any]) -> None:
+def test_invalid_arguments_raise_transformers_errors_verbatim(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r".") as theirs:
         transformers.Adafactor([parameter(2)], **options)
     with pytest.raises(ValueError, match=r".") as ours:
@@ -48,7 +48,7 @@ def test_invalid_arguments_raise_transformers_errors_word_by_word(options: dict[
     assert str(ours.value) == str(theirs.value)
 
 
-def test_missing_learning_rate_is_told_in_a_sentence() -> None:
+def test_missing_learning_rate_is_explained() -> None:
     optimizer = TransformersAdafactor([parameter(2)], relative_step=False)
 
     with pytest.raises(ValueError, match="needs an `lr` when `relative_step=False`"):
@@ -66,7 +66,7 @@ def test_low_precision_parameters_are_rounded_to_nearest_by_default() -> None:
         assert bool((param != 1).any()) is moved
 
 
-def test_momentum_is_of_the_scaled_update() -> None:
+def test_momentum_averages_the_scaled_update() -> None:
     """Changing the learning rate later does not rescale what was averaged before."""
     param = nn.Parameter(torch.zeros(4, 4))
     optimizer = TransformersAdafactor([param], beta1=0.5, **{**CONSTANT_LR, "lr": 1.0})

@@ -1,4 +1,4 @@
-"""What other Adafactors stumble over: a test for every trap."""
+"""Known faults of other Adafactor implementations: a test for each."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def test_memory_layout_does_not_matter(make: Make, dtype: torch.dtype, parameter
     torch.testing.assert_close(params[1], params[0])
 
 
-def test_parameter_that_is_a_view_leaves_its_neighbours_alone() -> None:
+def test_step_of_a_view_does_not_change_the_memory_around_it() -> None:
     whole = torch.ones(6, 8)
     param = nn.Parameter(whole[1:4, ::2])
     param.grad = torch.ones(3, 4)
@@ -172,7 +172,7 @@ def test_parameter_that_is_a_view_leaves_its_neighbours_alone() -> None:
 
 
 @BOTH
-def test_step_leaves_parameters_without_gradient_alone(make: Make) -> None:
+def test_parameters_without_gradient_stay_unchanged(make: Make) -> None:
     params = [parameter(4, 3), parameter(4, 3), parameter(5)]
     optimizer = make(params, weight_decay=0.1)
     params[1].grad = None
@@ -184,7 +184,7 @@ def test_step_leaves_parameters_without_gradient_alone(make: Make) -> None:
 
 
 @BOTH
-def test_a_step_that_is_missed_is_not_counted(make: Make) -> None:
+def test_skipped_step_is_not_counted(make: Make) -> None:
     params = [parameter(4, 3), parameter(4, 3)]
     optimizer = make(params)
     grad = params[1].grad
@@ -236,7 +236,7 @@ def test_errors_leave_every_parameter_as_it_was() -> None:
 @BOTH
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_bad_number_in_one_gradient_touches_only_its_parameter(make: Make, bad: float, dtype: torch.dtype) -> None:
+def test_nan_or_infinity_in_one_gradient_affects_only_its_parameter(make: Make, bad: float, dtype: torch.dtype) -> None:
     shapes = [(4, 3), (4, 3), (5,), (2, 3, 3)]
     params = [parameter(*shape, dtype=dtype) for shape in shapes]
     spared = [nn.Parameter(param.detach().clone()) for param in params]
@@ -438,10 +438,10 @@ def test_gradients_are_not_written(make: Make) -> None:
     ],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_distributed_checkpoint_makes_state_without_touching_parameters(
+def test_distributed_checkpoint_creates_state_without_changing_parameters(
     make: Make, options: dict[str, Any], dtype: torch.dtype
 ) -> None:
-    """torch.distributed.checkpoint initialises state by a step with lr = 0 and gradients of zero."""
+    """torch.distributed.checkpoint initializes state by a step with lr = 0 and gradients of zero."""
     torch.manual_seed(0)
     models = [nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)).to(dtype) for _ in range(2)]
     models[1].load_state_dict(models[0].state_dict())
@@ -461,7 +461,7 @@ def test_distributed_checkpoint_makes_state_without_touching_parameters(
 
 @pytest.fixture(params=[1, 2], ids=["one process", "two processes"])
 def processes(request: pytest.FixtureRequest) -> Iterator[int]:
-    """A group of this process and, where there are two, of one that only seems to be there."""
+    """A process group of this process and, where there are two, of a fake one."""
     torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=request.param)
     yield request.param
     torch.distributed.destroy_process_group()
@@ -474,7 +474,7 @@ def sharded(**options: Any) -> FullyShardedDataParallel:
         return FullyShardedDataParallel(model, device_id=torch.device("cpu"), **options)
 
 
-def test_flat_parameters_of_fsdp1_are_warned_of(processes: int) -> None:
+def test_flat_parameters_of_fsdp1_raise_a_warning(processes: int) -> None:
     model = sharded(use_orig_params=False)
     elements = sum(param.numel() for param in model.parameters())
     assert elements == (24 + 12) // processes
@@ -483,7 +483,7 @@ def test_flat_parameters_of_fsdp1_are_warned_of(processes: int) -> None:
         Adafactor(model.parameters())
 
 
-def test_original_parameters_that_fsdp1_has_cut_are_warned_of(processes: int) -> None:
+def test_original_parameters_that_fsdp1_has_split_raise_a_warning(processes: int) -> None:
     model = sharded(use_orig_params=True)
     flat = [param for param in model.parameters() if param.dim() == 1 and param.numel()]
     with warnings.catch_warnings(record=True) as caught:
@@ -499,7 +499,7 @@ def test_original_parameters_that_fsdp1_has_cut_are_warned_of(processes: int) ->
 
 @pytest.mark.parametrize("processes", [2], indirect=True)
 @pytest.mark.parametrize("use_orig_params", [False, True])
-def test_flat_parameters_take_steps_all_the_same(use_orig_params: bool, processes: int) -> None:
+def test_flat_parameters_are_stepped(use_orig_params: bool, processes: int) -> None:
     model = sharded(use_orig_params=use_orig_params, sharding_strategy=ShardingStrategy.FULL_SHARD)
     with pytest.warns(UserWarning, match="flat shard"):
         optimizer = Adafactor(model.parameters())
@@ -512,7 +512,7 @@ def test_flat_parameters_take_steps_all_the_same(use_orig_params: bool, processe
     ]
 
 
-def test_parameters_with_their_shapes_are_not_warned_of() -> None:
+def test_parameters_with_their_shapes_raise_no_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         Adafactor([parameter(4, 3), parameter(5), parameter()])

@@ -1,4 +1,4 @@
-"""Third pass: the update, its average with momentum, and the one rounding of a step."""
+"""Third pass: the update, the average of updates with momentum, and the one rounding of a step."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _random_bits(seed, counter_0, counter_1, t, index, ROWS: tl.constexpr, COLUM
 
 @triton.jit
 def _round(values, bits):
-    """float32 to the bfloat16 above or below, kept as float32; infinities and NaN pass."""
+    """Rounds float32 to the bfloat16 above or below, kept as float32; infinities and NaN stay."""
     raw = values.to(tl.int32, bitcast=True)
     finite = (raw & 0x7F800000) != 0x7F800000
     return tl.where(finite, (raw + bits) & -65536, raw).to(tl.float32, bitcast=True)
@@ -70,13 +70,13 @@ def _round(values, bits):
 
 @triton.jit
 def _bits_to_nearest(values):
-    """What :func:`_round` has to add to round to nearest, ties to even."""
+    """The bits with which :func:`_round` rounds to nearest, ties to even."""
     return 0x7FFF + ((values.to(tl.int32, bitcast=True) >> 16) & 1)
 
 
 @triton.jit
 def _new_value(p, u, average_at, inside, scale, decay_factor, beta1, MOMENTUM: tl.constexpr, has_average):
-    """P after the step, float32; the average of updates takes in this one."""
+    """p after the step, float32; updates the average of updates."""
     step = scale * u
     if MOMENTUM:
         if has_average:

@@ -97,7 +97,7 @@ def sum_updates(
     HAS_GRAD_SCALE: tl.constexpr,
     HAS_FOUND_INF: tl.constexpr,
 ):
-    """Second pass, one tile: ΣU². Runs backwards over the tiles, against the first pass."""
+    """Second pass, one tile: ΣU². Visits the tiles in the opposite order of the first pass."""
     if should_step(found_inf, HAS_FOUND_INF):
         tile = tl.num_programs(0) - 1 - tl.program_id(0)
         place = load_item(tiles, tile)

@@ -47,7 +47,7 @@ def load_next_step(params, param):
 
 @triton.jit
 def find_omega(params, param, options):
-    """ω = t^beta2_decay, float32."""
+    """ω = 1 - β̂₂ₜ = t^beta2_decay, float32."""
     t = load_next_step(params, param)
     return tl.exp(load_option(params, param, options, BETA2_DECAY) * tl.log(t)).to(tl.float32)
 
@@ -66,7 +66,7 @@ def _sum_in_order(partial, count):
 def find_scalars(
     params,  # int64 (parameters, FIELDS)
     options,  # float64 (groups, OPTIONS)
-    squares_of_p,  # float32 (tiles,): partial ΣP²
+    squares_of_p,  # float32 (tiles,): partial Σp²
     squares_of_u,  # float32 (tiles,): partial ΣU²
     scalars,  # float32 (parameters, SCALARS), written
     found_inf,  # one float32, or anything without HAS_FOUND_INF

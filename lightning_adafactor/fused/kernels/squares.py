@@ -1,4 +1,4 @@
-"""First pass: sums of G² and p² over tiles, then R and C."""
+"""First pass: sums of G² and p² over tiles, then the new R and C."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def _average_squares_of_vector(
     params, grads, options, squares_of_p, unscale, place, tile,
     P: tl.constexpr, G: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr, ALIGNED: tl.constexpr,
 ):  # fmt: skip
-    """V takes in G² here already: it needs no sums."""
+    """Updates V, which needs no sums."""
     param, _, row_tile, _ = place
     m, first = vector_bounds(params, param, row_tile, TILE, ALIGNED)
     p_view = vector_view(params, grads, param, PARAM_STRIDES, first, P, ALIGNED)
@@ -115,7 +115,7 @@ def sum_squares(
     grads,  # int64 (parameters,): addresses of the gradients
     options,  # float64 (groups, OPTIONS)
     workspace,  # float32: partial row and column sums, written
-    squares_of_p,  # float32 (tiles,): partial ΣP², written
+    squares_of_p,  # float32 (tiles,): partial Σp², written
     grad_scale,  # one float32, or anything without HAS_GRAD_SCALE
     found_inf,  # one float32, or anything without HAS_FOUND_INF
     P: tl.constexpr,  # dtype of the parameters
@@ -126,7 +126,7 @@ def sum_squares(
     HAS_GRAD_SCALE: tl.constexpr,
     HAS_FOUND_INF: tl.constexpr,
 ):
-    """First pass, one tile: sums of G² over its rows and its columns, ΣP²; V of a vector."""
+    """First pass, one tile: sums of G² over its rows and its columns, Σp²; V of a vector."""
     if should_step(found_inf, HAS_FOUND_INF):
         tile = tl.program_id(0)
         place = load_item(tiles, tile)
@@ -162,7 +162,7 @@ def _update_factor(
     params, options, workspace, param, matrix, chunk,
     size, other_size, tiles, factor, sums, is_mean_axis,
 ):  # fmt: skip
-    """1024 elements of R or C: partial sums added in order, averaged over the other axis, taken in."""
+    """Updates 1024 elements of R or C with the mean of G² over the other axis; partial sums are added in order."""
     matrices = load_field(params, param, MATRICES)
     at = chunk * CHUNK_SIZE + tl.arange(0, CHUNK_SIZE)
     inside = at < size
@@ -189,7 +189,7 @@ def update_factors(
     found_inf,  # one float32, or anything without HAS_FOUND_INF
     HAS_FOUND_INF: tl.constexpr,
 ):
-    """R and C take in the sums of the first pass."""
+    """Updates R and C with the sums of the first pass."""
     if should_step(found_inf, HAS_FOUND_INF):
         param, matrix, chunk, axis = load_item(chunks, tl.program_id(0))
         is_column = axis != 0

@@ -1,4 +1,4 @@
-"""What every kernel reads: the columns of the tables as constants, and how a parameter is addressed."""
+"""What every kernel reads: the columns of the tables as constants, and the loads of them."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def load_option(params, param, options, option: tl.constexpr):
 
 @triton.jit
 def load_unscale(grad_scale, HAS_GRAD_SCALE: tl.constexpr):
-    """What gradients are multiplied with before use."""
+    """What gradients are multiplied by before use."""
     if HAS_GRAD_SCALE:
         return 1.0 / tl.load(grad_scale).to(tl.float32)
     else:
@@ -91,6 +91,7 @@ def load_unscale(grad_scale, HAS_GRAD_SCALE: tl.constexpr):
 
 @triton.jit
 def should_step(found_inf, HAS_FOUND_INF: tl.constexpr):
+    """Whether the step is to be taken: not if a gradient scaler found an infinity or NaN."""
     if HAS_FOUND_INF:
         return tl.load(found_inf) == 0
     else:

@@ -21,7 +21,7 @@ def device() -> str:
 
 @pytest.fixture(autouse=True)
 def quick_interpreter(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Spares the interpreter half its time: it prepares ``triton.language`` again for every call of a device function.
+    """Halves the interpreter's time: it prepares ``triton.language`` again for every call of a device function.
 
     Once for each launch and module is enough. What is computed stays the same.
     """

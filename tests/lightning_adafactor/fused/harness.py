@@ -1,4 +1,4 @@
-"""Runs of the fused step beside the plain one and beside the rule in float64, on the cases of ``specs``."""
+"""Compares runs of the fused step with plain ones and with the rule in float64, on the cases of ``specs``."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from lightning_adafactor import Adafactor, TransformersAdafactor
 from lightning_adafactor.fused.step import FusedAdafactor
 from lightning_adafactor.fused.table import Tiling
 from tests.lightning_adafactor import specs
-from tests.lightning_adafactor.reference import Reference
 
 SMALL_TILES = dict.fromkeys((torch.float32, torch.bfloat16, torch.float16), Tiling(16, 64, 16))
-"""Tiles of which small tensors have several. Larger ones of few blocks each are quicker to interpret."""
+"""Small tiles, so that small tensors have several; of few blocks each, which are faster to interpret."""
 
 FEW = [
     "square",
@@ -25,7 +24,7 @@ FEW = [
     "vector",
     "scalar",
 ]
-"""One case of ``specs.CASES`` for each way through the kernels: the interpreter takes its time."""
+"""One case of ``specs.CASES`` for each path through the kernels, because the interpreter is slow."""
 
 Classes = type[Adafactor] | type[TransformersAdafactor]
 CLASSES: dict[str, Classes] = {"torch": Adafactor, "transformers": TransformersAdafactor}
@@ -38,21 +37,6 @@ def fused(
     optimizer = of(params, fused=True, **options)
     optimizer._fused_step = FusedAdafactor(SMALL_TILES if tilings is None else tilings)
     return optimizer
-
-
-class ReferenceOptimizer(torch.optim.Optimizer):
-    """``Reference`` in float64 in an optimizer's clothes."""
-
-    def __init__(self, params: Sequence[Tensor], dialect: str, options: dict[str, Any]) -> None:
-        super().__init__(params, {})
-        self.reference = Reference([param.cpu() for param in params], dialect, options)
-
-    def step(self, closure: Any = None) -> None:
-        params = self.param_groups[0]["params"]
-        self.reference.step([None if param.grad is None else param.grad.cpu() for param in params])
-        for param, updated, state in zip(params, self.reference.params, self.reference.state, strict=True):
-            param.detach().copy_(updated)
-            self.state[param] = state
 
 
 def train(

@@ -1,6 +1,6 @@
-"""What the compilers for real GPUs make of the kernels; needs Triton, and no GPU.
+"""The kernels compiled for real GPUs; needs Triton, but no GPU.
 
-A process of its own compiles them, for in this one Triton may be set to interpret.
+A separate process compiles them, because Triton may be set to interpret in this one.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ for arguments in json.load(sys.stdin):
     print(json.dumps(dataclasses.asdict(compile_variant(variant))), flush=True)
 """
 
-MOST_REGISTERS = 128  # of which 256 threads leave room for two programs on a multiprocessor
+MAX_REGISTERS = 128  # of which 256 threads leave room for two programs on a multiprocessor
 
 REPRESENTATIVE = [
     ("sum_squares", "fp32", "fp32", (False, False), False, False),
@@ -77,7 +77,7 @@ def check(chosen: Sequence[Variant]) -> None:
     for variant, compiled in zip(chosen, compile_all(chosen), strict=True):
         assert compiled.spilled == compiled.stack == 0, variant
         assert compiled.atomics == 0, variant
-        assert 0 < compiled.registers <= MOST_REGISTERS, variant
+        assert 0 < compiled.registers <= MAX_REGISTERS, variant
         loads, stores = wide_accesses(variant)
         assert compiled.wide_loads >= loads, variant
         assert compiled.wide_stores >= stores, variant
@@ -94,7 +94,7 @@ def test_every_variant_spills_nothing_and_accesses_memory_by_128_bits(capability
     check(list(variants([capability], all_checks=False)))
 
 
-def test_interpreted_kernels_are_refused_in_a_sentence() -> None:
+def test_interpreted_kernels_are_refused_with_the_reason() -> None:
     run = subprocess.run(
         [sys.executable, "-c", COMPILE],
         input=json.dumps([vars(Variant("find_scalars", 90))]),
@@ -104,4 +104,4 @@ def test_interpreted_kernels_are_refused_in_a_sentence() -> None:
         check=False,
     )
     assert run.returncode != 0
-    assert "TRITON_INTERPRET=1 is set, which leaves nothing to compile" in run.stderr
+    assert "TRITON_INTERPRET=1 is set, so kernels are interpreted and not compiled" in run.stderr

@@ -1,4 +1,4 @@
-"""What only a GPU can show: numbers of the compiled kernels, no waiting for the device, graphs, memory.
+"""Tests that need a GPU: numbers of the compiled kernels, no synchronization with the device, graphs, memory.
 
 Run alone with ``pytest -m gpu``.
 """
@@ -17,6 +17,7 @@ from lightning_adafactor import Adafactor, TransformersAdafactor
 from tests.lightning_adafactor import specs
 from tests.lightning_adafactor.fused import harness
 from tests.lightning_adafactor.fused.harness import assert_same_bits, bits, random_gradients, random_params, train
+from tests.lightning_adafactor.reference import ReferenceOptimizer
 
 pytestmark = pytest.mark.gpu
 
@@ -44,7 +45,7 @@ def gradients_for(params: list[Tensor], step: int) -> list[Tensor]:
 def test_float32_is_the_rule_in_float64_for_every_layout(dialect: str, beta1: float | None) -> None:
     names, options = list(specs.CASES), {"beta1": beta1, "weight_decay": 0.1}
     ours = harness.CLASSES[dialect](harness.cases(names, torch.float32, "cuda"), fused=True, **options)
-    theirs = harness.ReferenceOptimizer(harness.cases(names, torch.float32, "cuda"), dialect, options)
+    theirs = ReferenceOptimizer(harness.cases(names, torch.float32, "cuda"), dialect, options)
     harness.assert_steps_agree(ours, theirs, names, range(1, 8), 3e-6)
 
 
@@ -136,7 +137,7 @@ def test_a_captured_step_is_replayed_with_new_gradients_and_a_new_lr(dtype: torc
     assert_same_bits(bits(ours), bits(eager))
 
 
-def test_capturing_without_capturable_is_refused_in_a_sentence() -> None:
+def test_capturing_without_capturable_is_refused_with_the_reason() -> None:
     optimizer = Adafactor(random_params([(8, 8)], torch.float32, "cuda"), fused=True)
     train(optimizer, random_gradients, [1])
     torch.cuda.synchronize()
@@ -147,7 +148,6 @@ def test_capturing_without_capturable_is_refused_in_a_sentence() -> None:
 def test_a_gradient_scaler_that_the_kernels_unscale_for_never_waits(no_waiting: Any) -> None:
     params = random_params([(64, 32), (10,)], torch.float32, "cuda")
     optimizer = Adafactor(params, fused=True)
-    optimizer._step_supports_amp_scaling = True
     scaler = torch.amp.GradScaler("cuda", init_scale=1024.0)
     for step, bad in enumerate((False, True, False)):
         optimizer.zero_grad()

@@ -15,12 +15,13 @@ from lightning_adafactor.rule import Rule
 from tests.lightning_adafactor import specs
 from tests.lightning_adafactor.fused import harness
 from tests.lightning_adafactor.fused.harness import CLASSES, FEW, SMALL_TILES, fused
+from tests.lightning_adafactor.reference import ReferenceOptimizer
 
 TOLERANCE = 1e-6
 STEPS = (1, specs.SPIKE, specs.ZERO_ROW)
 ALL_OPTIONS = [("torch", options) for options in specs.TORCH_OPTIONS | specs.ADDED_OPTIONS if options != "foreach"]
 ALL_OPTIONS += [("transformers", options) for options in specs.TRANSFORMERS_OPTIONS]
-MOST_DIFFERENT = [
+REPRESENTATIVE = [
     ("torch", "all"),
     ("torch", "fine-tuning"),
     ("transformers", "warmup"),
@@ -36,11 +37,11 @@ def options_of(dialect: str, name: str) -> dict[str, Any]:
 def check_against_float64(dialect: str, options: str, names: list[str], steps: tuple[int, ...], device: str) -> None:
     arguments = options_of(dialect, options)
     ours = fused(harness.cases(names, torch.float32, device), CLASSES[dialect], **arguments)
-    theirs = harness.ReferenceOptimizer(harness.cases(names, torch.float32, device), dialect, arguments)
+    theirs = ReferenceOptimizer(harness.cases(names, torch.float32, device), dialect, arguments)
     harness.assert_steps_agree(ours, theirs, names, steps, TOLERANCE)
 
 
-@pytest.mark.parametrize(("dialect", "options"), MOST_DIFFERENT)
+@pytest.mark.parametrize(("dialect", "options"), REPRESENTATIVE)
 def test_float32_is_the_rule_in_float64_to_1e_6(dialect: str, options: str, device: str) -> None:
     check_against_float64(dialect, options, FEW, STEPS, device)
 
@@ -131,7 +132,7 @@ def test_tiles_of_the_usual_size_agree_with_the_plain_step(
 ) -> None:
     ours = fused(harness.random_params([shape], dtype, device), tilings={}, beta1=0.9)
     theirs = Adafactor(harness.random_params([shape], dtype, "cpu"), fused=False, beta1=0.9)
-    exact = harness.ReferenceOptimizer(harness.random_params([shape], dtype, "cpu"), "torch", {"beta1": 0.9})
+    exact = ReferenceOptimizer(harness.random_params([shape], dtype, "cpu"), "torch", {"beta1": 0.9})
     for optimizer in (ours, theirs, exact):
         harness.train(optimizer, harness.random_gradients, [1])
     (param,), (expected,), (number,) = (one.param_groups[0]["params"] for one in (ours, theirs, exact))
@@ -175,13 +176,11 @@ def test_unaligned_views_of_aligned_shapes_agree_with_the_plain_step(shape: tupl
 
 def test_float16_overflows_to_infinity_and_rounds_ties_to_even(device: str) -> None:
     # lr 1 without clipping or scaling and one element: U = ±1 exactly
-    values = {60000.0: -torch.inf, 2049.0: 0, 2048.0: 0}
     param = torch.tensor([65504.0, 2048.0, 2050.0], dtype=torch.float16, device=device).requires_grad_()
     options = {"lr": 1.0, "relative_step": False, "scale_parameter": False, "maximize": True}
     optimizer = fused([param], **options)
     param.grad = torch.tensor([1.0, 1.0, 1.0], dtype=torch.float16, device=device)
     optimizer.step()
-    assert values
     assert param.tolist() == [65504.0, 2048.0, 2052.0]
 
     param.data.fill_(65504.0)
@@ -191,7 +190,7 @@ def test_float16_overflows_to_infinity_and_rounds_ties_to_even(device: str) -> N
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_nan_in_a_gradient_spreads_as_far_as_on_the_plain_path(dtype: torch.dtype, device: str) -> None:
+def test_nan_in_a_gradient_spreads_as_on_the_plain_path(dtype: torch.dtype, device: str) -> None:
     shapes = [(16, 8), (2, 4, 8), (9,)]
 
     def gradients(step: int, number: int, param: Tensor) -> Tensor:

@@ -105,7 +105,7 @@ def test_a_scheduler_rebuilds_nothing(builds: list[int], device: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("where", ["cpu", "device"])
-def test_tensor_lr_is_read_anew_each_step(dtype: torch.dtype, where: str, builds: list[int], device: str) -> None:
+def test_tensor_lr_is_read_in_each_step(dtype: torch.dtype, where: str, builds: list[int], device: str) -> None:
     lr = torch.tensor(0.25, dtype=dtype, device=device if where == "device" else "cpu")
     ours, theirs = pair([(8, 8)], device, lr=lr, relative_step=False)
     for value in (0.25, 0.125):
@@ -167,7 +167,7 @@ def test_a_parameter_moved_in_memory_is_found(builds: list[int], device: str) ->
     assert builds == [1, 1]
 
 
-def test_missing_gradients_leave_their_parameters_alone(device: str) -> None:
+def test_parameters_without_gradient_stay_unchanged(device: str) -> None:
     def gradients(step: int, number: int, param: Tensor) -> Tensor | None:
         return None if (step + number) % 3 == 0 else random_gradients(step, number, param)
 
@@ -284,7 +284,7 @@ def test_a_loaded_state_is_used_though_the_table_was_built_before(device: str) -
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda optimizer: pickle.loads(pickle.dumps(optimizer))])
-def test_copies_go_their_own_way(copied: Any, device: str) -> None:
+def test_copies_step_independently(copied: Any, device: str) -> None:
     ours, theirs = pair(SHAPES, device)
     for optimizer in (ours, theirs):
         train(optimizer, random_gradients, [1])
@@ -300,7 +300,7 @@ def test_copies_go_their_own_way(copied: Any, device: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_found_inf_leaves_every_bit_alone(dtype: torch.dtype, device: str) -> None:
+def test_found_inf_changes_no_bit(dtype: torch.dtype, device: str) -> None:
     params = random_params([*SHAPES, (0, 3)], dtype, device)
     optimizer = harness.fused(params, TransformersAdafactor, beta1=0.9)
     train(optimizer, random_gradients, [1])
@@ -398,16 +398,16 @@ def test_no_kernel_uses_atomics() -> None:
         assert "atomic_" not in source.read_text(), source.name
 
 
-# Where it cannot be had --------------------------------------------------------------------------------------------
+# Where it is not supported -----------------------------------------------------------------------------------------
 
 
-def test_float64_is_refused_in_a_sentence(device: str) -> None:
-    with pytest.raises(RuntimeError, match=r"fused=True cannot be had: the kernels are for .* not for float64"):
+def test_float64_is_refused_with_the_reason(device: str) -> None:
+    with pytest.raises(RuntimeError, match=r"fused=True is not supported: the kernels support .* not float64"):
         Adafactor([torch.zeros(2, dtype=torch.float64, device=device)], fused=True)
 
 
-def test_too_many_dimensions_are_refused_in_a_sentence(device: str) -> None:
-    with pytest.raises(RuntimeError, match=f"up to {MAX_DIMS} dimensions, not for {MAX_DIMS + 1}"):
+def test_too_many_dimensions_are_refused_with_the_reason(device: str) -> None:
+    with pytest.raises(RuntimeError, match=f"up to {MAX_DIMS} dimensions, not {MAX_DIMS + 1}"):
         Adafactor([torch.zeros((1,) * (MAX_DIMS + 1), device=device)], fused=True)
 
 
@@ -417,7 +417,7 @@ def test_foreach_and_fused_exclude_each_other(device: str) -> None:
 
 
 @pytest.mark.parametrize("argument", ["fused", "capturable"])
-def test_without_gpu_and_interpreter_the_error_says_what_is_missing(argument: str) -> None:
+def test_without_gpu_and_interpreter_the_error_names_what_is_missing(argument: str) -> None:
     script = f"""
 import torch, lightning_adafactor
 param = torch.zeros(3, 3, requires_grad=True)
@@ -427,7 +427,7 @@ lightning_adafactor.Adafactor([param], {argument}=True).step()
 """
     run = uninterpreted(script)
     assert run.returncode != 0
-    assert f"{argument}=True cannot be had" in run.stderr
+    assert f"{argument}=True is not supported" in run.stderr
     assert "need a CUDA device" in run.stderr
     assert "TRITON_INTERPRET=1" in run.stderr
 
@@ -445,7 +445,7 @@ lightning_adafactor.Adafactor([param], fused=True)
 """
     run = uninterpreted(script)
     assert run.returncode != 0
-    assert "fused=True cannot be had: Triton is not installed" in run.stderr
+    assert "fused=True is not supported: Triton is not installed" in run.stderr
 
 
 def uninterpreted(script: str) -> subprocess.CompletedProcess[str]:

@@ -1,4 +1,4 @@
-"""Who takes part: this project's Adafactor in its settings, and the optimizers it is compared with."""
+"""The optimizers that are measured: this project's Adafactor in several settings, and those it is compared with."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ import torch
 from torch.optim import Optimizer
 
 Rule = Literal["adafactor", "transformers", "adamw"]
-"""Whose numbers an optimizer computes: torch's Adafactor, transformers' Adafactor, or AdamW."""
+"""The rule that an optimizer computes: torch's Adafactor, transformers' Adafactor, or AdamW."""
 
 _CONSTANT_LR = {"scale_parameter": False, "relative_step": False}
 
 
 @dataclasses.dataclass(frozen=True)
-class Contestant:
+class Candidate:
     """An optimizer and its arguments.
 
     Attributes:
-        name: What ``--only`` calls it.
+        name: Its name for ``--only``.
         optimizer: Its class, as ``package:Class`` or ``package.module:Class``.
-        arguments: What the class is called with, beside the parameters.
-        rule: Whose numbers it must compute.
+        arguments: Keyword arguments of the class.
+        rule: The rule that it must compute.
         graph: Whether its step is recorded in a CUDA graph and replayed.
-        limit: The largest relative error of an update, where that is not the dtype's.
+        limit: The largest relative error of an update that is allowed; None for the dtype's.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Contestant:
 
     @property
     def ours(self) -> bool:
-        """Whether it is this project's."""
+        """Whether it is one of this project."""
         return self.package == "lightning_adafactor"
 
     @property
@@ -56,13 +56,13 @@ class Contestant:
 
     @property
     def call(self) -> str:
-        """The optimizer and its arguments as one would write them."""
+        """The optimizer and its arguments as Python code."""
         arguments = ", ".join(f"{key}={value!r}" for key, value in self.arguments.items())
         text = f"{self.optimizer.replace(':', '.')}(..., {arguments})"
         return f"{text} in a CUDA graph" if self.graph else text
 
     def state_bytes(self, elements: int, dtype: torch.dtype) -> int:
-        """Estimates the bytes of the state for that many elements, to see beforehand what will fit."""
+        """Estimates the bytes of the state for that many elements, before anything is allocated."""
         if self.rule != "adamw":
             return elements // 50
         return 2 * elements * (1 if self.eight_bit else dtype.itemsize)
@@ -71,8 +71,8 @@ class Contestant:
         """Constructs the optimizer.
 
         Args:
-            parameters: What it is to update.
-            changes: Arguments other than those of the contestant.
+            parameters: The parameters that it updates.
+            changes: Arguments that replace the candidate's own.
 
         Returns:
             Its steps.
@@ -97,7 +97,7 @@ class Steps:
 
 
 class GraphedSteps(Steps):
-    """Takes the first step as it is, records the second in a CUDA graph, and replays that from then on."""
+    """Takes the first step directly, records the second one in a CUDA graph, and replays it from then on."""
 
     def __init__(self, optimizer: Optimizer) -> None:
         super().__init__(optimizer)
@@ -121,8 +121,8 @@ class GraphedSteps(Steps):
         self._graph.replay()
 
 
-def all_contestants(device: torch.device) -> list[Contestant]:
-    """Lists everyone who could take part on a device, installed or not.
+def all_candidates(device: torch.device) -> list[Candidate]:
+    """Lists all candidates for a device, installed or not.
 
     Args:
         device: Where the parameters are.
@@ -130,7 +130,7 @@ def all_contestants(device: torch.device) -> list[Contestant]:
     return [*_ours(device), *_adafactors(), *_adamws()]
 
 
-def _ours(device: torch.device) -> list[Contestant]:
+def _ours(device: torch.device) -> list[Candidate]:
     optimizer = "lightning_adafactor:Adafactor"
     accepted = inspect.signature(pkgutil.resolve_name(optimizer)).parameters
     paths: list[tuple[str, dict[str, bool], bool]] = [("", {"fused": False} if "fused" in accepted else {}, False)]
@@ -139,17 +139,17 @@ def _ours(device: torch.device) -> list[Contestant]:
         if "capturable" in accepted:
             paths.append(("-fused-graph", {"fused": True, "capturable": True}, True))
     return [
-        Contestant(f"ours{path}{setting}", optimizer, {**arguments, **path_arguments}, "adafactor", graph)
+        Candidate(f"ours{path}{setting}", optimizer, {**arguments, **path_arguments}, "adafactor", graph)
         for path, path_arguments, graph in paths
         for setting, arguments in (("", {"lr": 1e-2}), ("-constant-lr", {"lr": 1e-4, **_CONSTANT_LR}))
     ]
 
 
-def _adafactors() -> list[Contestant]:
+def _adafactors() -> list[Candidate]:
     return [
-        Contestant("torch-adafactor", "torch.optim:Adafactor", {"lr": 1e-2, "foreach": False}, "adafactor"),
-        Contestant("torch-adafactor-foreach", "torch.optim:Adafactor", {"lr": 1e-2, "foreach": True}, "adafactor"),
-        Contestant(
+        Candidate("torch-adafactor", "torch.optim:Adafactor", {"lr": 1e-2, "foreach": False}, "adafactor"),
+        Candidate("torch-adafactor-foreach", "torch.optim:Adafactor", {"lr": 1e-2, "foreach": True}, "adafactor"),
+        Candidate(
             "transformers-adafactor",
             "transformers.optimization:Adafactor",
             {"lr": 1e-4, **_CONSTANT_LR},
@@ -158,54 +158,54 @@ def _adafactors() -> list[Contestant]:
     ]
 
 
-def _adamws() -> list[Contestant]:
+def _adamws() -> list[Candidate]:
     kinds = [
         ("", {"foreach": False, "fused": False}),
         ("-foreach", {"foreach": True}),
         ("-fused", {"fused": True}),
     ]
     return [
-        *(Contestant(f"adamw{kind}", "torch.optim:AdamW", {"lr": 1e-4, **how}, "adamw") for kind, how in kinds),
-        # with moments of 8 bits, updates are off by a few percent
+        *(Candidate(f"adamw{kind}", "torch.optim:AdamW", {"lr": 1e-4, **how}, "adamw") for kind, how in kinds),
+        # with 8-bit moments, updates are off by a few percent
         *(
-            Contestant(f"{package}-adamw8bit", f"{package}.optim:AdamW8bit", {"lr": 1e-4}, "adamw", limit=0.1)
+            Candidate(f"{package}-adamw8bit", f"{package}.optim:AdamW8bit", {"lr": 1e-4}, "adamw", limit=0.1)
             for package in ("bitsandbytes", "torchao")
         ),
     ]
 
 
 BASELINES = {"torch-adafactor": "torch's for-loop", "adamw-fused": "fused AdamW"}
-"""Whom everyone's time is divided by, and what the columns call them."""
+"""The candidates that all times are divided by, and their titles in tables."""
 
 
-def installed(contestants: Iterable[Contestant]) -> tuple[list[Contestant], dict[str, str]]:
-    """Sorts out who can take part.
+def installed(candidates: Iterable[Candidate]) -> tuple[list[Candidate], dict[str, str]]:
+    """Separates the candidates whose package is installed from the others.
 
     Returns:
-        Those whose package is installed, and for each other one its name and the reason.
+        The installed ones, and for each other one its name and the reason.
     """
-    present: list[Contestant] = []
+    present: list[Candidate] = []
     absent: dict[str, str] = {}
-    for contestant in contestants:
-        if importlib.util.find_spec(contestant.package) is None:
-            absent[contestant.name] = f"{contestant.package} is not installed"
+    for candidate in candidates:
+        if importlib.util.find_spec(candidate.package) is None:
+            absent[candidate.name] = f"{candidate.package} is not installed"
         else:
-            present.append(contestant)
+            present.append(candidate)
     return present, absent
 
 
-def chosen(contestants: Sequence[Contestant], patterns: Sequence[str]) -> list[Contestant]:
-    """Selects contestants by name.
+def chosen(candidates: Sequence[Candidate], patterns: Sequence[str]) -> list[Candidate]:
+    """Selects candidates by name.
 
     Args:
-        contestants: Whom to choose from.
-        patterns: Names, in which ``*`` stands for anything.
+        candidates: The candidates to choose from.
+        patterns: Names, where ``*`` matches anything.
 
     Raises:
-        ValueError: A pattern fits no one; the message lists all names.
+        ValueError: A pattern matches no name; the message lists all names.
     """
-    names = [contestant.name for contestant in contestants]
+    names = [candidate.name for candidate in candidates]
     for pattern in patterns:
         if not fnmatch.filter(names, pattern):
-            raise ValueError(f"--only {pattern} names none of these: {', '.join(names)}")
-    return [c for c in contestants if any(fnmatch.fnmatch(c.name, pattern) for pattern in patterns)]
+            raise ValueError(f"--only {pattern} matches none of: {', '.join(names)}")
+    return [c for c in candidates if any(fnmatch.fnmatch(c.name, pattern) for pattern in patterns)]
