@@ -6,8 +6,8 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from recipes.arguments import CommandParser
-from recipes.errors import RecipeError
+from recipes.cli.commands import CommandParser
+from recipes.messages import RecipeError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -52,7 +52,7 @@ def main(args: list[str]) -> int:
 
 
 def _write(folder: Path, prompts: list[str], options: Namespace) -> None:
-    from recipes.generation import continue_text
+    from recipes.language_modeling.generation import continue_text
 
     model, tokenizer = _load(folder, options.trust_remote_code)
     for i, prompt in enumerate(prompts):
@@ -103,7 +103,7 @@ def _load(folder: Path, trust_remote_code: bool) -> "tuple[PreTrainedModel, PreT
     import torch
     from transformers import AutoModelForCausalLM
 
-    from recipes.pretrained import load_config, load_model, load_tokenizer
+    from recipes.models.pretrained import load_config, load_model, load_tokenizer
 
     name = str(folder)
     tokenizer = load_tokenizer(name, "--run", padding=False, trust_remote_code=trust_remote_code)
@@ -159,6 +159,6 @@ def _parse(args: list[str]) -> Namespace:
 
 
 if __name__ == "__main__":
-    from recipes.cli import main as run
+    from recipes.cli.main import main as run
 
     sys.exit(run(["generate", *sys.argv[1:]]))

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from recipes import provenance
+from recipes.runs import provenance
 from scripts import container
 from scripts.lock import pins
 

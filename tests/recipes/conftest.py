@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel, BertTokenizerFast, LlamaConfig, LlamaForCausalLM
 
-from recipes import byte_level_tokenizer
+from recipes.language_modeling import tokenizer as byte_level_tokenizer
 
 WORDS = {
     "fruit": ["apple", "pear", "plum", "cherry", "quince"],

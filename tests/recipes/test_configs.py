@@ -9,7 +9,7 @@ import pandas
 import pytest
 import yaml
 
-from recipes.cli import main
+from recipes.cli.main import main
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 CLASSIFIERS = [config for config in CONFIGS if config.stem.startswith("cls")]

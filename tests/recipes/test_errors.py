@@ -9,8 +9,8 @@ import pytest
 import torch
 import yaml
 
-from recipes.cli import main
-from recipes.config_files import CONFIGS
+from recipes.cli.config_files import CONFIGS
+from recipes.cli.main import main
 
 SHIPPED = sorted(CONFIGS.rglob("*.yaml"))
 
@@ -322,7 +322,7 @@ DATA = {
         r"data\.train: .*no-one/nothing.*hub",
     ),
     "one column for both": ({"text": "desk"}, r"name the same column"),
-    "a fraction of nothing": ({"validation": 0.0001}, r"data\.validation is 0\.0001, which carves 0"),
+    "a fraction of nothing": ({"validation": 0.0001}, r"data\.validation is 0\.0001, which splits off 0"),
     "a batch of nothing": ({"batch_size": 0}, r"data\.batch_size is 0: give 1 or more"),
     "a text without columns": ({"text": 3}, r"data\.init_args\.text is 3: expected a text or a list of text"),
 }

@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from recipes.cli import main
-from recipes.generation import continue_text
+from recipes.cli.main import main
+from recipes.language_modeling.generation import continue_text
 
 
 @pytest.fixture
@@ -139,7 +139,7 @@ def test_a_full_gpu_is_said_in_a_sentence(
     def full(*args: object, **kwargs: object) -> str:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr("recipes.generation.continue_text", full)
+    monkeypatch.setattr("recipes.language_modeling.generation.continue_text", full)
 
     assert generate(f"--run={run}", "--prompt=Once") == 2
     assert capsys.readouterr().err.startswith("error: the GPU's memory is full: ")

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from transformers import BertConfig, BertModel
 
-from recipes.cli import main
+from recipes.cli.main import main
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 OPTIMIZERS = sorted((CONFIGS / "optimizer").glob("*.yaml"))

@@ -7,7 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from recipes import resolvers
-from recipes.errors import RecipeError
+from recipes.messages import RecipeError
 
 
 def test_a_file_of_an_installed_wheel_is_found() -> None:

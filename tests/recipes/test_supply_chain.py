@@ -10,9 +10,9 @@ import lightning.fabric.plugins.io.torch_io as lightning_io
 import pytest
 import torch
 
-from recipes.cli import main
-from recipes.errors import RecipeError
-from recipes.pretrained import load_config, load_model
+from recipes.cli.main import main
+from recipes.messages import RecipeError
+from recipes.models.pretrained import load_config, load_model
 
 ROOT = Path(__file__).resolve().parents[2]
 UNPICKLERS = {

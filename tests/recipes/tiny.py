@@ -9,7 +9,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from recipes.errors import RecipeError
+from recipes.messages import RecipeError
 
 
 class TinyModel(LightningModule):

@@ -72,7 +72,7 @@ def test_a_base_image_that_is_here_is_not_pulled(commands: Path) -> None:
 
 
 def test_a_build_states_variant_stage_version_and_revision(monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = {"rev-parse": "abc123", "show": "1700000000", "status": " M recipes/cli.py"}
+    answers = {"rev-parse": "abc123", "show": "1700000000", "status": " M recipes/cli/main.py"}
     monkeypatch.setattr(container, "git", lambda *arguments: answers[arguments[0]])
     monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
     command = container.build_command("docker", "offline", "cuda")

@@ -1,0 +1,260 @@
+"""``python -m recipes.compare --config cls.yaml --optimizers adafactor adamw``: one recipe under several optimizers."""
+
+import os
+import shlex
+import sys
+from argparse import Namespace
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from recipes.cli.command_line import options_in
+from recipes.cli.commands import CommandParser
+from recipes.cli.config_files import find_config, read_config
+from recipes.cli.optimizer_files import choose, shipped
+from recipes.compare.plan import DEFAULT_SWEEP, Plan, Rate, Trial, seed_of
+from recipes.compare.progress import Screen
+from recipes.compare.results import best_of, comparison
+from recipes.compare.runs import MISTAKE, Outcome, finished, run
+from recipes.compare.tables import print_table
+from recipes.compare.writing import write
+from recipes.messages import RecipeError
+from recipes.runs.folder import config_name, runs_root
+
+DESCRIPTION = """\
+Trains the same recipe under several optimizers and compares what they cost and what they give.
+
+Every run is a process of its own, one after the other, with the same data order and, for the same seed, the same
+initial weights. Writes comparison.json, comparison.md and comparison.png, and a folder for each run with its log.
+
+It can be stopped and started again: the same command keeps what is finished and runs the rest. A run that fails is a
+row that says why, and the others go on."""
+EPILOG = """\
+All other options of the form --trainer.KEY, --model.KEY, --data.KEY, --checkpoint.KEY and --threads go to every fit,
+such as --trainer.max_steps 100.
+
+examples:
+  python -m recipes.compare --config cls.yaml --optimizers adafactor adamw adamw_8bit
+  python -m recipes.compare --config cls.yaml --optimizers adafactor adamw --seeds 1 2 3 --sweep-lr
+  python -m recipes.compare --config my.yaml --optimizers adafactor my/lion.yaml --sweep-lr 1e-4 3e-4 1e-3
+
+exit status: 0 if at least one run finished, 1 if none did, 2 for a mistake on the command line or in a file,
+130 after Ctrl-C"""
+PASSED_ON = ("trainer", "model", "data", "checkpoint", "threads")
+REFUSED = {
+    "seed_everything": "the seeds are --seeds",
+    "ckpt_path": "each run begins anew",
+    "trainer.fast_dev_run": "it leaves no report to compare; for a short trial add --config trainer/quick.yaml",
+    "trainer.default_root_dir": "the folder is --out",
+    "model.optimizer": "the optimizers are --optimizers, their learning rates --sweep-lr",
+    "model.init_args.optimizer": "the optimizers are --optimizers, their learning rates --sweep-lr",
+}
+
+
+def main(args: Sequence[str]) -> int:
+    """Compares optimizers.
+
+    Args:
+        args: The command line after ``compare``.
+
+    Returns:
+        0 if at least one training finished, 1 if none did, 2 if none did because of mistakes in the settings.
+
+    Raises:
+        RecipeError: The command line or a file is not as it has to be.
+        KeyboardInterrupt: The user stopped it; says how to go on.
+    """
+    plan = plan_of(args)
+    command = shlex.join(["python", "-m", "recipes.compare", *args])
+    outcomes: list[Outcome] = []
+    rates: dict[str, float | None] = {}
+    with Screen(plan) as screen:
+        try:
+            for outcome in _train(plan, rates, screen):
+                outcomes.append(outcome)
+        except KeyboardInterrupt:
+            done = sum(outcome.report is not None for outcome in outcomes)
+            raise KeyboardInterrupt(
+                f"{done} of {plan.size()} runs are finished and kept in {plan.out}; the same command goes on: {command}"
+            ) from None
+    return _conclude(plan, outcomes, rates, command)
+
+
+def parser() -> CommandParser:
+    """The command line."""
+    parser = CommandParser("compare", description=DESCRIPTION, epilog=EPILOG)
+    parser.add_argument(
+        "-c",
+        "--config",
+        action="append",
+        required=True,
+        metavar="FILE",
+        help="the recipe, looked for in the working folder and then in configs/; several are laid on top of each other",
+    )
+    parser.add_argument(
+        "--optimizers",
+        nargs="+",
+        required=True,
+        metavar="NAME",
+        help=f"files of configs/optimizer/ without .yaml ({', '.join(shipped())}), or paths of such files of your own",
+    )
+    parser.add_argument(
+        "--seeds",
+        nargs="+",
+        metavar="SEED",
+        help="whole numbers; each optimizer is trained once with each (default: the recipe's seed_everything, or 42)",
+    )
+    parser.add_argument(
+        "--sweep-lr",
+        nargs="*",
+        metavar="LR",
+        help="learning rates to try for each optimizer with the first seed: numbers (1e-4), or multiples of that of "
+        "the optimizer's file (x3); no value means x0.3 x1 x3. The one with the best validation goes on with the other "
+        "seeds. Without --sweep-lr each optimizer keeps its file's, and the comparison says so",
+    )
+    parser.add_argument(
+        "--out", metavar="FOLDER", help="folder of the comparison (default: compare-NAME in the folder of all runs)"
+    )
+    parser.add_argument(
+        "--keep-models",
+        action="store_true",
+        help="keep model/ and checkpoints/ of each run; without it they are deleted when the run has finished: many "
+        "runs of a large model fill a disk",
+    )
+    return parser
+
+
+def plan_of(args: Sequence[str]) -> Plan:
+    """What a command line asks for.
+
+    Raises:
+        RecipeError: Something in it is not as it has to be, or a file is not there.
+    """
+    given, others = parser().parse_known_args(list(args))
+    configs = [find_config(name) for name in given.config]
+    for file in configs:
+        read_config(file)
+    choices = [choose(name) for name in given.optimizers]
+    _refuse_doubles("--optimizers", [choice.name for choice in choices], "name each optimizer once")
+    seeds = [_seed(seed) for seed in given.seeds] if given.seeds else [seed_of(configs)]
+    _refuse_doubles("--seeds", seeds, "give each seed once")
+    sweep = [] if given.sweep_lr is None else [Rate.parse(text) for text in given.sweep_lr] or list(DEFAULT_SWEEP)
+    plan = Plan(configs, _passed_on(others), choices, seeds, sweep, _folder(given, configs), given.keep_models)
+    for choice in choices:
+        plan.rates(choice)
+        if choice.missing_module:
+            # Not with notes.tell, which loads Lightning.
+            missing = f"{choice.missing_module} is not installed, and {choice.class_path} is in it"
+            print(f"note: {choice.name} will fail: {missing}", file=sys.stderr)
+    return plan
+
+
+def _folder(given: Namespace, configs: Sequence[Path]) -> Path:
+    if given.out:
+        folder = Path(given.out).expanduser()
+        if folder.exists() and not folder.is_dir():
+            raise RecipeError(f"--out {given.out}: is a file; expected a folder")
+        return folder
+    return runs_root() / f"compare-{config_name(configs[0])}"
+
+
+def _seed(text: str) -> int:
+    try:
+        seed = int(text)
+    except ValueError:
+        seed = -1
+    if not 0 <= seed < 2**32:
+        raise RecipeError(f"--seeds {text}: expected whole numbers from 0 to {2**32 - 1}, such as --seeds 1 2 3")
+    return seed
+
+
+def _refuse_doubles(option: str, values: Sequence[Any], remedy: str) -> None:
+    for place, value in enumerate(values):
+        if value in values[:place]:
+            raise RecipeError(f"{option}: {value} is there twice; {remedy}")
+
+
+def _passed_on(others: list[str]) -> list[str]:
+    """The options for every fit, checked as far as can be without loading torch."""
+    if others and not others[0].startswith("--"):
+        raise RecipeError(f"'{others[0]}' belongs to no option; see python -m recipes.compare --help")
+    known = ("--config", "--optimizers", "--seeds", "--sweep-lr", "--out", "--keep-models")
+    for option, value in options_in(others):
+        key = option.lstrip("-").removesuffix("+")
+        for refused, remedy in REFUSED.items():
+            if key == refused or key.startswith(f"{refused}."):
+                raise RecipeError(f"{option} cannot be given to a comparison: {remedy}")
+        if key.partition(".")[0] not in PASSED_ON or not option.startswith("--"):
+            near = get_close_matches(option, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"expected {', '.join(known)}, or a setting of the recipe"
+            raise RecipeError(f"unknown option '{option}'; {hint}")
+        if value is None:
+            raise RecipeError(f"{option} is given no value")
+    return others
+
+
+def _train(plan: Plan, rates: dict[str, float | None], screen: Screen) -> Iterable[Outcome]:
+    """Runs what is not finished. Fills ``rates`` with each optimizer's learning rate as soon as it is known."""
+    for choice in plan.choices:
+        mistaken = False
+        tried: list[Outcome] = []
+        for trial in plan.first_trials(choice):
+            tried.append(_outcome(trial, screen))
+            yield tried[-1]
+            mistaken = tried[-1].status == MISTAKE
+            if mistaken:
+                break
+        screen.expects_less(len(plan.rates(choice)) - len(tried))
+        if not plan.sweep and not mistaken:
+            rates[choice.name] = choice.rate
+        elif plan.sweep and any(outcome.report for outcome in tried):
+            best = best_of(tried)
+            if best is None:
+                raise RecipeError(
+                    "--sweep-lr: the recipe's reports hold no validation metric to choose a learning rate by: "
+                    "give the recipe a validation split, or leave --sweep-lr out"
+                )
+            rates[choice.name] = best.trial.rate
+        if choice.name not in rates:
+            screen.expects_less(len(plan.seeds) - 1)
+    for place in range(len(plan.seeds) - 1):
+        for choice in plan.choices:
+            if choice.name in rates:
+                yield _outcome(plan.further_trials(choice, rates[choice.name])[place], screen)
+
+
+def _outcome(trial: Trial, screen: Screen) -> Outcome:
+    outcome = finished(trial)
+    if outcome is None:
+        screen.starts(trial)
+        outcome = run(trial, screen.tick)
+    screen.ended(outcome)
+    return outcome
+
+
+def _conclude(plan: Plan, outcomes: Sequence[Outcome], rates: dict[str, float | None], command: str) -> int:
+    """Writes and prints the comparison; returns the exit status."""
+    if not any(outcome.report for outcome in outcomes):
+        reasons = dict.fromkeys(outcome.reason for outcome in outcomes)
+        message = f"no run finished: {'; '.join(reasons)} (logs in {plan.out})"
+        if all(outcome.status == MISTAKE for outcome in outcomes):
+            raise RecipeError(message)
+        print(f"error: {message}", file=sys.stderr)
+        return 1
+    result = comparison(plan, outcomes, rates, command)
+    write(result, outcomes, plan.out)
+    console = Console()
+    print_table(result, console)
+    place = os.path.join(plan.out, "comparison.{json,md,png}")
+    console.print(f"The comparison is in {place}", soft_wrap=True, highlight=False)
+    if plan.keep_models:
+        for outcome in outcomes:
+            if outcome.kept and not (outcome.folder / "model").is_dir():
+                folder = outcome.trial.folder
+                print(
+                    f"{folder} has no model: it was trained without --keep-models; delete the folder to train it anew"
+                )
+    return 0

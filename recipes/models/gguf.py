@@ -1,0 +1,121 @@
+"""GGUF files: converted once to a folder of safetensors, which every later run loads in a second."""
+
+import io
+import os
+import shutil
+import sys
+import tempfile
+from contextlib import nullcontext, redirect_stderr
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+
+from recipes.checksums import file_sha256
+from recipes.messages import RecipeError
+from recipes.models.pretrained import quiet, save
+
+READERS = ("gguf", "accelerate")
+
+
+def is_gguf(name: str) -> bool:
+    """Whether a model's name is that of a GGUF file."""
+    return name.lower().endswith(".gguf")
+
+
+def as_folder(name: str, key: str) -> str:
+    """The folder or hub name to load in a model's place: the name itself, or what a GGUF file is converted to.
+
+    Quantised weights are unpacked to float32, model and tokenizer saved below ``HF_HOME`` in
+    ``recipes/gguf/SHA256``, which is that of the file. A conversion that is broken off leaves nothing there.
+
+    Args:
+        name: A hub name, a folder, or a GGUF file.
+        key: The configuration key that the name stands under, for error messages.
+
+    Raises:
+        RecipeError: There is no such file, it cannot be read, or the packages that read it are not installed.
+    """
+    if not is_gguf(name):
+        return name
+    from huggingface_hub import constants
+
+    file = gguf_file(name, key)
+    folder = Path(constants.HF_HOME) / "recipes" / "gguf" / _sha256(file, file.stat().st_size, file.stat().st_mtime_ns)
+    if not folder.is_dir():
+        try:
+            _convert(file, key, folder)
+        except OSError as error:
+            raise RecipeError(
+                f"{key}: what '{name}' is converted to cannot be kept in {folder.parent} ({error.strerror or error}): "
+                "set the variable HF_HOME to a folder with room"
+            ) from error
+    return str(folder)
+
+
+def gguf_file(name: str, key: str) -> Path:
+    """The GGUF file of a name, once it is known to be one.
+
+    Args:
+        name: The file.
+        key: The configuration key that the name stands under, for error messages.
+
+    Raises:
+        RecipeError: There is no such file, or it is of another kind.
+    """
+    file = Path(name).expanduser()
+    if not file.is_file():
+        raise RecipeError(f"{key}: there is no file '{name}' (looked from {os.getcwd()}): correct the path")
+    with file.open("rb") as opened:
+        if opened.read(4) != b"GGUF":
+            raise RecipeError(f"{key}: '{name}' is no GGUF file, or a damaged one: it does not begin with GGUF")
+    return file
+
+
+@cache
+def _sha256(file: Path, size: int, changed: int) -> str:
+    """The sum of a file of several gigabytes, which is asked for several times."""
+    return file_sha256(file)
+
+
+def _convert(file: Path, key: str, folder: Path) -> None:
+    for package in READERS:
+        if find_spec(package) is None:
+            raise RecipeError(
+                f"{key}: '{file}' is a GGUF file, which transformers reads with the package {package}: "
+                f"pip install {package}"
+            )
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    rank_zero_info(f"Converting {file.name} to safetensors, once; the result is kept in {folder}.")
+    source = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Its progress bar is for terminals, but is drawn into files too.
+    no_bar = nullcontext() if sys.stderr.isatty() else redirect_stderr(io.StringIO())
+    try:
+        with quiet(), no_bar:
+            tokenizer = AutoTokenizer.from_pretrained(**source)
+            model = AutoModelForCausalLM.from_pretrained(
+                **source, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
+            )
+    except MemoryError as error:
+        raise RecipeError(f"{key}: '{file}' is larger, once unpacked to float32, than this machine's memory") from error
+    except Exception as error:  # what reading a damaged file raises is anybody's guess
+        cause = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise RecipeError(f"{key}: '{file}' cannot be read, it is damaged or of an unknown kind: {cause}") from error
+    # Else saving takes the weights for quantised ones still.
+    model.hf_quantizer = None  # type: ignore[assignment]
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix="unfinished-"))
+    try:
+        save(model, tokenizer, unfinished)
+        unfinished.chmod(0o755)
+        unfinished.rename(folder)
+    except OSError:
+        if not folder.is_dir():  # else another process was quicker
+            raise
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)

@@ -1,0 +1,91 @@
+"""Which folder a run writes to: ``runs/<config name>/version_N/``, a new one for every run.
+
+The number is taken by creating the folder, which the file system grants to one process only: two runs that
+start at once get two folders, and nothing in an older one is touched.
+"""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from recipes.messages import RecipeError
+
+VERSION = re.compile(r"version_(\d+)")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run: ``<root>/<name>/version_<version>``."""
+
+    root: Path
+    name: str
+    version: int
+
+    @property
+    def path(self) -> Path:
+        """Where the run writes."""
+        return self.root / self.name / f"version_{self.version}"
+
+
+def runs_root(default_root_dir: str | os.PathLike[str] | None = None) -> Path:
+    """The folder of all runs: ``trainer.default_root_dir``, else the variable RUNS_DIR, else ``runs``."""
+    return Path(default_root_dir or os.environ.get("RUNS_DIR") or "runs").expanduser()
+
+
+def config_name(config: str | os.PathLike[str] | None) -> str:
+    """The name of a run's group: the stem of its first ``--config``; ``run`` where there is none.
+
+    The ``config.yaml`` that a run has left belongs to the group of that run.
+    """
+    if config is None:
+        return "run"
+    path = Path(config).absolute()
+    if path.name == "config.yaml" and VERSION.fullmatch(path.parent.name):
+        return path.parent.parent.name
+    return path.stem
+
+
+def versions(root: Path, name: str) -> list[int]:
+    """The numbers taken in the folder of a group, in ascending order."""
+    try:
+        entries = os.listdir(root / name)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(int(match[1]) for match in map(VERSION.fullmatch, entries) if match)
+
+
+def next_folder(root: Path, name: str) -> RunFolder:
+    """The folder that the next run would take, without taking it."""
+    return RunFolder(root, name, max(versions(root, name), default=-1) + 1)
+
+
+def claim(root: Path, name: str) -> RunFolder:
+    """Creates the folder of a new run, with the next number that nobody else has taken.
+
+    Raises:
+        RecipeError: The folder cannot be created or written.
+    """
+    try:
+        (root / name).mkdir(parents=True, exist_ok=True)
+        while True:
+            run = next_folder(root, name)
+            try:
+                run.path.mkdir()
+            except FileExistsError:
+                continue
+            return run
+    except OSError as error:
+        raise RecipeError(
+            f"the run's folder {root / name}{os.sep}version_N cannot be created ({error.strerror}): "
+            "name another place with --trainer.default_root_dir or the variable RUNS_DIR"
+        ) from None
+
+
+def give_back(run: RunFolder) -> None:
+    """Removes the folder of a run that failed before it wrote anything, and its group's if that is empty."""
+    for folder in (run.path, run.path.parent):
+        try:
+            folder.rmdir()
+        except OSError:
+            return

@@ -1,0 +1,45 @@
+"""From rows of texts and labels to token ids and label ids."""
+
+from typing import TYPE_CHECKING, Any
+
+from recipes.text_classification.labels import label_name
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def complete(batch: dict[str, list[Any]], columns: list[str]) -> list[bool]:
+    """Whether each row of a batch has something in each of the columns: neither missing nor blank."""
+    return [all(label_name(value) for value in row) for row in zip(*(batch[column] for column in columns), strict=True)]
+
+
+def encode(
+    batch: dict[str, list[Any]],
+    tokenizer: "PreTrainedTokenizerBase",
+    text: list[str],
+    label: str | None,
+    labels: list[str],
+    class_names: list[str] | None,
+    max_length: int,
+) -> dict[str, list[Any]]:
+    """Tokenises a batch of rows and numbers their labels.
+
+    Args:
+        batch: Columns of the rows.
+        tokenizer: The tokenizer.
+        text: One or two text columns.
+        label: The label column; None for rows without.
+        labels: Label names in the order of their ids.
+        class_names: The names that numbers in the label column stand for, if it is a ``ClassLabel``.
+        max_length: Longest length in tokens; the longer text of a pair is cut first.
+
+    Returns:
+        The tokenizer's columns, ``length`` in tokens and, with a label column, ``labels``.
+    """
+    texts = [[value or "" for value in batch[column]] for column in text]
+    encoded = dict(tokenizer(*texts, truncation=True, max_length=max_length))
+    encoded["length"] = [len(tokens) for tokens in encoded["input_ids"]]
+    if label is not None:
+        numbers = {name: i for i, name in enumerate(labels)}
+        encoded["labels"] = [numbers[label_name(value, class_names)] for value in batch[label]]
+    return encoded

@@ -1,0 +1,1 @@
+"""What every training has, whatever its task: trainer defaults, optimizer, checkpoints, progress."""

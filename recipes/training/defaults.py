@@ -1,0 +1,68 @@
+"""What every run's trainer has unless the configuration says otherwise: loggers, progress bar, callbacks."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lightning import Callback
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+
+from lightning_adafactor import OptimizerStateMonitor
+from recipes.runs.folder import RunFolder
+from recipes.training.checkpoints import LastCheckpoint
+from recipes.training.divergence import StopOnDivergence
+from recipes.training.progress import progress_bar
+from recipes.training.ranks import EndOtherRanks
+from recipes.training.resume import OptimizerAsGiven
+
+
+def loggers_of(run: RunFolder, trainer: Mapping[str, Any]) -> list[Logger] | bool:
+    """The loggers of a run: metrics.csv and TensorBoard's events in its folder, then ``trainer.logger``'s.
+
+    The first one names the run's folder to the rest of Lightning (``trainer.log_dir``), so it is always ours;
+    ``trainer.logger: false`` turns all off.
+    """
+    own = trainer["logger"]
+    if own is False or trainer["barebones"]:
+        return False
+    ours: list[Logger] = [
+        CSVLogger(run.root, run.name, run.version, flush_logs_every_n_steps=1),
+        TensorBoardLogger(run.root, run.name, run.version, default_hp_metric=False),
+    ]
+    if own is None or own is True:
+        return ours
+    return [*ours, *([own] if isinstance(own, Logger) else own)]
+
+
+def default_callbacks(command: str, trainer: Mapping[str, Any], best: ModelCheckpoint) -> list[Callback]:
+    """The callbacks of a run: those of ``trainer.callbacks``, then ours where they name none of the kind.
+
+    Args:
+        command: ``fit`` gets those that concern training.
+        trainer: Arguments of the trainer.
+        best: Keeps the best checkpoint.
+    """
+    configured = trainer["callbacks"] or []
+    callbacks = [configured] if isinstance(configured, Callback) else list(configured)
+    if trainer["barebones"]:
+        return callbacks
+
+    def add(callback: Callback, kind: type[Callback]) -> None:
+        if not any(isinstance(known, kind) for known in callbacks):
+            callbacks.append(callback)
+
+    add(EndOtherRanks(), EndOtherRanks)
+    if trainer["enable_progress_bar"] is not False:
+        add(progress_bar(), ProgressBar)
+    if command != "fit":
+        return callbacks
+    add(StopOnDivergence(), StopOnDivergence)
+    add(OptimizerAsGiven(), OptimizerAsGiven)
+    add(OptimizerStateMonitor(), OptimizerStateMonitor)
+    if trainer["logger"] is not False:
+        add(LearningRateMonitor("step"), LearningRateMonitor)
+    if trainer["enable_checkpointing"] is not False:
+        # Lightning takes the first one for the run's best.
+        add(best, ModelCheckpoint)
+        add(LastCheckpoint(), LastCheckpoint)
+    return callbacks

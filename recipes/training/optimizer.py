@@ -1,0 +1,107 @@
+"""What every recipe asks of its optimizer: groups without weight decay, and a learning-rate schedule."""
+
+from typing import Any, Literal
+
+from lightning import Trainer
+from lightning.pytorch.cli import OptimizerCallable
+from torch import nn
+from torch.optim import Optimizer
+
+from recipes.messages import RecipeError
+from recipes.training.eight_bit import refuse_if_it_cannot_step
+
+Schedule = Literal[
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "cosine_with_min_lr",
+    "polynomial",
+    "constant",
+    "constant_with_warmup",
+    "inverse_sqrt",
+    "warmup_stable_decay",
+]
+
+# The names that transformers' Trainer exempts from weight decay.
+UNDECAYED = (r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)")
+
+
+def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
+    """Two groups of the trainable parameters: the decayed, and biases and norms with ``weight_decay`` 0.
+
+    Args:
+        model: The model; frozen parameters are left out.
+
+    Returns:
+        Groups for an optimizer, empty ones left out.
+    """
+    from transformers.trainer_pt_utils import get_parameter_names
+
+    names = set(get_parameter_names(model, [nn.LayerNorm, nn.RMSNorm], list(UNDECAYED)))
+    trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    groups: list[dict[str, Any]] = [
+        {"params": [parameter for name, parameter in trainable.items() if name in names]},
+        {
+            "params": [parameter for name, parameter in trainable.items() if name not in names],
+            "weight_decay": 0.0,
+        },
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def configure(
+    model: nn.Module,
+    trainer: Trainer,
+    optimizer: OptimizerCallable,
+    schedule: Schedule | None,
+    warmup: float,
+    schedule_args: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """Builds what ``configure_optimizers`` returns: the optimizer and, if there is one, its schedule.
+
+    Args:
+        model: The model whose trainable parameters are optimized.
+        trainer: Tells the number of optimizer steps.
+        optimizer: Builds the optimizer from parameter groups.
+        schedule: Name of the schedule, or None for the optimizer's own learning rate throughout.
+        warmup: Share of the steps (below 1) or number of steps in which the learning rate rises to its full
+            value.
+        schedule_args: More arguments of the schedule.
+
+    Raises:
+        RecipeError: If the optimizer refuses its arguments or cannot serve the device, or the schedule needs an end
+            that the run has not, a learning rate that the optimizer has not, or other arguments.
+    """
+    groups = parameter_groups(model)
+    if not groups:
+        raise RecipeError("model has no trainable parameters: unfreeze some before they are handed to the optimizer")
+    try:
+        built: Optimizer = optimizer(groups)
+    except (RuntimeError, ValueError) as error:
+        raise RecipeError(f"model.optimizer refuses its arguments: {error}") from error
+    refuse_if_it_cannot_step(optimizer, built)
+    if schedule is None:
+        return {"optimizer": built}
+    if any(group["lr"] is None for group in built.param_groups):
+        raise RecipeError(
+            f"model.schedule is '{schedule}', but {type(built).__name__} sets its rate itself (lr is null): "
+            "set model.schedule to null, or give the optimizer an lr"
+        )
+    from transformers import get_scheduler
+
+    steps = trainer.estimated_stepping_batches
+    if steps == float("inf"):
+        raise RecipeError(
+            f"model.schedule is '{schedule}', but the run has no end: set trainer.max_epochs or trainer.max_steps"
+        )
+    try:
+        scheduler = get_scheduler(
+            schedule,
+            built,
+            num_warmup_steps=round(warmup * steps) if warmup < 1 else int(warmup),
+            num_training_steps=int(steps),
+            scheduler_specific_kwargs=schedule_args,
+        )
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"model.schedule_args do not suit model.schedule '{schedule}': {error}") from error
+    return {"optimizer": built, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -1,0 +1,105 @@
+"""The words for what a setting takes."""
+
+import importlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from jsonargparse import ArgumentParser
+from lightning import Callback
+from lightning.pytorch.cli import OptimizerCallable
+
+from recipes.cli.given import Given
+from recipes.cli.mistakes import expected, explain, sentence
+from recipes.messages import RecipeError
+
+
+@pytest.mark.parametrize(
+    ("hint", "words"),
+    [
+        (int, "a whole number"),
+        (float | None, "a number or null"),
+        (bool | int, "true or false or a whole number"),
+        (str | list[str], "a text or a list of text"),
+        (dict[str, Any] | None, "a mapping of keys to values or null"),
+        (Literal["float32", "bfloat16"], "one of float32, bfloat16"),
+        (Literal[16, 32] | Literal["16", "bf16"] | None, "one of 16, 32, bf16 or null"),
+        (Callback, "a Callback (class_path and init_args)"),
+        (Iterable[Callback] | None, "a list of Callback (class_path and init_args) or null"),
+        (OptimizerCallable, "an Optimizer (class_path and init_args)"),
+    ],
+    ids=str,
+)
+def test_types_in_words(hint: Any, words: str) -> None:
+    assert expected(hint) == words
+
+
+@pytest.fixture
+def parser(tiny_recipe: Path) -> ArgumentParser:
+    """A parser for one tree of ``tiny.py`` and a group with one number."""
+    tree = importlib.import_module("tiny").Tree
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(tree, "tree")
+    parser.add_argument("--group.depth", type=int, default=1)
+    return parser
+
+
+def a_tree(**init_args: Any) -> dict[str, Any]:
+    return {"class_path": "tiny.Tree", "init_args": init_args}
+
+
+def a_leaf(**init_args: Any) -> dict[str, Any]:
+    return {"class_path": "tiny.Leaf", "init_args": init_args}
+
+
+@pytest.mark.parametrize(
+    ("settings", "answer"),
+    [
+        (
+            {"tree": a_tree(leaf=a_leaf(sise=3))},
+            "unknown key 'tree.init_args.leaf.init_args.sise'; did you mean 'size'?",
+        ),
+        (
+            {"tree": a_tree(leaf=a_leaf(size="x"))},
+            "tree.init_args.leaf.init_args.size is 'x': expected a whole number",
+        ),
+        ({"tree": a_tree(leaf=a_leaf())}, "tree.init_args.leaf needs size under init_args"),
+        ({"tree": a_tree()}, "tree needs leaf under init_args"),
+        (
+            {"tree": a_tree(leaf=a_leaf(size=1), leaves=[a_leaf(size=1), a_leaf(size=1, nams=[])])},
+            "unknown key 'tree.init_args.leaves[1].init_args.nams'; did you mean 'names'?",
+        ),
+        (
+            {"tree": a_tree(leaf=a_leaf(size=1), rate="high")},
+            "tree.init_args.rate is 'high': expected a number or Tensor",
+        ),
+        ({"tree": a_leaf(size=1)}, "tree.class_path is 'tiny.Leaf', which is no Tree"),
+        ({"tree": {"init_args": {}}}, "tree has no class_path: name a Tree there"),
+        ({"group": {"dept": 1}}, "unknown key 'group.dept'; did you mean 'depth'?"),
+        ({"group": 3}, "group is given no value: it is a group of settings"),
+        ({"forest": 3}, "unknown key 'forest'; expected one of group, tree"),
+    ],
+    ids=str,
+)
+def test_the_first_mistake_is_found_however_deep(settings: dict[str, Any], answer: str, parser: ArgumentParser) -> None:
+    with pytest.raises(RecipeError) as error:
+        explain(parser, [Given(settings)])
+    assert answer in str(error.value)
+
+
+def test_what_is_right_is_passed_over(parser: ArgumentParser) -> None:
+    whole = {"tree": a_tree(leaf=a_leaf(size=1, names=["x"]), leaves=[a_leaf(size=2)], rate="${group.depth}")}
+    explain(parser, [Given({"group": {"depth": 2}}), Given(whole)])
+
+
+def test_a_later_source_may_complete_and_shorten_what_an_earlier_one_named(parser: ArgumentParser) -> None:
+    first = {"tree": a_tree(leaf={"class_path": "tiny.Leaf"})}
+    explain(parser, [Given(first), Given({"tree": {"leaf": {"size": "3"}}})])
+    with pytest.raises(RecipeError, match=r"unknown key 'tree\.leaf\.siz'; did you mean 'size'"):
+        explain(parser, [Given(first), Given({"tree": {"leaf": {"siz": "3"}}})])
+
+
+def test_an_unknown_message_of_the_parser_is_kept_short() -> None:
+    message = 'Parser key "x":\n  Does not validate against any of the Union subtypes\n  Expected this'
+    assert sentence(message, "fit") == 'Parser key "x": Expected this'

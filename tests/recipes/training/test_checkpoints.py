@@ -1,0 +1,96 @@
+"""Which checkpoint is meant, and whose settings hold."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from recipes.messages import RecipeError
+from recipes.training.checkpoints import adopt, load, resolve
+
+
+def save(path: Path, age: int = 0, **content: Any) -> Path:
+    """Writes a checkpoint that is ``age`` seconds old."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"state_dict": {}, **content}, path)
+    os.utime(path, (1e9 - age, 1e9 - age))
+    return path
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """Two runs, the newer with a best and a last checkpoint, and one that has only begun."""
+    save(tmp_path / "cls/version_0/checkpoints/last.ckpt")
+    save(tmp_path / "cls/version_9/checkpoints/epoch=1-step=8.ckpt", age=9)
+    save(tmp_path / "cls/version_9/checkpoints/last.ckpt")
+    (tmp_path / "cls/version_10").mkdir()
+    return tmp_path
+
+
+@pytest.mark.parametrize(("word", "name"), [("best", "epoch=1-step=8.ckpt"), ("last", "last.ckpt")])
+def test_best_and_last_mean_the_newest_run_that_kept_a_checkpoint(word: str, name: str, runs: Path) -> None:
+    assert resolve(word, "fit", runs, "cls") == str(runs / "cls/version_9/checkpoints" / name)
+
+
+@pytest.mark.parametrize(("command", "name"), [("fit", "last.ckpt"), ("test", "epoch=1-step=8.ckpt")])
+def test_of_a_runs_folder_fit_takes_the_last_and_the_others_the_best(command: str, name: str, runs: Path) -> None:
+    folder = runs / "cls/version_9"
+    assert resolve(str(folder), command, runs, "other") == str(folder / "checkpoints" / name)
+
+
+def test_the_last_stands_in_for_the_best(runs: Path) -> None:
+    assert resolve(str(runs / "cls/version_0"), "test", runs, "cls").endswith("version_0/checkpoints/last.ckpt")
+
+
+def test_of_several_the_best_is_the_one_on_record(runs: Path) -> None:
+    folder = runs / "cls/version_9/checkpoints"
+    best = save(folder / "epoch=2-step=12.ckpt", age=5)
+    save(folder / "epoch=3-step=16.ckpt", age=2)
+    callbacks = {"BestCheckpoint{}": {"best_model_path": f"/moved/since/{best.name}"}}
+    save(folder / "last.ckpt", callbacks=callbacks)
+    assert resolve("best", "test", runs, "cls") == str(best)
+
+
+def test_files_and_addresses_are_taken_as_they_are(runs: Path) -> None:
+    path = str(runs / "cls/version_0/checkpoints/last.ckpt")
+    for given in (path, "s3://bucket/last.ckpt", "registry:model", "hpc"):
+        assert resolve(given, "fit", runs, "cls") == given
+
+
+@pytest.mark.parametrize("given", ["nowhere.ckpt", "best"])
+def test_what_is_not_there_is_told(given: str, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=f"--ckpt_path {given}: no "):
+        resolve(given, "fit", tmp_path, "cls")
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 damaged"])
+def test_what_is_no_checkpoint_is_told(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "x.ckpt").write_bytes(content)
+    with pytest.raises(RecipeError, match=r"x\.ckpt: not a checkpoint"):
+        load(tmp_path / "x.ckpt")
+
+
+def test_weights_alone_are_no_checkpoint(tmp_path: Path) -> None:
+    torch.save({"layer.weight": torch.ones(1)}, tmp_path / "x.ckpt")
+    with pytest.raises(RecipeError, match="it holds no state_dict"):
+        load(tmp_path / "x.ckpt")
+
+
+def test_what_was_given_holds_and_the_rest_is_taken_from_the_checkpoint(tmp_path: Path) -> None:
+    saved = {"_class_path": "M", "_instantiator": "i", "rate": 0.02, "width": 6, "same": 1, "gone": 2}
+    path = save(tmp_path / "x.ckpt", hyper_parameters=saved)
+    adopted, notes = adopt(path, "M", {"rate": 0.5, "width": 4, "same": 1}, given={"rate"})
+    assert adopted == {"width": 6}
+    assert notes == [
+        "model.rate is 0.5 as given; the checkpoint was trained with 0.02",
+        "model.width is 6 as in the checkpoint, since it was not given",
+    ]
+
+
+def test_a_checkpoint_of_another_class_decides_nothing(tmp_path: Path) -> None:
+    path = save(tmp_path / "x.ckpt", hyper_parameters={"_class_path": "Other", "rate": 0.02})
+    adopted, notes = adopt(path, "M", {"rate": 0.5}, given=set())
+    assert adopted == {}
+    assert notes == [f"{path} was saved by Other, and is loaded into M as asked for"]

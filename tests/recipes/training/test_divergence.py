@@ -1,0 +1,97 @@
+"""A loss that is no number stops the run."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from recipes.messages import TrainingDiverged
+from recipes.training.divergence import StopOnDivergence
+
+
+class _Model(LightningModule):
+    def __init__(self, bad_step: int | None, value: float, as_dict: bool = False) -> None:
+        super().__init__()
+        self.layer = nn.Linear(1, 1)
+        self.bad_step, self.value, self.as_dict = bad_step, value, as_dict
+        self.steps = 0
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Any:
+        self.steps += 1
+        loss = self.layer(batch).square().mean()
+        if self.global_step == self.bad_step:
+            loss = loss * self.value
+        return {"loss": loss} if self.as_dict else loss
+
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        self.log("val/loss", self.layer(batch).square().mean())
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=1e-3)
+
+
+def _fit(model: LightningModule, folder: Path | None = None, log_every: int = 3) -> Trainer:
+    callbacks: list[Callback] = [StopOnDivergence()]
+    if folder:
+        callbacks.append(ModelCheckpoint(folder, filename="{step}", save_top_k=-1, every_n_train_steps=2))
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=2,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=log_every,
+        enable_checkpointing=folder is not None,
+        callbacks=callbacks,
+    )
+    loader = DataLoader(torch.ones(8, 1), batch_size=1)
+    trainer.fit(model, loader, loader)
+    return trainer
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("as_dict", [False, True])
+def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step(value: float, as_dict: bool, tmp_path: Path) -> None:
+    with pytest.raises(TrainingDiverged, match="NaN or infinite at step 5"):
+        _fit(_Model(4, value, as_dict), tmp_path)
+
+
+@pytest.mark.parametrize(("log_every", "steps"), [(1, 3), (5, 5), (100, 8)])
+def test_the_loss_is_looked_at_every_log_interval_and_at_the_end_of_an_epoch(log_every: int, steps: int) -> None:
+    model = _Model(2, float("nan"))
+    with pytest.raises(TrainingDiverged, match="at step 3"):
+        _fit(model, log_every=log_every)
+    assert model.steps == steps
+
+
+def test_no_checkpoint_is_written_after_the_loss_went_wrong(tmp_path: Path) -> None:
+    with pytest.raises(TrainingDiverged, match=r"last good checkpoint is .*step=2\.ckpt"):
+        _fit(_Model(2, float("nan")), tmp_path, log_every=100)
+    assert [path.name for path in tmp_path.iterdir()] == ["step=2.ckpt"]
+    weights = torch.load(tmp_path / "step=2.ckpt", weights_only=True)["state_dict"]
+    assert all(tensor.isfinite().all() for tensor in weights.values())
+
+
+def test_a_run_that_wrote_no_checkpoint_says_so(tmp_path: Path) -> None:
+    with pytest.raises(TrainingDiverged, match="no checkpoint had been written yet"):
+        _fit(_Model(0, float("nan")), tmp_path)
+
+
+def test_a_good_run_is_left_alone(tmp_path: Path) -> None:
+    trainer = _fit(_Model(None, 1.0), tmp_path)
+    assert trainer.global_step == 16
+
+
+def test_the_value_of_a_loss_is_not_asked_for_at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asking for a value makes the host wait for the GPU. The mark's value is asked for with int()."""
+    asked: list[int] = []
+    original = Tensor.__int__
+    monkeypatch.setattr(Tensor, "__int__", lambda self: asked.append(1) or original(self))
+    _fit(_Model(None, 1.0), log_every=4)
+    steps, validations = 16, 2
+    assert len(asked) == steps // 4 + validations
