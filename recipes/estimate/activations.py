@@ -8,17 +8,18 @@ kernel takes for itself is not seen, and allowed for by ``WORKSPACE``.
 
 import math
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd.graph import get_gradient_edge
+from torch.func import functional_call
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+
+from recipes.estimate.torch_internals import FakeTensorMode, TorchDispatchMode, tree_leaves
 
 WORKSPACE = 1.1
 """Kernels' own memory, as a factor: up to 1.07 made up for it in steps of three small models on a CPU, in float32 and
@@ -51,74 +52,70 @@ IN_FLOAT32_ON_CUDA = {
 
 
 def peak_bytes(
-    module: nn.Module, batch: Callable[[], Any], step: Callable[[Any], Tensor], precision: str, gpu: bool
+    module: nn.Module,
+    batch: Callable[[], Any],
+    step: Callable[[Any], Tensor],
+    precision: str,
+    gpu: bool,
+    dtype: torch.dtype | None = None,
 ) -> int:
-    """Computes the most that a training step holds beside parameters, buffers, gradients and state.
+    """Computes the peak memory of a training step beside parameters, buffers, gradients and optimizer state.
 
     Args:
-        module: The module whose parameters and buffers are on the meta device; they are left as they are.
+        module: The module, on the meta device. It is left unchanged.
         batch: Makes the batch.
         step: Computes the loss of a batch with ``module``, in training mode.
         precision: The trainer's ``precision``, one of ``PRECISIONS``.
-        gpu: Whether to count as on CUDA, where attention with dropout is computed without keeping its matrix, and
+        gpu: Whether to count as on CUDA, where attention with dropout does not keep its matrix of token pairs, and
             autocast computes norms and powers in float32.
+        dtype: What the floating-point parameters are held in; None for their own dtypes.
 
     Returns:
-        Bytes, an estimate from above.
+        Bytes, an upper bound.
     """
     autocast = PRECISIONS[precision]
-    with FakeTensorMode(allow_non_fake_inputs=True), _in_memory(module) as own:
-        tracker = LiveBytes(own)
-        hooks = [
-            parameter.register_post_accumulate_grad_hook(tracker.forget_gradient)
-            for parameter in module.parameters()
-            if parameter.requires_grad
-        ]
-        context: AbstractContextManager[Any] = torch.autocast("cpu", autocast) if autocast else nullcontext()
-        try:
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        parameters = {
+            name: nn.Parameter(fake_like(parameter, dtype), parameter.requires_grad)
+            for name, parameter in module.named_parameters("module")
+        }
+        buffers = {name: fake_like(buffer) for name, buffer in module.named_buffers("module")}
+        tracker = LiveBytes([*parameters.values(), *buffers.values()])
+        for parameter in parameters.values():
+            if parameter.requires_grad:
+                parameter.register_post_accumulate_grad_hook(tracker.forget_gradient)
+
+        def forward_and_backward() -> None:
+            context: AbstractContextManager[Any] = torch.autocast("cpu", autocast) if autocast else nullcontext()
             with tracker, _OnCuda() if gpu else nullcontext():
                 with context:
                     loss = step(batch())
-                _backward(loss)
-        finally:
-            for hook in hooks:
-                hook.remove()
-            for parameter in module.parameters():
-                parameter.grad = None
+                # From its edge, not from the tensor: that would suspend _OnCuda, under which checkpointing recomputes.
+                torch.autograd.backward(get_gradient_edge(loss), torch.ones_like(loss))
+
+        functional_call(_Called(module, forward_and_backward), parameters | buffers, ())
     return math.ceil(WORKSPACE * tracker.peak)
 
 
-def _backward(loss: Tensor) -> None:
-    """``loss.backward()``, which would take modes of torch functions off, and checkpointing computes forward again."""
-    engine = torch.autograd.Variable._execution_engine
-    engine.run_backward(
-        (loss,), (torch.ones_like(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True
-    )
+def fake_like(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """A tensor like another, without a gradient, on the CPU; in another dtype if both are floating-point.
+
+    Under ``FakeTensorMode`` it takes no memory.
+    """
+    dtype = dtype if tensor.is_floating_point() else None
+    return torch.empty_like(tensor, dtype=dtype, device="cpu", requires_grad=False)
 
 
-@contextmanager
-def _in_memory(module: nn.Module) -> Iterator[list[Tensor]]:
-    """Puts tensors on a CPU, without memory, in place of those on meta; yields them, and puts the old ones back."""
-    replaced: list[tuple[dict[str, Any], str, Tensor]] = []
-    new: dict[int, Tensor] = {}
-    for part in module.modules():
-        stores: tuple[dict[str, Any], ...] = (part._parameters, part._buffers)
-        for tensors in stores:
-            for name, tensor in tensors.items():
-                if tensor is None:
-                    continue
-                replaced.append((tensors, name, tensor))
-                if id(tensor) not in new:  # tied weights stay one
-                    fake = torch.empty_like(tensor, device="cpu", requires_grad=False)
-                    is_parameter = isinstance(tensor, nn.Parameter)
-                    new[id(tensor)] = nn.Parameter(fake, tensor.requires_grad) if is_parameter else fake
-    for tensors, name, tensor in replaced:
-        tensors[name] = new[id(tensor)]
-    try:
-        yield list(new.values())
-    finally:
-        for tensors, name, tensor in replaced:
-            tensors[name] = tensor
+class _Called(nn.Module):
+    """A module whose forward calls a function: ``functional_call`` swaps the parameters of no other function."""
+
+    def __init__(self, module: nn.Module, call: Callable[[], None]) -> None:
+        super().__init__()
+        self.module = module
+        self.call = call
+
+    def forward(self) -> None:
+        self.call()
 
 
 class LiveBytes(TorchDispatchMode):
@@ -136,8 +133,8 @@ class LiveBytes(TorchDispatchMode):
         super().__init__()
         self.peak = 0
         self.live = 0
-        # by the address of the storage, which is taken out before another can have it
-        self._sizes = {tensor.untyped_storage()._cdata: 0 for tensor in uncounted}
+        # By the id of the storage, which is removed before another storage can have it.
+        self._sizes = {id(tensor.untyped_storage()): 0 for tensor in uncounted}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -147,22 +144,23 @@ class LiveBytes(TorchDispatchMode):
         return result
 
     def _count(self, storage: torch.UntypedStorage) -> None:
-        if storage._cdata in self._sizes:
+        key = id(storage)
+        if key in self._sizes:
             return
-        self._sizes[storage._cdata] = storage.nbytes()
+        self._sizes[key] = storage.nbytes()
         self.live += storage.nbytes()
         self.peak = max(self.peak, self.live)
-        weakref.finalize(storage, self._release, storage._cdata)
+        weakref.finalize(storage, self._release, key)
 
-    def _release(self, address: int) -> None:
-        self.live -= self._sizes.pop(address)
+    def _release(self, key: int) -> None:
+        self.live -= self._sizes.pop(key)
 
     def forget_gradient(self, parameter: Tensor) -> None:
-        """Counts a gradient no longer that is complete."""
+        """Stops counting a gradient that is complete."""
         assert parameter.grad is not None
-        address = parameter.grad.untyped_storage()._cdata
-        self.live -= self._sizes[address]
-        self._sizes[address] = 0
+        key = id(parameter.grad.untyped_storage())
+        self.live -= self._sizes[key]
+        self._sizes[key] = 0
 
 
 class _OnCuda(TorchFunctionMode):

@@ -60,9 +60,9 @@ def _all_together(setting: Setting, rows: Sequence[Estimate], memory: int) -> st
     """What is left to say where no single change is enough."""
     frugal = min(rows, key=lambda row: row.total or 0)
     checkpointing = True if setting.can_checkpoint() else None
-    with setting.held_in(getattr(torch, frugal.dtype)):
-        size = largest_batch(setting, frugal, memory, checkpointing)
-        least = setting.activation_bytes(1, checkpointing)
+    setting = setting.held_in(getattr(torch, frugal.dtype))
+    size = largest_batch(setting, frugal, memory, checkpointing)
+    least = setting.activation_bytes(1, checkpointing)
     changes = [frugal.name, f"{frugal.dtype} parameters", *(["activation checkpointing"] if checkpointing else [])]
     if size:
         return f"- together: {', '.join(changes)} and data.batch_size: {size}: fits"

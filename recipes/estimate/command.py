@@ -60,13 +60,13 @@ def main(args: Sequence[str]) -> int:
 
     from recipes.estimate.advice import advise
     from recipes.estimate.output import as_json, print_table
-    from recipes.estimate.parts import estimate, without_doubles
+    from recipes.estimate.parts import estimate, without_duplicates
 
     setting, own, memory, remarks = _read(configs, others, memory)
     candidates = [own, *(_candidate(choice, configs, others) for choice in choices)]
     rows = estimate(setting, candidates)
     if not given.optimizer:
-        rows = without_doubles(rows)
+        rows = without_duplicates(rows)
     advice = advise(setting, rows, memory)
     result = as_json(config_name(find_config(given.config[0])), setting, rows, memory, advice, remarks)
     print_table(result)

@@ -1,6 +1,7 @@
 """A recipe's model, data and settings as ``fit`` would make them; no trainer, no run, no folder."""
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -39,11 +40,14 @@ class ParsedRecipe(RecipeCLI):
         return {"fit": RecipeCLI.subcommands()["fit"]}
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
-        """No trainer."""
-        return None
+        """What stands in for the trainer: its ``fit`` does nothing."""
+        return SimpleNamespace(fit=lambda **arguments: None, interrupted=False)
 
-    def _run_subcommand(self, subcommand: str) -> None:
-        """No run."""
+    def before_fit(self) -> None:
+        """Nothing, for nothing is trained."""
+
+    def after_fit(self) -> None:
+        """Nothing, for nothing was trained."""
 
     @property
     def trainer_settings(self) -> dict[str, Any]:

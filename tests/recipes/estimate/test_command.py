@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 import lightning_adafactor
+from recipes.cli import optimizer_files
 from recipes.cli.main import main
-from recipes.compare import plan
 
 CLASSIFIER = """\
 trainer:
@@ -284,8 +284,9 @@ def test_what_can_never_fit_is_told(classifier: str) -> None:
 def test_library_that_is_missing_is_named_and_its_formula_used(
     classifier: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    found = plan.find_spec
-    monkeypatch.setattr(plan, "find_spec", lambda name: None if name in ("bitsandbytes", "torchao") else found(name))
+    found = optimizer_files.find_spec
+    missing = ("bitsandbytes", "torchao")
+    monkeypatch.setattr(optimizer_files, "find_spec", lambda name: None if name in missing else found(name))
 
     result = estimate(classifier, "--optimizer", "adamw_8bit", "adamw_torchao_8bit")
 
