@@ -245,7 +245,7 @@ def test_memory_of_the_gpu_is_the_limit_where_there_is_one(classifier: str, monk
 def test_batch_that_is_advised_fits_and_a_larger_one_does_not(classifier: str) -> None:
     settings = ["--data.batch_size=60", "--optimizer", "adamw"]
     total = own(estimate(classifier, "--gpu-memory=1GB", *settings))["total_bytes"]
-    limit = f"--gpu-memory={int(0.7 * total)}B"
+    limit = f"--gpu-memory={0.7 * total / 1000}kB"
 
     advice = estimate(classifier, limit, *settings)["advice"]
 
@@ -259,7 +259,7 @@ def test_checkpointing_is_advised_where_the_recipe_has_a_switch(language_model: 
     settings = [language_model, "--data.batch_size=64", "--data.block_size=32", "--optimizer", "adamw"]
     total = own(estimate(*settings, "--gpu-memory=1GB"))["total_bytes"]
 
-    advice = "\n".join(estimate(*settings, f"--gpu-memory={int(0.8 * total)}B")["advice"])
+    advice = "\n".join(estimate(*settings, f"--gpu-memory={0.8 * total / 1000}kB")["advice"])
 
     assert "model.gradient_checkpointing: true): fits" in advice
     assert "model.dtype: bfloat16" in advice
