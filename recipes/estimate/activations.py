@@ -1,9 +1,8 @@
-"""An upper estimate of what a training step takes beside parameters, gradients and optimizer state.
+"""An upper bound on the memory of a training step beside parameters, gradients and optimizer state.
 
-The step is run, forward and backward, on tensors that have a shape and a dtype but no memory, and every storage is
-followed from the operation that makes it until nothing holds it any more. What is counted is what the operations
-hand out: kept activations, autocast's copies of weights, logits, and whatever lives for a moment on the way. What a
-kernel takes for itself is not seen, and allowed for by ``WORKSPACE``.
+The step runs, forward and backward, on fake tensors: they have a shape and a dtype but no memory. Each storage counts
+from the operation that allocates it until its last reference is gone: saved activations, autocast's copies of weights,
+logits and temporaries. What a kernel allocates internally is not seen; the factor ``WORKSPACE`` allows for it.
 """
 
 import math
@@ -22,8 +21,8 @@ from torch.overrides import TorchFunctionMode
 from recipes.estimate.torch_internals import FakeTensorMode, TorchDispatchMode, tree_leaves
 
 WORKSPACE = 1.1
-"""Kernels' own memory, as a factor: up to 1.07 made up for it in steps of three small models on a CPU, in float32 and
-bfloat16, with and without checkpointing."""
+"""Factor for what kernels allocate internally. In steps of three small models on a CPU, in float32 and bfloat16, with
+and without checkpointing, 1.07 was enough."""
 
 PRECISIONS = {
     "32-true": None,
@@ -33,12 +32,12 @@ PRECISIONS = {
     "bf16-mixed": torch.bfloat16,
     "16-mixed": torch.float16,
 }
-"""What autocast computes in under ``trainer.precision``; None for no autocast."""
+"""The autocast dtype of each ``trainer.precision``; None for no autocast."""
 
 TRUE_DTYPES = {"bf16-true": torch.bfloat16, "16-true": torch.float16, "64-true": torch.float64}
-"""What ``trainer.precision`` turns parameters and buffers into."""
+"""The dtype that a ``trainer.precision`` converts parameters and buffers to."""
 
-# The operations that autocast computes in float32 on CUDA, and leaves alone on a CPU.
+# Autocast computes these operations in float32 on CUDA, and does not change them on a CPU.
 IN_FLOAT32_ON_CUDA = {
     getattr(owner, name)
     for owner in (torch, Tensor, functional)
@@ -119,14 +118,14 @@ class _Called(nn.Module):
 
 
 class LiveBytes(TorchDispatchMode):
-    """Adds up the storages that are alive; some tensors' and gradients that have come to rest do not count.
+    """Adds up the live storages, without those of given tensors and of complete gradients.
 
     Args:
         uncounted: Tensors that do not count.
 
     Attributes:
-        live: Bytes that are alive now.
-        peak: The most that were.
+        live: Bytes that are live now.
+        peak: The peak of ``live``.
     """
 
     def __init__(self, uncounted: list[Tensor]) -> None:
@@ -164,12 +163,12 @@ class LiveBytes(TorchDispatchMode):
 
 
 class _OnCuda(TorchFunctionMode):
-    """Lets a CPU's operations keep what CUDA's would keep."""
+    """Makes operations on a CPU save for the backward pass what they would save on CUDA."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         if func is functional.scaled_dot_product_attention:
-            # on a CPU dropout alone makes it keep the matrix of all pairs of tokens
+            # On a CPU, with dropout, it saves the matrix of all token pairs.
             args = (*args[:4], 0.0, *args[5:]) if len(args) > 4 else args
             kwargs |= {} if len(args) > 4 else {"dropout_p": 0.0}
         elif func in IN_FLOAT32_ON_CUDA and torch.is_autocast_enabled("cpu"):

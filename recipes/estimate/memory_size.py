@@ -1,10 +1,10 @@
-"""Amounts of memory as people write them: ``24GB``, ``80 GiB``, ``16000MB``."""
+"""Memory sizes, parsed (``24GB``, ``80 GiB``, ``16000MB``) and formatted."""
 
 from recipes.messages import RecipeError
 
 
 def parse_size(text: str, option: str) -> int:
-    """Reads an amount of memory.
+    """Parses a memory size.
 
     Args:
         text: A number and a unit: kB, MB, GB (powers of 1000) or KiB, MiB, GiB (of 1024), in upper or lower case.
@@ -14,7 +14,7 @@ def parse_size(text: str, option: str) -> int:
         Bytes.
 
     Raises:
-        RecipeError: It is no such amount, or less than a byte.
+        RecipeError: It is not a size, or less than a byte.
     """
     from accelerate.utils import convert_file_size_to_int  # loads torch
 
@@ -31,7 +31,7 @@ def parse_size(text: str, option: str) -> int:
 
 
 def shown_size(size: float) -> str:
-    """An amount in MB (MiB, as all figures of the recipes), or in GB (GiB) from 10 of them on."""
+    """A size in MB (2**20 bytes, as in all figures of the recipes), or in GB (2**30 bytes) from 10 GB on."""
     if abs(size) >= 10 * 2**30:
         return f"{size / 2**30:,.1f} GB"
     return f"{size / 2**20:,.0f} MB" if abs(size) >= 100 * 2**20 else f"{size / 2**20:,.2f} MB"

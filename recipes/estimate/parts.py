@@ -1,4 +1,4 @@
-"""What a recipe will hold in memory, part by part, for several optimizers: from shapes, without loading anything."""
+"""The parts of a training's memory, for several optimizers: from shapes, without loading weights."""
 
 import copy
 import dataclasses
@@ -21,7 +21,7 @@ from recipes.training import optimizer as optimization
 
 ALIASES = {"None": "32-true", "32": "32-true", "64": "64-true", "16": "16-mixed", "bf16": "bf16-mixed"}
 FORMULAS = {"bitsandbytes.optim.AdamW8bit": bitsandbytes_adamw8bit_state}
-"""What states take of optimizers whose library need not be installed."""
+"""The state size of optimizers whose library may be missing."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class Candidate:
     """An optimizer to estimate.
 
     Attributes:
-        name: What it is called in the table.
-        class_path: Its class.
-        make: Makes it from parameter groups; None where it cannot be made here.
-        unsupported_reason: Why it cannot be made here.
+        name: Its name in the table.
+        class_path: Import path of its class.
+        make: Makes it from parameter groups; None where this environment does not support it.
+        unsupported_reason: Why this environment does not support it.
         own: Whether it is the recipe's own.
     """
 
@@ -45,21 +45,21 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What one process holds at the most in a training step, with one optimizer and one way to train.
+    """The peak memory of one process in a training step, with one optimizer.
 
     Attributes:
         name: The optimizer's name.
-        optimizer: Its class.
+        optimizer: Import path of its class.
         own: Whether it is the recipe's own.
-        dtype: What the parameters are held in.
-        gradient_release: Whether each gradient is used and given up within the backward pass.
+        dtype: The dtype of the parameters.
+        gradient_release: Whether each gradient is applied and freed during the backward pass.
         parameters: All parameters.
         gradients: Those of all trainable parameters or, with gradient release, of the largest one.
-        state: The optimizer's state; None where it is not known.
+        state: The optimizer's state; None if unknown.
         buffers: Bytes of the buffers.
-        activations: Bytes of everything else in forward and backward pass, an estimate from above.
-        step: Bytes that the optimizer takes for its step, when the activations are gone; an estimate.
-        note: Why the state is not known, or how.
+        activations: Bytes of everything else in forward and backward pass, an upper bound.
+        step: Bytes of the temporaries of the optimizer's step, when the activations are freed; an estimate.
+        note: Why the state is unknown, or how it is known.
     """
 
     name: str
@@ -77,15 +77,15 @@ class Estimate:
 
     @property
     def total(self) -> int | None:
-        """The most bytes at one time; None where the state is not known."""
+        """Peak bytes; None if the state is unknown."""
         if self.state is None:
             return None
-        moment = max(self.activations, self.step)
-        return self.parameters.bytes + self.gradients.bytes + self.state.bytes + self.buffers + moment
+        temporary = max(self.activations, self.step)
+        return self.parameters.bytes + self.gradients.bytes + self.state.bytes + self.buffers + temporary
 
 
 class Setting:
-    """A recipe's module on the meta device, its largest batch, and how the trainer computes.
+    """A recipe's module on the meta device, its largest batch, and the trainer's precision.
 
     Args:
         module: The recipe's module; it has ``build_on_meta(data)``, ``model`` and ``optimizer``.
@@ -94,7 +94,7 @@ class Setting:
         gpu: Whether to estimate for a GPU; else for a CPU.
 
     Raises:
-        RecipeError: The module or the data cannot be estimated, or the precision is not known.
+        RecipeError: The module or the data cannot be estimated, or the precision is not supported.
     """
 
     def __init__(self, module: LightningModule, data: LightningDataModule, precision: Any, gpu: bool) -> None:
@@ -148,11 +148,11 @@ class Setting:
         return sum(buffer.numel() * buffer.element_size() for buffer in self.module.buffers())
 
     def activation_bytes(self, batch_size: int | None = None, checkpointing: bool | None = None) -> int:
-        """The most that a step holds beside parameters, gradients and state; see :mod:`recipes.estimate.activations`.
+        """The peak bytes of a step beside parameters, gradients and state; see :mod:`recipes.estimate.activations`.
 
         Args:
-            batch_size: Examples in the batch; None for as many as are set.
-            checkpointing: Whether activations are computed again in the backward pass; None as it is set.
+            batch_size: Examples in the batch; None for ``data.batch_size``.
+            checkpointing: Whether activations are recomputed in the backward pass; None for the recipe's setting.
         """
         batch_size = batch_size or int(self.data.batch_size)
         key = (self.dtype, batch_size, checkpointing)
@@ -186,24 +186,26 @@ class Setting:
                     self.module.model.gradient_checkpointing_disable()
 
     def can_checkpoint(self) -> bool:
-        """Whether the recipe has a switch for activation checkpointing that is off, and the model can do it."""
+        """Whether the recipe has activation checkpointing off, and its model supports it."""
         switch = getattr(self.module, "gradient_checkpointing", None)
         return switch is False and bool(getattr(self.module.model, "supports_gradient_checkpointing", False))
 
     def state(self, candidate: Candidate) -> tuple[StateSize | None, str]:
-        """What an optimizer will hold, and a note on how that is known or why it is not."""
+        """The state of an optimizer, None if unknown, and a note on how it is known or why it is not."""
         if candidate.make is None:
             formula = FORMULAS.get(candidate.class_path)
             if formula is None:
                 return None, candidate.unsupported_reason
-            return formula(self.parameters), f"{candidate.unsupported_reason}; by the formula of its defaults"
+            return formula(
+                self.parameters
+            ), f"{candidate.unsupported_reason}; from the formula for its default arguments"
         try:
             return predict_state(candidate.make, self._parameter_groups()), ""
-        except Exception as error:  # an optimizer from anywhere: the table says what it raised
+        except Exception as error:  # any optimizer can be given: the table shows what it raised
             return None, (str(error).strip() or type(error).__name__).splitlines()[0]
 
     def step_bytes(self, candidate: Candidate) -> int:
-        """What an optimizer takes for its step; 0 for those in kernels of their own, which take little."""
+        """The temporaries of an optimizer's step; 0 for those with kernels of their own, which take little."""
         if candidate.make is None:
             return 0
         return step_bytes(candidate.make, self._parameter_groups(), self.gpu) or 0
@@ -214,7 +216,7 @@ class Setting:
 
 
 def estimate(setting: Setting, candidates: Sequence[Candidate]) -> list[Estimate]:
-    """Estimates a recipe for each optimizer, with parameters as they are set and in bfloat16, with gradient release.
+    """Estimates a recipe for each optimizer, with its own dtype and bfloat16, without and with gradient release.
 
     Args:
         setting: The recipe.

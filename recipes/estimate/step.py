@@ -1,4 +1,4 @@
-"""What an optimizer takes within its step beside its state, followed on tensors without memory."""
+"""The temporaries of an optimizer's step, counted on fake tensors."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from recipes.estimate.activations import LiveBytes, fake_like
 from recipes.estimate.torch_internals import FakeTensorMode
 
 OWN_KERNELS = ("lightning_adafactor", "bitsandbytes", "torchao")
-"""Libraries whose optimizers take next to nothing beside parameters, gradients and state."""
+"""Libraries whose optimizers need almost no temporaries."""
 
 
 def step_bytes(

@@ -1,6 +1,6 @@
-"""What the estimate uses of torch that torch does not document: its only place here, so that a new version is met once.
+"""The undocumented parts of torch that the estimate needs; no other module of the recipes imports them.
 
-The tests of this module name what a new version of torch has taken away.
+A test names each one that a new version of torch has removed.
 """
 
 from torch._subclasses.fake_tensor import FakeTensorMode
