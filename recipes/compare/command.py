@@ -1,4 +1,4 @@
-"""``python -m recipes.compare --config cls.yaml --optimizers adafactor adamw``: one recipe under several optimizers."""
+"""``python -m recipes.compare --config cls.yaml --optimizers adafactor adamw``: one recipe, several optimizers."""
 
 import os
 import shlex
@@ -18,22 +18,22 @@ from recipes.cli.optimizer_files import choose, shipped
 from recipes.compare.plan import DEFAULT_SWEEP, Plan, Rate, Trial, seed_of
 from recipes.compare.progress import Screen
 from recipes.compare.results import best_of, comparison
-from recipes.compare.runs import MISTAKE, Outcome, finished, run
+from recipes.compare.runs import INVALID_SETTINGS, Outcome, finished, run
 from recipes.compare.tables import print_table
 from recipes.compare.writing import write
 from recipes.messages import RecipeError
 from recipes.runs.folder import config_name, runs_root
 
 DESCRIPTION = """\
-Trains the same recipe under several optimizers and compares what they cost and what they give.
+Trains the same recipe with several optimizers and compares memory, time and quality.
 
-Every run is a process of its own, one after the other, with the same data order and, for the same seed, the same
+The runs are separate processes, one after the other, with the same order of data and, for the same seed, the same
 initial weights. Writes comparison.json, comparison.md and comparison.png, and a folder for each run with its log.
 
-It can be stopped and started again: the same command keeps what is finished and runs the rest. A run that fails is a
-row that says why, and the others go on."""
+It can be interrupted: the same command keeps the finished runs and runs the rest. A run that fails is a row with the
+reason, and the other runs continue."""
 EPILOG = """\
-All other options of the form --trainer.KEY, --model.KEY, --data.KEY, --checkpoint.KEY and --threads go to every fit,
+Other options of the form --trainer.KEY, --model.KEY, --data.KEY, --checkpoint.KEY and --threads apply to every run,
 such as --trainer.max_steps 100.
 
 examples:
@@ -41,16 +41,16 @@ examples:
   python -m recipes.compare --config cls.yaml --optimizers adafactor adamw --seeds 1 2 3 --sweep-lr
   python -m recipes.compare --config my.yaml --optimizers adafactor my/lion.yaml --sweep-lr 1e-4 3e-4 1e-3
 
-exit status: 0 if at least one run finished, 1 if none did, 2 for a mistake on the command line or in a file,
+exit status: 0 if at least one run finished, 1 if none did, 2 for an error on the command line or in a file,
 130 after Ctrl-C"""
 PASSED_ON = ("trainer", "model", "data", "checkpoint", "threads")
 REFUSED = {
-    "seed_everything": "the seeds are --seeds",
-    "ckpt_path": "each run begins anew",
-    "trainer.fast_dev_run": "it leaves no report to compare; for a short trial add --config trainer/quick.yaml",
-    "trainer.default_root_dir": "the folder is --out",
-    "model.optimizer": "the optimizers are --optimizers, their learning rates --sweep-lr",
-    "model.init_args.optimizer": "the optimizers are --optimizers, their learning rates --sweep-lr",
+    "seed_everything": "use --seeds",
+    "ckpt_path": "each run starts from the beginning",
+    "trainer.fast_dev_run": "it writes no report to compare; for a short trial add --config trainer/quick.yaml",
+    "trainer.default_root_dir": "use --out",
+    "model.optimizer": "use --optimizers, and --sweep-lr for their learning rates",
+    "model.init_args.optimizer": "use --optimizers, and --sweep-lr for their learning rates",
 }
 
 
@@ -61,11 +61,11 @@ def main(args: Sequence[str]) -> int:
         args: The command line after ``compare``.
 
     Returns:
-        0 if at least one training finished, 1 if none did, 2 if none did because of mistakes in the settings.
+        0 if at least one run finished, 1 if none did, 2 if none did because of errors in the settings.
 
     Raises:
-        RecipeError: The command line or a file is not as it has to be.
-        KeyboardInterrupt: The user stopped it; says how to go on.
+        RecipeError: The command line or a file is invalid, or no run finished because of errors in the settings.
+        KeyboardInterrupt: The user interrupted it; the message says how to continue.
     """
     plan = plan_of(args)
     command = shlex.join(["python", "-m", "recipes.compare", *args])
@@ -78,7 +78,8 @@ def main(args: Sequence[str]) -> int:
         except KeyboardInterrupt:
             done = sum(outcome.report is not None for outcome in outcomes)
             raise KeyboardInterrupt(
-                f"{done} of {plan.size()} runs are finished and kept in {plan.out}; the same command goes on: {command}"
+                f"{done} of {plan.size()} runs are finished and kept in {plan.out}; "
+                f"to continue, repeat the command: {command}"
             ) from None
     return _conclude(plan, outcomes, rates, command)
 
@@ -92,21 +93,21 @@ def parser() -> CommandParser:
         nargs="+",
         required=True,
         metavar="NAME",
-        help=f"files of configs/optimizer/ without .yaml ({', '.join(shipped())}), or paths of such files of your own",
+        help=f"files of configs/optimizer/ without .yaml ({', '.join(shipped())}), or paths of your own such files",
     )
     parser.add_argument(
         "--seeds",
         nargs="+",
         metavar="SEED",
-        help="whole numbers; each optimizer is trained once with each (default: the recipe's seed_everything, or 42)",
+        help="integers; each optimizer is trained once with each (default: the recipe's seed_everything, or 42)",
     )
     parser.add_argument(
         "--sweep-lr",
         nargs="*",
         metavar="LR",
-        help="learning rates to try for each optimizer with the first seed: numbers (1e-4), or multiples of that of "
-        "the optimizer's file (x3); no value means x0.3 x1 x3. The one with the best validation goes on with the other "
-        "seeds. Without --sweep-lr each optimizer keeps its file's, and the comparison says so",
+        help="learning rates to try for each optimizer with the first seed: numbers (1e-4), or multiples of the rate "
+        "in the optimizer's file (x3); no value means x0.3 x1 x3. The one with the best validation metric is used for "
+        "the other seeds. Without --sweep-lr each optimizer keeps the rate in its file, and the comparison says so",
     )
     parser.add_argument(
         "--out", metavar="FOLDER", help="folder of the comparison (default: compare-NAME in the folder of all runs)"
@@ -114,33 +115,33 @@ def parser() -> CommandParser:
     parser.add_argument(
         "--keep-models",
         action="store_true",
-        help="keep model/ and checkpoints/ of each run; without it they are deleted when the run has finished: many "
-        "runs of a large model fill a disk",
+        help="keep model/ and checkpoints/ of each run; by default they are deleted when the run has finished, to "
+        "save disk space",
     )
     return parser
 
 
 def plan_of(args: Sequence[str]) -> Plan:
-    """What a command line asks for.
+    """The plan that a command line describes.
 
     Raises:
-        RecipeError: Something in it is not as it has to be, or a file is not there.
+        RecipeError: The command line is invalid, or a file is missing.
     """
     given, others = parser().parse_known_args(list(args))
     configs = [find_config(name) for name in given.config]
     for file in configs:
         read_config(file)
     choices = [choose(name) for name in given.optimizers]
-    _refuse_doubles("--optimizers", [choice.name for choice in choices], "name each optimizer once")
+    _refuse_duplicates("--optimizers", [choice.name for choice in choices], "name each optimizer once")
     seeds = [_seed(seed) for seed in given.seeds] if given.seeds else [seed_of(configs)]
-    _refuse_doubles("--seeds", seeds, "give each seed once")
+    _refuse_duplicates("--seeds", seeds, "give each seed once")
     sweep = [] if given.sweep_lr is None else [Rate.parse(text) for text in given.sweep_lr] or list(DEFAULT_SWEEP)
     plan = Plan(configs, _passed_on(others), choices, seeds, sweep, _folder(given, configs), given.keep_models)
     for choice in choices:
         plan.rates(choice)
         if choice.missing_module:
-            # Not with notes.tell, which loads Lightning.
-            missing = f"{choice.missing_module} is not installed, and {choice.class_path} is in it"
+            # Not with tell(), which imports Lightning.
+            missing = f"{choice.class_path} needs {choice.missing_module}, which is not installed"
             print(f"note: {choice.name} will fail: {missing}", file=sys.stderr)
     return plan
 
@@ -149,7 +150,7 @@ def _folder(given: Namespace, configs: Sequence[Path]) -> Path:
     if given.out:
         folder = Path(given.out).expanduser()
         if folder.exists() and not folder.is_dir():
-            raise RecipeError(f"--out {given.out}: is a file; expected a folder")
+            raise RecipeError(f"--out {given.out} is a file; give a folder")
         return folder
     return runs_root() / f"compare-{config_name(configs[0])}"
 
@@ -160,59 +161,59 @@ def _seed(text: str) -> int:
     except ValueError:
         seed = -1
     if not 0 <= seed < 2**32:
-        raise RecipeError(f"--seeds {text}: expected whole numbers from 0 to {2**32 - 1}, such as --seeds 1 2 3")
+        raise RecipeError(f"--seeds {text}: expected integers from 0 to {2**32 - 1}, such as --seeds 1 2 3")
     return seed
 
 
-def _refuse_doubles(option: str, values: Sequence[Any], remedy: str) -> None:
+def _refuse_duplicates(option: str, values: Sequence[Any], remedy: str) -> None:
     for place, value in enumerate(values):
         if value in values[:place]:
-            raise RecipeError(f"{option}: {value} is there twice; {remedy}")
+            raise RecipeError(f"{option}: {value} is given twice; {remedy}")
 
 
 def _passed_on(others: list[str]) -> list[str]:
-    """The options for every fit, checked as far as can be without loading torch."""
+    """The options that apply to every run, checked as far as is possible without importing torch."""
     if others and not others[0].startswith("--"):
-        raise RecipeError(f"'{others[0]}' belongs to no option; see python -m recipes.compare --help")
+        raise RecipeError(f"'{others[0]}' is not the value of any option; see python -m recipes.compare --help")
     known = ("--config", "--optimizers", "--seeds", "--sweep-lr", "--out", "--keep-models")
     for option, value in options_in(others):
         key = option.lstrip("-").removesuffix("+")
         for refused, remedy in REFUSED.items():
             if key == refused or key.startswith(f"{refused}."):
-                raise RecipeError(f"{option} cannot be given to a comparison: {remedy}")
+                raise RecipeError(f"{option} is not supported by compare: {remedy}")
         if key.partition(".")[0] not in PASSED_ON or not option.startswith("--"):
             near = get_close_matches(option, known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"expected {', '.join(known)}, or a setting of the recipe"
             raise RecipeError(f"unknown option '{option}'; {hint}")
         if value is None:
-            raise RecipeError(f"{option} is given no value")
+            raise RecipeError(f"{option} has no value")
     return others
 
 
 def _train(plan: Plan, rates: dict[str, float | None], screen: Screen) -> Iterable[Outcome]:
-    """Runs what is not finished. Fills ``rates`` with each optimizer's learning rate as soon as it is known."""
+    """Runs the trials that are not finished. Stores each optimizer's learning rate in ``rates`` once it is chosen."""
     for choice in plan.choices:
-        mistaken = False
+        invalid = False
         tried: list[Outcome] = []
         for trial in plan.first_trials(choice):
             tried.append(_outcome(trial, screen))
             yield tried[-1]
-            mistaken = tried[-1].status == MISTAKE
-            if mistaken:
+            invalid = tried[-1].status == INVALID_SETTINGS
+            if invalid:
                 break
-        screen.expects_less(len(plan.rates(choice)) - len(tried))
-        if not plan.sweep and not mistaken:
+        screen.expect_fewer(len(plan.rates(choice)) - len(tried))
+        if not plan.sweep and not invalid:
             rates[choice.name] = choice.rate
         elif plan.sweep and any(outcome.report for outcome in tried):
             best = best_of(tried)
             if best is None:
                 raise RecipeError(
-                    "--sweep-lr: the recipe's reports hold no validation metric to choose a learning rate by: "
-                    "give the recipe a validation split, or leave --sweep-lr out"
+                    "--sweep-lr: the reports hold no validation metric to choose a learning rate by: give the recipe a "
+                    "validation split, or omit --sweep-lr"
                 )
             rates[choice.name] = best.trial.rate
         if choice.name not in rates:
-            screen.expects_less(len(plan.seeds) - 1)
+            screen.expect_fewer(len(plan.seeds) - 1)
     for place in range(len(plan.seeds) - 1):
         for choice in plan.choices:
             if choice.name in rates:
@@ -222,9 +223,9 @@ def _train(plan: Plan, rates: dict[str, float | None], screen: Screen) -> Iterab
 def _outcome(trial: Trial, screen: Screen) -> Outcome:
     outcome = finished(trial)
     if outcome is None:
-        screen.starts(trial)
+        screen.start(trial)
         outcome = run(trial, screen.tick)
-    screen.ended(outcome)
+    screen.end(outcome)
     return outcome
 
 
@@ -233,7 +234,7 @@ def _conclude(plan: Plan, outcomes: Sequence[Outcome], rates: dict[str, float | 
     if not any(outcome.report for outcome in outcomes):
         reasons = dict.fromkeys(outcome.reason for outcome in outcomes)
         message = f"no run finished: {'; '.join(reasons)} (logs in {plan.out})"
-        if all(outcome.status == MISTAKE for outcome in outcomes):
+        if all(outcome.status == INVALID_SETTINGS for outcome in outcomes):
             raise RecipeError(message)
         print(f"error: {message}", file=sys.stderr)
         return 1
@@ -248,6 +249,6 @@ def _conclude(plan: Plan, outcomes: Sequence[Outcome], rates: dict[str, float | 
             if outcome.kept and not (outcome.folder / "model").is_dir():
                 folder = outcome.trial.folder
                 print(
-                    f"{folder} has no model: it was trained without --keep-models; delete the folder to train it anew"
+                    f"{folder} has no model: it was trained without --keep-models; delete the folder to train it again"
                 )
     return 0

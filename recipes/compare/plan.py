@@ -1,4 +1,4 @@
-"""Which trainings a comparison consists of: optimizers, learning rates and seeds, and the command of each."""
+"""The runs of a comparison: optimizers, learning rates and seeds, and the command of each run."""
 
 import hashlib
 import json
@@ -19,22 +19,22 @@ from recipes.runs.folder import config_name
 RATE_OPTION = "--model.init_args.optimizer.init_args.lr"
 DEFAULT_SEED = 42
 FIT = [sys.executable, "-m", "recipes.fit"]
-"""The program that trains: each run is one process of it, so that no run sees another's memory."""
+"""The program that trains. Each run is a separate process, so that peak memory is its own."""
 
 
 @dataclass(frozen=True)
 class Rate:
-    """A learning rate of a sweep: a number, or a multiple of the one in each optimizer's file."""
+    """A learning rate of a sweep: a number, or a multiple of the rate in each optimizer's file."""
 
     number: float
     relative: bool
 
     @classmethod
     def parse(cls, text: str) -> "Rate":
-        """Reads ``3e-4``, or ``x3`` for three times the file's.
+        """Parses ``3e-4``, or ``x3`` for three times the rate in the file.
 
         Raises:
-            RecipeError: It is neither, or not above 0.
+            RecipeError: It is neither, or not positive.
         """
         relative = text[:1] in ("x", "×")
         try:
@@ -43,7 +43,7 @@ class Rate:
             number = math.nan
         if not 0 < number < math.inf:
             raise RecipeError(
-                f"--sweep-lr {text}: expected learning rates such as 3e-4, or x0.3 for 0.3 times that of each "
+                f"--sweep-lr {text}: expected learning rates such as 3e-4, or x0.3 for 0.3 times the rate in each "
                 "optimizer's file"
             )
         return cls(number, relative)
@@ -54,7 +54,7 @@ DEFAULT_SWEEP = (Rate(0.3, True), Rate(1.0, True), Rate(3.0, True))
 
 @dataclass(frozen=True)
 class Trial:
-    """One training: an optimizer, its learning rate (None: the optimizer's own) and a seed.
+    """One run: an optimizer, its learning rate (None: the optimizer's own) and a seed.
 
     Attributes:
         plan: The comparison that it belongs to.
@@ -67,13 +67,13 @@ class Trial:
 
     @property
     def title(self) -> str:
-        """As it is called on the screen."""
+        """Its title on the screen."""
         rate = "its own lr" if self.rate is None else f"lr {self.rate:g}"
         return f"{self.choice.name}, {rate}, seed {self.seed}"
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """All that its result depends on: two trials of equal settings are the same one."""
+        """Everything its result depends on: trials with equal settings are the same run."""
         return {
             "recipe": [dict(read_config(file).settings) for file in self.plan.configs],
             "options": self.plan.options,
@@ -84,19 +84,19 @@ class Trial:
 
     @property
     def digest(self) -> str:
-        """Names the settings in eight hexadecimal digits."""
+        """Eight hexadecimal digits that identify the settings."""
         text = json.dumps(self.settings, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
     @property
     def folder(self) -> Path:
-        """Where it writes, below the comparison's folder; other settings write elsewhere."""
+        """Its folder in that of the comparison, a different one for different settings."""
         rate = "own" if self.rate is None else f"{self.rate:g}"
         return self.plan.out / self.choice.name / f"lr-{rate}_seed-{self.seed}_{self.digest}"
 
     @property
     def command(self) -> list[str]:
-        """The process that trains it."""
+        """The command that trains it."""
         command = list(FIT)
         for file in (*self.plan.configs, self.choice.file):
             command += ["--config", str(file)]
@@ -108,16 +108,16 @@ class Trial:
 
 @dataclass(frozen=True)
 class Plan:
-    """All trainings of a comparison.
+    """All runs of a comparison.
 
     Attributes:
-        configs: The recipe's YAML files, laid on top of each other.
-        options: Further options of every fit.
+        configs: The recipe's YAML files, later ones merged into earlier ones.
+        options: Further options of every run.
         choices: The optimizers, in the order given.
-        seeds: Each optimizer is trained once with each.
-        sweep: Learning rates tried with the first seed; empty: each optimizer has its file's.
+        seeds: Each optimizer is trained once with each seed.
+        sweep: Learning rates tried with the first seed; empty: each optimizer has the rate in its file.
         out: The comparison's folder.
-        keep_models: Whether checkpoints and model of a run stay when it has finished.
+        keep_models: Whether to keep the checkpoints and the model of a finished run.
     """
 
     configs: Sequence[Path]
@@ -134,17 +134,17 @@ class Plan:
         return config_name(self.configs[0])
 
     def rates(self, choice: Choice) -> list[float | None]:
-        """The learning rates that an optimizer is tried with, without doubles, in ascending order.
+        """The learning rates to try with an optimizer, without duplicates, in ascending order.
 
         Raises:
-            RecipeError: A multiple is asked for of a learning rate that the file does not have.
+            RecipeError: The sweep has a multiple, and the file has no learning rate to multiply.
         """
         if not self.sweep:
             return [choice.rate]
         if choice.rate is None and any(rate.relative for rate in self.sweep):
             raise RecipeError(
                 f"--sweep-lr x...: {choice.file} has no lr to multiply; give --sweep-lr absolute values, "
-                "such as 1e-4 3e-4, or the file an lr"
+                "such as 1e-4 3e-4, or add an lr to the file"
             )
         numbers = [
             float(f"{rate.number * (choice.rate or 0):.6g}") if rate.relative else rate.number for rate in self.sweep
@@ -152,25 +152,25 @@ class Plan:
         return [*sorted(set(numbers))]
 
     def first_trials(self, choice: Choice) -> list[Trial]:
-        """The trainings that an optimizer's learning rate is chosen from: all with the first seed."""
+        """The runs with the first seed, from which an optimizer's learning rate is chosen."""
         return [Trial(self, choice, rate, self.seeds[0]) for rate in self.rates(choice)]
 
     def further_trials(self, choice: Choice, rate: float | None) -> list[Trial]:
-        """The trainings with the other seeds, at the learning rate chosen."""
+        """The runs with the other seeds, at the chosen learning rate."""
         return [Trial(self, choice, rate, seed) for seed in self.seeds[1:]]
 
     def size(self) -> int:
-        """How many trainings there are."""
+        """The number of runs."""
         return sum(len(self.rates(choice)) + len(self.seeds) - 1 for choice in self.choices)
 
 
 def seed_of(configs: Sequence[Path]) -> int:
-    """The recipe's own seed: ``seed_everything`` of its last file that has one, else the recipes' default."""
+    """The recipe's seed: ``seed_everything`` of its last file that has one, else the default."""
     seeds = [read_config(file).settings.get("seed_everything") for file in configs]
     given = [seed for seed in seeds if isinstance(seed, int) and not isinstance(seed, bool)]
     return given[-1] if given else DEFAULT_SEED
 
 
 def shown(command: Sequence[str]) -> str:
-    """A command as it can be typed again, ``python`` standing for this one."""
+    """A command to copy and paste, with ``python`` for this interpreter."""
     return shlex.join(["python" if word == sys.executable else word for word in command])

@@ -30,7 +30,7 @@ def draw(result: dict[str, Any], outcomes: Sequence[Outcome], file: Path) -> Non
 
     Args:
         result: What ``comparison.json`` holds.
-        outcomes: The trainings; their reports have the curves.
+        outcomes: The runs, whose reports have the loss curves.
         file: The PNG to write.
     """
     from matplotlib.figure import Figure
@@ -49,7 +49,7 @@ def draw(result: dict[str, Any], outcomes: Sequence[Outcome], file: Path) -> Non
 
 def _title(result: dict[str, Any]) -> str:
     seeds = len(result["seeds"])
-    rates = "each with the learning rate that its sweep chose" if result["swept"] else "learning rates not swept"
+    rates = "learning rates from a sweep for each optimizer" if result["swept"] else "learning rates not swept"
     return f"{result['recipe']}: {'one seed' if seeds == 1 else f'{seeds} seeds'}, {rates}"
 
 
@@ -122,7 +122,7 @@ def _draw_loss(axes: "Axes", result: dict[str, Any], outcomes: Sequence[Outcome]
 
 
 def _curve(outcome: Outcome, row: dict[str, Any]) -> Iterator[tuple[float, float]]:
-    """``(seconds, loss)`` of a run that counts for a row, neighbouring entries averaged."""
+    """``(seconds, loss)`` of a run that counts for a row, averaged over neighbouring entries."""
     trial = outcome.trial
     if outcome.report is None or trial.choice.name != row["name"] or trial.rate != row["lr"]:
         return

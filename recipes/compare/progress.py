@@ -1,4 +1,4 @@
-"""What is shown while a comparison runs: which training it is at, how many there are, how much time is left."""
+"""The progress of a comparison on the screen: the current run, the number of runs, the time left."""
 
 import statistics
 import sys
@@ -16,7 +16,7 @@ from recipes.compare.runs import Outcome, last_line
 
 
 class Screen:
-    """A bar over all trainings of a comparison on a terminal, lines of text elsewhere.
+    """A progress bar over all runs of a comparison on a terminal, lines of text elsewhere.
 
     Args:
         plan: The comparison.
@@ -53,13 +53,13 @@ class Screen:
             self._live.update(self._bar)
             self._live.__exit__(kind, error, trace)
 
-    def expects_less(self, trainings: int) -> None:
-        """Takes trainings off that will not be run after all."""
-        self._total -= trainings
+    def expect_fewer(self, runs: int) -> None:
+        """Subtracts runs that are skipped."""
+        self._total -= runs
         self._bar.update(self._task, total=self._total)
 
-    def starts(self, trial: Trial) -> None:
-        """A training begins."""
+    def start(self, trial: Trial) -> None:
+        """Shows a run that has started."""
         self._trial, self._since = trial, time.monotonic()
         self._bar.update(self._task, description=trial.title, left=self._left())
         if self._live is None:
@@ -67,15 +67,15 @@ class Screen:
             print(f"[{self._done + 1}/{self._total}] {trial.title}: started{f', {left}' if left else ''}", flush=True)
 
     def tick(self) -> None:
-        """Time has passed."""
+        """Updates the time left and the run's last line."""
         if self._live is None or self._trial is None:
             return
         self._bar.update(self._task, left=self._left())
         line = Text(f"  {last_line(self._trial)}", style="dim", no_wrap=True, overflow="ellipsis")
         self._live.update(Group(self._bar, line))
 
-    def ended(self, outcome: Outcome) -> None:
-        """A training has ended, or was found finished."""
+    def end(self, outcome: Outcome) -> None:
+        """Shows how a run has ended, or that it was finished before."""
         self._done += 1
         if outcome.seconds is not None and outcome.report is not None:
             self._seconds.append(outcome.seconds)
@@ -95,5 +95,5 @@ def _how_it_ended(outcome: Outcome) -> str:
     if outcome.report is None:
         return f"failed: {outcome.reason} (see {outcome.folder / 'log.txt'})"
     if outcome.kept:
-        return "finished before, kept"
+        return "already finished, kept"
     return f"finished in {outcome.seconds or 0:.0f} s"

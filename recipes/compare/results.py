@@ -1,7 +1,7 @@
-"""What the trainings of a comparison say together: one row for each optimizer, and remarks on how far to trust it.
+"""The results of a comparison: one row for each optimizer, and remarks on how reliable they are.
 
-Everything is taken from the runs' ``report.json``; nothing here knows a task. Learning rates are chosen by validation
-metrics only, and nothing is ranked by test metrics.
+Everything is read from the runs' ``report.json``, whatever the task. Learning rates are chosen by validation metrics
+only, and nothing is ranked by test metrics.
 """
 
 import math
@@ -24,7 +24,7 @@ SHOWN_FIRST = ("accuracy", "f1", "perplexity")
 
 
 def mode_of(metric: str) -> str | None:
-    """``max`` or ``min``: what is better of a metric, by its name; None for one that is not known."""
+    """``max`` if a metric is better when higher, ``min`` if when lower, by its name; None if unknown."""
     name = metric.rpartition("/")[2].lower()
     for mode, words in (("min", LOWER_IS_BETTER), ("max", HIGHER_IS_BETTER)):
         if any(word in name for word in words):
@@ -34,18 +34,18 @@ def mode_of(metric: str) -> str | None:
 
 def monitor_of(report: Report) -> tuple[str, str] | None:
     """The validation metric that chose a run's best checkpoint, and its mode; None without validation."""
-    told = report.get("monitor") or {}
+    monitor = report.get("monitor") or {}
     metrics = report.get("metrics") or {}
-    name = told.get("name")
+    name = monitor.get("name")
     if isinstance(name, str) and name in metrics:
-        return name, told.get("mode") or mode_of(name) or "min"
+        return name, monitor.get("mode") or mode_of(name) or "min"
     stem = [f"val/{word}" for word in ("f1", "accuracy", "perplexity", "loss")]
     found = next((name for name in stem if name in metrics), None)
     return (found, mode_of(found) or "min") if found else None
 
 
 def score_of(report: Report) -> float:
-    """What the monitored validation metric says, the higher the better; NaN if it says nothing."""
+    """The monitored validation metric, negated if lower is better; NaN without one."""
     monitor = monitor_of(report)
     if monitor is None:
         return math.nan
@@ -55,40 +55,40 @@ def score_of(report: Report) -> float:
 
 
 def best_of(outcomes: Iterable[Outcome]) -> Outcome | None:
-    """The outcome with the best validation, None if none can be told; of equals, the first."""
+    """The outcome with the best validation metric, the first of equal ones; None if no run has one."""
     scored = [(score_of(outcome.report), outcome) for outcome in outcomes if outcome.report is not None]
     scored = [(score, outcome) for score, outcome in scored if not math.isnan(score)]
     return max(scored, key=lambda pair: pair[0])[1] if scored else None
 
 
 def quality_names(reports: Iterable[Report]) -> list[str]:
-    """The metrics to be shown: the test's, or the validation's where there is no test; loss if there is no other."""
+    """The metrics to show: those of the test, else of the validation; the loss only if there is no other."""
     names = list(dict.fromkeys(name for report in reports for name in report.get("metrics") or {}))
     stage = "test/" if any(name.startswith("test/") for name in names) else "val/"
     names = [name for name in names if name.startswith(stage)]
-    telling = [name for name in names if name != f"{stage}loss"]
+    without_loss = [name for name in names if name != f"{stage}loss"]
     order = {f"{stage}{word}": place for place, word in enumerate(SHOWN_FIRST)}
-    return sorted(telling or names, key=lambda name: order.get(name, len(order)))
+    return sorted(without_loss or names, key=lambda name: order.get(name, len(order)))
 
 
 def main_quality(reports: Sequence[Report]) -> str | None:
-    """The metric that stands for quality in the picture: the monitored one's twin, else the first of those shown.
+    """The metric of quality in the chart: the monitored metric on the shown split, else the first one shown.
 
-    Perplexity is the twin of the loss that it is computed from.
+    Perplexity takes the place of the loss that it is computed from.
     """
     names = quality_names(reports)
-    twins = {name.partition("/")[2]: name for name in names}
+    by_stem = {name.partition("/")[2]: name for name in names}
     for report in reports:
         monitor = monitor_of(report)
         stem = monitor[0].partition("/")[2] if monitor else ""
-        for twin in (stem, "perplexity" if stem == "loss" else ""):
-            if twin in twins:
-                return twins[twin]
+        for wanted in (stem, "perplexity" if stem == "loss" else ""):
+            if wanted in by_stem:
+                return by_stem[wanted]
     return names[0] if names else None
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
-    """Mean, sample standard deviation (null of one value, or of an infinite one), least, most and number of values."""
+    """Mean, sample standard deviation (null for one value, or an infinite one), min, max and number of values."""
     return {
         "mean": statistics.fmean(values),
         "std": statistics.stdev(values) if len(values) > 1 and all(map(math.isfinite, values)) else None,
@@ -100,13 +100,13 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
 
 
 def comparison(plan: Plan, outcomes: Sequence[Outcome], rates: dict[str, float | None], command: str) -> dict[str, Any]:
-    """All that ``comparison.json`` holds.
+    """The content of ``comparison.json``.
 
     Args:
-        plan: What was asked for.
-        outcomes: The trainings that have ended, finished or not.
-        rates: The learning rate chosen for each optimizer, by name; one that none could be chosen for is left out.
-        command: The command that was typed.
+        plan: The comparison.
+        outcomes: The runs that have ended, successfully or not.
+        rates: The chosen learning rate of each optimizer, by name, without optimizers that have none.
+        command: The command line.
     """
     reports = [outcome.report for outcome in outcomes if outcome.report is not None]
     names = quality_names(reports)
@@ -188,7 +188,7 @@ def _run(plan: Plan, outcome: Outcome) -> dict[str, Any]:
 
 
 def _sweep(plan: Plan, choice: Choice, outcomes: Sequence[Outcome], rate: float | None) -> list[dict[str, Any]]:
-    """For each learning rate tried: what the validation said with the first seed, or why it said nothing."""
+    """For each learning rate tried: the validation metric with the first seed, or why there is none."""
     tried = []
     for trial in plan.first_trials(choice):
         outcome = next((o for o in outcomes if same(o.trial, trial)), None)
@@ -206,12 +206,12 @@ def _sweep(plan: Plan, choice: Choice, outcomes: Sequence[Outcome], rate: float 
 
 
 def same(one: Trial, other: Trial) -> bool:
-    """Whether two trials of a comparison are the same one."""
+    """Whether two trials of a comparison are the same run."""
     return (one.choice.name, one.rate, one.seed) == (other.choice.name, other.rate, other.seed)
 
 
 def _same_initial_weights(outcomes: Sequence[Outcome]) -> dict[str, bool | None]:
-    """For each seed whether all its runs began with the same weights; None where a report does not say."""
+    """For each seed whether all its runs started from the same weights; None if a report does not say."""
     found: dict[str, set[str | None]] = {}
     for outcome in outcomes:
         if outcome.report is not None:
@@ -223,14 +223,14 @@ def _same_initial_weights(outcomes: Sequence[Outcome]) -> dict[str, bool | None]
 
 
 def remarks(result: dict[str, Any], plan: Plan) -> list[str]:
-    """How the comparison was made and how far to trust it, one sentence each; the gravest first."""
+    """How the comparison was made and how reliable it is, one sentence each, the most severe first."""
     found = []
     same_weights = result["same_initial_weights"]
     different = [seed for seed, known in same_weights.items() if known is False]
     if different:
         found.append(
-            f"WARNING: with seed {', '.join(different)} the runs did not begin with the same weights: they are not "
-            "comparable. A recipe has to draw its new weights from the seed alone."
+            f"WARNING: with seed {', '.join(different)} the runs did not start from the same weights: they are not "
+            "comparable. A recipe must initialize its weights from the seed alone."
         )
     for key, what in (
         ("device", "devices"),
@@ -240,35 +240,39 @@ def remarks(result: dict[str, Any], plan: Plan) -> list[str]:
     ):
         if isinstance(result[key], list):
             found.append(
-                f"WARNING: the runs are of different {what}: delete the folders of the old ones to run them anew."
+                f"WARNING: the runs have different {what}: delete the folders of the old ones to run them again."
             )
     found.append(_about_rates(result, plan))
     found += _at_the_edge(result)
     seeds = ", ".join(map(str, plan.seeds))
     if len(plan.seeds) == 1:
-        found.append(f"One seed ({seeds}): differences of quality are not told from chance.")
+        found.append(f"One seed ({seeds}): differences in quality may be due to chance.")
     else:
-        found.append(f"Seeds {seeds}: mean ± standard deviation of the runs that finished.")
+        found.append(f"Seeds {seeds}: mean ± standard deviation of the finished runs.")
     if same_weights and all(same_weights.values()):
         found.append(
-            "Runs of the same seed began with the same weights (fingerprints are equal) and the same order of data."
+            "Runs with the same seed started from the same weights (their fingerprints are equal), with the same order "
+            "of data."
         )
     elif same_weights and not different:
-        found.append("Runs of the same seed have the same order of data; not every report tells its initial weights.")
+        found.append(
+            "Runs with the same seed have the same order of data; not every report has a fingerprint of its initial "
+            "weights."
+        )
     return found
 
 
 def _about_rates(result: dict[str, Any], plan: Plan) -> str:
     if not plan.sweep:
         return (
-            "No learning rate was swept: each optimizer has that of its file, and with another one the order may be "
-            "another."
+            "Learning rates were not swept: each optimizer has the one in its file. With other rates the results may "
+            "rank differently."
         )
     monitor = result["monitor"]
     by = f"{'highest' if monitor['mode'] == 'max' else 'lowest'} {monitor['name']}" if monitor else "best validation"
     return (
-        f"Each optimizer's learning rate is the one of its own sweep with the {by} (seed {plan.seeds[0]}); the test "
-        "had no part in it."
+        f"Each optimizer has the learning rate of its own sweep with the {by} (seed {plan.seeds[0]}); test metrics "
+        "were not used to choose it."
     )
 
 
@@ -280,12 +284,12 @@ def _at_the_edge(result: dict[str, Any]) -> list[str]:
             continue
         for place, word in ((0, "lowest"), (-1, "highest")):
             if tried[place]["chosen"]:
-                found.append(f"{row['name']}'s learning rate is the {word} one tried: one beyond it may be better.")
+                found.append(f"{row['name']}'s learning rate is the {word} one tried: a rate beyond it may be better.")
     return found
 
 
 def _common(reports: Sequence[Report], key: str) -> Any:
-    """A value that all reports share; a list of the values where they differ."""
+    """The value that all reports share; a list of the values if they differ."""
     values: list[Any] = []
     for report in reports:
         if report.get(key) not in values:
@@ -315,7 +319,7 @@ def _memory_gb() -> float | None:
 
 
 def _shown_paths(files: Sequence[Path]) -> list[str]:
-    """Paths from the working folder, names alone for files outside it."""
+    """Paths relative to the working folder; only the names of files outside it."""
     shown = []
     for file in files:
         try:

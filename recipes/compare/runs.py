@@ -1,8 +1,8 @@
-"""Running the trainings of a comparison, one process after the other; what is finished is never run again.
+"""Runs the trials of a comparison, one process after the other; finished ones are not run again.
 
-A training's folder holds ``log.txt`` (all that the process printed, attempts one after the other), ``command.txt``,
-``settings.json``, and the run's own folder as ``fit`` makes it, in which ``report.json`` tells that it finished. Its
-checkpoints and model are deleted then, unless they are to be kept: a comparison of many runs would fill the disk.
+A trial's folder holds ``log.txt`` (the output of all its attempts), ``command.txt``, ``settings.json``, and the run's
+folder that ``fit`` creates; a ``report.json`` in it means that the run has finished. Its checkpoints and model are then
+deleted, unless they are to be kept: many runs would fill the disk.
 """
 
 import json
@@ -23,26 +23,26 @@ from recipes.compare.plan import Trial, shown
 from recipes.messages import RecipeError
 from recipes.runs.folder import VERSION
 
-MISTAKE = 2
-SECONDS_BETWEEN_LOOKS = 0.2
+INVALID_SETTINGS = 2
+SECONDS_BETWEEN_CHECKS = 0.2
 SECONDS_TO_STOP = 60
-LINES_LOOKED_AT = 200
+LINES_READ = 200
 EXCEPTION = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Exit|Interrupt)\b.*")
 KILL = 9
-KILLED = "killed by the system: most likely the machine's memory was full"
+KILLED = "killed by the system, most likely because the machine ran out of memory"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a training ended.
+    """How a trial ended.
 
     Attributes:
-        report: What its ``report.json`` holds; None if it did not finish.
-        reason: Why it did not finish, in a line.
+        report: The content of its ``report.json``; None if it did not finish.
+        reason: Why it did not finish, in one line.
         status: Exit status of its process; 0 if it was finished before.
         seconds: Wall time of its process, None if it did not run.
         kept: Whether it was finished before.
-        folder: The run's own folder, or the training's if it did not finish.
+        folder: The run's folder, or the trial's if it did not finish.
     """
 
     trial: Trial
@@ -55,7 +55,7 @@ class Outcome:
 
 
 def finished(trial: Trial) -> Outcome | None:
-    """The outcome of a training that an earlier call has finished, else None."""
+    """The outcome of a trial that was finished before, else None."""
     found = _report(trial.folder)
     if found is None:
         return None
@@ -64,19 +64,19 @@ def finished(trial: Trial) -> Outcome | None:
 
 
 def run(trial: Trial, tick: Callable[[], object] = lambda: None) -> Outcome:
-    """Trains, and waits for it.
+    """Runs a trial in a process of its own and waits for it.
 
     Args:
-        trial: What to train.
+        trial: The trial.
         tick: Called several times a second while the process runs.
 
     Raises:
-        RecipeError: The training's folder cannot be written.
-        KeyboardInterrupt: The user pressed Ctrl-C; the process has stopped.
+        RecipeError: The trial's folder cannot be written.
+        KeyboardInterrupt: The user pressed Ctrl-C; the process has ended.
     """
     _prepare(trial)
     if not trial.plan.keep_models:
-        for attempt in trial.folder.glob("*/version_*"):  # broken off: every attempt begins anew
+        for attempt in trial.folder.glob("*/version_*"):  # of interrupted attempts: each starts from the beginning
             _drop_weights(attempt)
     started = time.monotonic()
     log = trial.folder / "log.txt"
@@ -96,13 +96,13 @@ def run(trial: Trial, tick: Callable[[], object] = lambda: None) -> Outcome:
 
 
 def last_line(trial: Trial) -> str:
-    """The last line that a training has printed so far."""
+    """The last line that a trial has printed so far."""
     lines = _tail(trial.folder / "log.txt", 0)
     return lines[-1].strip() if lines else ""
 
 
 def _drop_weights(folder: Path) -> None:
-    """Deletes the checkpoints and the model of a run that has ended, gigabytes of a comparison of numbers."""
+    """Deletes the checkpoints and the model of a run, to save disk space."""
     for name in ("checkpoints", "model"):
         shutil.rmtree(folder / name, ignore_errors=True)
 
@@ -115,15 +115,15 @@ def _prepare(trial: Trial) -> None:
         (trial.folder / "command.txt").write_text(shown(trial.command) + "\n", encoding="utf-8")
     except OSError as error:
         raise RecipeError(
-            f"{trial.folder} cannot be written ({error.strerror}): name another folder with --out"
+            f"{trial.folder} cannot be written ({error.strerror}): give another folder with --out"
         ) from None
 
 
 def _wait(trial: Trial, output: Any, tick: Callable[[], object]) -> int:
-    """The exit status of the training's process."""
+    """Waits for the trial's process and returns its exit status."""
     package = str(Path(__file__).resolve().parents[2])
     paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
-    # A session of its own: Ctrl-C reaches the training once, from here, and it stops as it does when alone.
+    # In a session of its own, so that Ctrl-C reaches it once, from here, and it stops as a single run does.
     process = subprocess.Popen(
         trial.command,
         stdin=subprocess.DEVNULL,
@@ -136,18 +136,18 @@ def _wait(trial: Trial, output: Any, tick: Callable[[], object]) -> int:
         try:
             while process.poll() is None:
                 tick()
-                time.sleep(SECONDS_BETWEEN_LOOKS)
+                time.sleep(SECONDS_BETWEEN_CHECKS)
         finally:
             _stop(process)
     return process.returncode
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:
-    """Ends a process that still runs: politely, so that it leaves its checkpoint, then not; its own processes too."""
+    """Ends a process and its children: by signals that let it save a checkpoint, then by SIGKILL."""
     try:
         _ask_to_end(process)
     finally:
-        # The processes of the other devices, if it has left them behind: its session is theirs.
+        # Its session includes the processes of the other devices, if they still run.
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -163,12 +163,12 @@ def _ask_to_end(process: "subprocess.Popen[bytes]") -> None:
         except (OSError, ValueError, subprocess.TimeoutExpired):
             continue
         except (KeyboardInterrupt, SystemExit):
-            continue  # asked twice: left alone, the training would go on without a terminal that can end it
+            continue  # a second Ctrl-C: without this the run would go on, with no terminal to end it
 
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """Lets the signals that end this process end the training first."""
+    """Lets signals that end this process end the run first."""
 
     def end(number: int, frame: Any) -> None:
         sys.exit(128 + number)
@@ -176,7 +176,7 @@ def _ended_by_signals() -> Iterator[None]:
     names = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
     try:
         before = {number: signal.signal(number, end) for number in names}
-    except ValueError:  # not in the main thread, where signals do not arrive
+    except ValueError:  # not in the main thread, which alone receives signals
         before = {}
     try:
         yield
@@ -186,13 +186,13 @@ def _ended_by_signals() -> Iterator[None]:
 
 
 def _report(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The report that a training ended with, and its file: later ones are of ``recipes.reproduce``."""
+    """The report of a trial and its file. Of several the first counts: the others are from ``recipes.reproduce``."""
     files = [file for file in folder.glob("*/version_*/report.json") if VERSION.fullmatch(file.parent.name)]
     for file in sorted(files, key=lambda file: int(file.parent.name.rpartition("_")[2])):
         try:
             report = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            continue  # cut off while it was written: not finished
+            continue  # truncated: the run was interrupted while it wrote it
         if isinstance(report, dict):
             return file, report
     return None
@@ -206,7 +206,7 @@ def _seconds(trial: Trial) -> float | None:
 
 
 def _reason(status: int, log: Path, start: int) -> str:
-    """Why a process did not finish: its own sentence, else the exception, else its status."""
+    """Why a process did not finish: its error message, else the exception, else its exit status."""
     if status == -KILL:
         return KILLED
     if status < 0:
@@ -219,12 +219,12 @@ def _reason(status: int, log: Path, start: int) -> str:
         if EXCEPTION.match(line):
             return line
     if status == 0:
-        return "it ended well and left no report.json: the recipe's module has no save_pretrained"
+        return "it succeeded but wrote no report.json: the recipe's module has no save_pretrained"
     return f"exit status {status}{f', after: {lines[-1]}' if lines else ''}"
 
 
 def _tail(log: Path, start: int, length: int = 20_000) -> list[str]:
-    """The last lines of a log that begins at byte ``start``."""
+    """The last lines of a log, from byte ``start`` on."""
     try:
         with log.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
@@ -233,4 +233,4 @@ def _tail(log: Path, start: int, length: int = 20_000) -> list[str]:
     except OSError:
         return []
     lines = [line.rstrip() for line in text.replace("\r", "\n").splitlines()]
-    return [line for line in lines if line][-LINES_LOOKED_AT:]
+    return [line for line in lines if line][-LINES_READ:]

@@ -1,4 +1,4 @@
-"""A comparison as tables: for the terminal, and as ``comparison.md``."""
+"""The tables of a comparison: on the terminal and in ``comparison.md``."""
 
 from typing import Any
 
@@ -11,13 +11,13 @@ WIDEST = 1000
 
 
 def columns(result: dict[str, Any]) -> list[str]:
-    """The headings of the table."""
+    """The table's headings."""
     memory = ["state, elements", "state, MB", "gradients, MB", "parameters, MB", "peak, MB"]
     return ["optimizer", "lr", *memory, "s/step", *result["quality"], "runs"]
 
 
 def rows(result: dict[str, Any]) -> list[list[str]]:
-    """A line for each optimizer, in the order in which they were asked for."""
+    """The table's rows, one for each optimizer in the order given."""
     return [_row(result, row) for row in result["optimizers"]]
 
 
@@ -46,7 +46,7 @@ def _runs(result: dict[str, Any], row: dict[str, Any], finished: int) -> str:
 
 
 def failures(result: dict[str, Any]) -> list[str]:
-    """A sentence for each training that did not finish."""
+    """A sentence for each run that did not finish."""
     return [
         f"{row['name']}, lr {rate(run['lr'])}, seed {run['seed']} did not finish: {run['reason']}"
         for row in result["optimizers"]
@@ -56,12 +56,12 @@ def failures(result: dict[str, Any]) -> list[str]:
 
 
 def rate(value: float | None) -> str:
-    """A learning rate; ``own`` where the optimizer sets it."""
+    """A learning rate; ``own`` if the optimizer computes it."""
     return "own" if value is None else f"{value:g}"
 
 
 def quality(name: str, values: dict[str, Any] | None) -> str:
-    """Mean, and standard deviation where there are several values."""
+    """Mean, and standard deviation if there are several values."""
     if values is None:
         return NOTHING
     digits = ".2f" if "perplexity" in name else ".4f"
@@ -77,7 +77,7 @@ def _megabytes(size: dict[str, Any] | None) -> str:
 
 
 def print_table(result: dict[str, Any], console: Console) -> None:
-    """Prints the comparison: a row for each optimizer, or a column where rows would not fit on the screen."""
+    """Prints the comparison: a row for each optimizer, or a column if rows do not fit on the screen."""
     headings, lines = columns(result), rows(result)
     title = f"{result['recipe']}: {len(lines)} optimizers"
     table = _printed(title, headings, lines)
@@ -102,7 +102,7 @@ def _printed(title: str, headings: list[str], lines: list[list[str]], whole: boo
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """``comparison.md``."""
+    """The content of ``comparison.md``."""
     names = ", ".join(row["name"] for row in result["optimizers"])
     parts = [
         f"# {result['recipe']}: {names}",
@@ -114,7 +114,7 @@ def markdown(result: dict[str, Any]) -> str:
     ]
     if result["swept"]:
         parts += ["## Learning rates tried", _sweeps(result)]
-    parts += ["## Runs", _all_runs(result), "## Where", _where(result)]
+    parts += ["## Runs", _all_runs(result), "## Environment", _environment(result)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -132,9 +132,9 @@ def _legend(result: dict[str, Any]) -> str:
     adamw = next((row["adamw_state"] for row in result["optimizers"] if row["adamw_state"]), None)
     would = f" AdamW's state for this model: {adamw['elements']:,} elements, {_megabytes(adamw)} MB." if adamw else ""
     return (
-        "State, gradients and parameters are counted in the tensors themselves, after the last step; elements are "
-        f"numbers, MB are MiB. Peak: {result['peak_memory_is']}, most of all runs. s/step: wall time of a training "
-        f"step, median of a run, then of the runs.{would}"
+        "State, gradients and parameters are counted from the tensors, after the last step; MB are MiB. "
+        f"Peak: {result['peak_memory_is']}, the maximum over the runs. s/step: wall time of a training step, the "
+        f"median of each run, then over the runs.{would}"
     )
 
 
@@ -161,14 +161,14 @@ def _all_runs(result: dict[str, Any]) -> str:
             seconds = NOTHING if run["wall_seconds"] is None else f"{run['wall_seconds']:.0f}"
             outcome = "finished" if run["finished"] else f"failed: {run['reason']}"
             lines.append([row["name"], rate(run["lr"]), str(run["seed"]), *shown, seconds, outcome])
-    return _table(["optimizer", "lr", "seed", *result["quality"], "seconds in all", "outcome"], lines)
+    return _table(["optimizer", "lr", "seed", *result["quality"], "total seconds", "outcome"], lines)
 
 
-def _where(result: dict[str, Any]) -> str:
+def _environment(result: dict[str, Any]) -> str:
     machine, versions = result["machine"], result["versions"]
     lines = [f"- device: {_one(result['device'])}"]
     memory = f", {machine['memory_gb']} GiB" if machine["memory_gb"] else ""
-    lines.append(f"- machine: {machine['processors']} processors{memory}, {machine['system']}")
+    lines.append(f"- machine: {machine['processors']} CPUs{memory}, {machine['system']}")
     for known in versions if isinstance(versions, list) else [versions or {}]:
         lines.append(f"- versions: {', '.join(f'{name} {version}' for name, version in known.items() if version)}")
     if result["git_commit"]:

@@ -1,4 +1,4 @@
-"""``comparison.json``, ``.md`` and ``.png``: written whole; earlier ones of another command are kept."""
+"""Writes ``comparison.json``, ``.md`` and ``.png``, each as a whole; keeps those of another command."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -17,9 +17,9 @@ def write(result: Mapping[str, Any], outcomes: Sequence[Outcome], folder: Path) 
     """Writes a comparison.
 
     Args:
-        result: What :func:`recipes.compare.results.comparison` says.
-        outcomes: The trainings, for their curves.
-        folder: Where to write.
+        result: The result of :func:`recipes.compare.results.comparison`.
+        outcomes: The runs, for their loss curves.
+        folder: The folder to write to.
     """
     _keep_other(result, folder)
     _replace(folder / f"{STEM}.json", json.dumps(result, indent=2) + "\n")
@@ -34,7 +34,7 @@ def _replace(file: Path, text: str) -> None:
 
 
 def _keep_other(result: Mapping[str, Any], folder: Path) -> None:
-    """Renames the comparison that another command has left: comparison_1.md and so on."""
+    """Renames the comparison of another command: comparison_1.md and so on."""
     try:
         before = json.loads((folder / f"{STEM}.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -49,6 +49,6 @@ def _keep_other(result: Mapping[str, Any], folder: Path) -> None:
         if file.exists():
             file.rename(folder / f"{STEM}_{number}{suffix}")
     renamed = folder / f"{STEM}_{number}.md"
-    if renamed.exists():  # its picture has moved with it
+    if renamed.exists():  # its chart was renamed with it
         text = renamed.read_text(encoding="utf-8")
         renamed.write_text(text.replace(f"({STEM}.png)", f"({STEM}_{number}.png)"), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The command that compares optimizers: what it runs, keeps, chooses, writes and says."""
+"""The compare command: what it runs, keeps, chooses, writes and prints."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from recipes.cli.main import main
 from recipes.compare import plan, plot, writing
 from tests.recipes import fake_fit
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 FAKE = str(Path(fake_fit.__file__))
 
 
@@ -27,7 +27,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RUNS_DIR", raising=False)
     monkeypatch.setattr(plan, "FIT", [sys.executable, FAKE])
-    monkeypatch.setattr("recipes.compare.runs.SECONDS_BETWEEN_LOOKS", 0.02)
+    monkeypatch.setattr("recipes.compare.runs.SECONDS_BETWEEN_CHECKS", 0.02)
     # Drawing takes a second; one test draws.
     monkeypatch.setattr(writing, "draw", lambda result, outcomes, file: file.touch())
     recipe()
@@ -43,7 +43,7 @@ def compare(*args: str) -> int:
 
 
 def calls() -> list[str]:
-    """What was trained, in order: ``optimizer rate seed``; forgets it."""
+    """The runs so far, in order, as ``optimizer rate seed``; clears the list."""
     file = Path("calls.txt")
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     file.unlink(missing_ok=True)
@@ -64,10 +64,10 @@ def test_each_optimizer_is_trained_with_the_rate_of_its_file_and_the_recipes_see
     assert calls() == ["adafactor 0.0003 42", "adamw 0.0001 42"]
     assert row("adafactor")["optimizer_state"]["megabytes"] == 0.5
     assert row("adamw")["optimizer_state"]["megabytes"] == 512.0
-    assert "No learning rate was swept" in " ".join(comparison()["remarks"])
+    assert "Learning rates were not swept" in " ".join(comparison()["remarks"])
 
 
-def test_it_leaves_json_markdown_and_a_picture(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_writes_json_markdown_and_a_chart(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writing, "draw", plot.draw)
     assert compare("adafactor", "adamw", "--out", "there") == 0
 
@@ -78,7 +78,7 @@ def test_it_leaves_json_markdown_and_a_picture(folder: Path, monkeypatch: pytest
     assert comparison("there")["recipe"] == "some"
 
 
-def test_what_is_finished_is_not_trained_again(folder: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_finished_run_is_not_trained_again(folder: Path, capsys: pytest.CaptureFixture) -> None:
     compare("adafactor", "adamw", "--seeds", "1")
     before = comparison()
     calls()
@@ -86,13 +86,13 @@ def test_what_is_finished_is_not_trained_again(folder: Path, capsys: pytest.Capt
     assert compare("adafactor", "adamw", "--seeds", "1") == 0
     assert calls() == []
     assert comparison() == before
-    assert "finished before, kept" in capsys.readouterr().out
+    assert "already finished, kept" in capsys.readouterr().out
 
     assert compare("adafactor", "adamw", "--seeds", "1", "2") == 0
     assert calls() == ["adafactor 0.0003 2", "adamw 0.0001 2"]
 
 
-def test_other_settings_are_other_runs_and_nothing_is_overwritten(folder: Path) -> None:
+def test_other_settings_make_other_runs_and_nothing_is_overwritten(folder: Path) -> None:
     compare("adamw")
     reports = {file: file.read_bytes() for file in Path("runs").rglob("report.json")}
     calls()
@@ -109,15 +109,15 @@ def test_other_settings_are_other_runs_and_nothing_is_overwritten(folder: Path) 
 
 
 @pytest.mark.parametrize(("options", "kept"), [([], False), (["--keep-models"], True)])
-def test_weights_are_kept_only_if_asked_for(folder: Path, options: list[str], kept: bool) -> None:
+def test_weights_are_kept_only_on_request(folder: Path, options: list[str], kept: bool) -> None:
     assert compare("adamw", *options) == 0
-    assert compare("adamw") == 0  # deletes nothing that an earlier call was to keep
+    assert compare("adamw") == 0  # deletes nothing that an earlier call kept
     (run,) = Path("runs").rglob("version_0")
     assert [(run / name).exists() for name in ("checkpoints", "model", "report.json")] == [kept, kept, True]
 
 
-def test_the_sweep_chooses_by_validation_with_the_first_seed_and_then_trains_the_others(folder: Path) -> None:
-    # fake_fit's test metrics rise with the rate, its validation has its best at 3e-4.
+def test_the_sweep_chooses_by_validation_with_the_first_seed_and_then_trains_the_other_seeds(folder: Path) -> None:
+    # fake_fit's test metrics increase with the rate; its validation metric is best at 3e-4.
     assert compare("adamw", "--seeds", "5", "6", "--sweep-lr", "1e-4", "3e-4", "1e-3") == 0
 
     assert calls() == ["adamw 0.0001 5", "adamw 0.0003 5", "adamw 0.001 5", "adamw 0.0003 6"]
@@ -138,13 +138,15 @@ def test_a_sweep_without_values_multiplies_each_files_rate(folder: Path) -> None
     assert "adamw's learning rate is the highest one tried" in " ".join(comparison()["remarks"])
 
 
-def test_a_sweep_needs_a_validation(folder: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_sweep_needs_a_validation_metric(folder: Path, capsys: pytest.CaptureFixture) -> None:
     recipe(validates=False)
     assert compare("adamw", "--sweep-lr", "1e-4", "1e-3") == 2
     assert "hold no validation metric to choose a learning rate by" in capsys.readouterr().err
 
 
-def test_a_failed_run_is_a_row_that_says_why_and_the_others_go_on(folder: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_failed_run_is_a_row_with_the_reason_and_the_others_continue(
+    folder: Path, capsys: pytest.CaptureFixture
+) -> None:
     recipe(fails={"adamw": 1})
     assert compare("adamw", "adafactor", "--seeds", "1", "2") == 0
 
@@ -155,7 +157,7 @@ def test_a_failed_run_is_a_row_that_says_why_and_the_others_go_on(folder: Path, 
     assert "adamw, lr 0.0001, seed 1 did not finish: a sentence that says why" in capsys.readouterr().out
 
 
-def test_a_failed_run_is_tried_again(folder: Path) -> None:
+def test_a_failed_run_is_run_again(folder: Path) -> None:
     recipe(fails={"adamw": 1})
     compare("adamw", "adafactor")
     calls()
@@ -163,21 +165,21 @@ def test_a_failed_run_is_tried_again(folder: Path) -> None:
     assert calls() == ["adamw 0.0001 42"]
 
 
-def test_a_mistake_in_the_settings_of_an_optimizer_is_made_once(folder: Path) -> None:
+def test_an_optimizer_with_invalid_settings_is_run_once(folder: Path) -> None:
     recipe(fails={"adamw": 2})
     assert compare("adamw", "adafactor", "--seeds", "1", "2", "--sweep-lr", "1e-4", "3e-4") == 0
     assert calls() == ["adamw 0.0001 1", "adafactor 0.0001 1", "adafactor 0.0003 1", "adafactor 0.0003 2"]
 
 
 @pytest.mark.parametrize("status", [1, 2])
-def test_the_exit_status_tells_when_nothing_finished(folder: Path, status: int, capsys: pytest.CaptureFixture) -> None:
+def test_the_exit_status_says_that_no_run_finished(folder: Path, status: int, capsys: pytest.CaptureFixture) -> None:
     recipe(fails={"adamw": status, "adafactor": status})
     assert compare("adamw", "adafactor") == status
     assert "error: no run finished: a sentence that says why (logs in runs/compare-some)" in capsys.readouterr().err
     assert not Path("runs/compare-some/comparison.json").exists()
 
 
-def test_the_task_is_known_from_the_reports_alone(folder: Path) -> None:
+def test_the_metrics_are_known_from_the_reports_alone(folder: Path) -> None:
     recipe(task="lm")
     assert compare("adafactor", "adamw", "--seeds", "1", "2", "--sweep-lr", "1e-4", "3e-4") == 0
 
@@ -188,17 +190,17 @@ def test_the_task_is_known_from_the_reports_alone(folder: Path) -> None:
     assert row("adamw")["metrics"]["test/perplexity"]["mean"] == pytest.approx(22.15)
 
 
-def test_runs_that_began_with_other_weights_are_told_first_and_loudly(
+def test_different_initial_weights_are_the_first_remark_and_a_warning(
     folder: Path, capsys: pytest.CaptureFixture
 ) -> None:
     recipe(weights="by optimizer")
     assert compare("adafactor", "adamw") == 0
     assert comparison()["same_initial_weights"] == {"42": False}
-    assert comparison()["remarks"][0].startswith("WARNING: with seed 42 the runs did not begin with the same weights")
+    assert comparison()["remarks"][0].startswith("WARNING: with seed 42 the runs did not start from the same weights")
     assert "WARNING" in capsys.readouterr().out
 
 
-def test_ctrl_c_stops_the_training_and_says_how_to_go_on(folder: Path) -> None:
+def test_ctrl_c_stops_the_run_and_says_how_to_continue(folder: Path) -> None:
     recipe(waits=60)
     program = (
         f"import sys; from recipes.compare import plan; plan.FIT = [sys.executable, {FAKE!r}]; "
@@ -218,7 +220,7 @@ def test_ctrl_c_stops_the_training_and_says_how_to_go_on(folder: Path) -> None:
     _, said = process.communicate(timeout=60)
 
     assert process.returncode == 130
-    assert "0 of 1 runs are finished and kept in runs/compare-some; the same command goes on: python -m" in said
+    assert "0 of 1 runs are finished and kept in runs/compare-some; to continue, repeat the command: python -m" in said
     assert "Traceback" not in said
     recipe()
     assert compare("adamw") == 0
@@ -228,26 +230,26 @@ def test_ctrl_c_stops_the_training_and_says_how_to_go_on(folder: Path) -> None:
     ("args", "sentence"),
     [
         ("--config some.yaml --optimizers adamv", "there is no optimizer of that name; did you mean 'adamw'?"),
-        ("--config some.yaml --optimizers adamw adamw", "--optimizers: adamw is there twice; name each optimizer once"),
+        ("--config some.yaml --optimizers adamw adamw", "--optimizers: adamw is given twice; name each optimizer once"),
         ("--config som.yaml --optimizers adamw", "--config som.yaml: no such file in the working folder or"),
         ("--config some.yaml --optimizers my/adamw.yaml", "--optimizers my/adamw.yaml: no such file in"),
         ("--config some.yaml --optimizers some.yaml", "no class_path under model.init_args.optimizer; see"),
-        ("--config some.yaml --optimizers adamw --seeds one", "--seeds one: expected whole numbers from 0"),
-        ("--config some.yaml --optimizers adamw --seeds 1 1", "--seeds: 1 is there twice; give each seed once"),
+        ("--config some.yaml --optimizers adamw --seeds one", "--seeds one: expected integers from 0"),
+        ("--config some.yaml --optimizers adamw --seeds 1 1", "--seeds: 1 is given twice; give each seed once"),
         ("--config some.yaml --optimizers adamw --sweep-lr -1", "--sweep-lr -1: expected learning rates such as 3e-4"),
         ("--config some.yaml --optimizers adamw --sweep-lr fast", "--sweep-lr fast: expected learning rates such"),
         ("--config some.yaml --optimizers adamw --seed 1", "unknown option '--seed'; did you mean --seeds?"),
-        ("--config some.yaml --optimizers adamw --model.optimizer.lr 1", "--model.optimizer.lr cannot be given"),
-        ("--config some.yaml --optimizers adamw --seed_everything 1", "the seeds are --seeds"),
-        ("--config some.yaml --optimizers adamw --trainer.default_root_dir x", "the folder is --out"),
+        ("--config some.yaml --optimizers adamw --model.optimizer.lr 1", "lr is not supported by compare"),
+        ("--config some.yaml --optimizers adamw --seed_everything 1", "use --seeds"),
+        ("--config some.yaml --optimizers adamw --trainer.default_root_dir x", "use --out"),
         ("--config some.yaml --optimizers adamw --trainer.fast_dev_run 1", "add --config trainer/quick"),
-        ("--config some.yaml --optimizers adamw --trainer.max_steps", "--trainer.max_steps is given no value"),
-        ("--config some.yaml --optimizers adamw --out some.yaml", "--out some.yaml: is a file; expected a folder"),
+        ("--config some.yaml --optimizers adamw --trainer.max_steps", "--trainer.max_steps has no value"),
+        ("--config some.yaml --optimizers adamw --out some.yaml", "--out some.yaml is a file; give a folder"),
         ("--config some.yaml", "--optimizers"),
         ("--optimizers adamw", "--config"),
     ],
 )  # fmt: skip
-def test_a_mistake_on_the_command_line_is_a_sentence(
+def test_an_error_on_the_command_line_is_one_sentence(
     args: str, sentence: str, folder: Path, capsys: pytest.CaptureFixture
 ) -> None:
     assert main(["compare", *args.split()]) == 2
@@ -257,7 +259,7 @@ def test_a_mistake_on_the_command_line_is_a_sentence(
     assert calls() == []
 
 
-def test_a_mistake_is_answered_before_torch_is_loaded(folder: Path) -> None:
+def test_an_error_is_reported_before_torch_is_imported(folder: Path) -> None:
     program = (
         "import sys; from recipes.cli.main import main; "
         "status = main(['compare', '--config', 'some.yaml', '--optimizers', 'adamv']); "
@@ -274,15 +276,15 @@ def test_multiples_need_a_rate_to_multiply(folder: Path, capsys: pytest.CaptureF
     assert "mine.yaml has no lr to multiply; give --sweep-lr absolute values" in capsys.readouterr().err
 
 
-def test_a_library_that_is_not_installed_is_told_at_once(folder: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_missing_library_is_reported_at_once(folder: Path, capsys: pytest.CaptureFixture) -> None:
     settings = {"model": {"init_args": {"optimizer": {"class_path": "nowhere.Lion", "init_args": {"lr": 1.0e-4}}}}}
     Path("lion.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     compare("lion.yaml")
-    assert "note: lion will fail: nowhere is not installed, and nowhere.Lion is in it" in capsys.readouterr().err
+    assert "note: lion will fail: nowhere.Lion needs nowhere, which is not installed" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_a_comparison_of_real_trainings(
+def test_a_comparison_of_real_runs(
     tiny_model: Path, wires: pandas.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

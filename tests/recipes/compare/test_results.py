@@ -1,4 +1,4 @@
-"""What is read out of reports, whatever their task."""
+"""The results that are computed from reports, whatever the task."""
 
 import math
 from pathlib import Path
@@ -37,11 +37,11 @@ def compared(plan: Plan, runs: list[Outcome]) -> dict[str, Any]:
     ("metric", "mode"),
     [("test/f1", "max"), ("val/token_accuracy", "max"), ("test/perplexity", "min"), ("val/loss", "min"), ("x", None)],
 )
-def test_what_is_better_is_known_by_name(metric: str, mode: str | None) -> None:
+def test_the_mode_of_a_metric_follows_from_its_name(metric: str, mode: str | None) -> None:
     assert mode_of(metric) == mode
 
 
-def test_the_monitored_metric_decides_whichever_way_it_runs() -> None:
+def test_the_score_is_the_monitored_metric_in_either_mode() -> None:
     high = {"metrics": {"val/f1": 0.8}, "monitor": {"name": "val/f1", "mode": "max"}}
     low = {"metrics": {"val/loss": 2.0}, "monitor": {"name": "val/loss", "mode": "min"}}
     assert (score_of(high), score_of(low)) == (0.8, -2.0)
@@ -51,7 +51,7 @@ def test_without_validation_there_is_no_score() -> None:
     assert math.isnan(score_of({"metrics": {"test/f1": 0.8}, "monitor": {"name": None, "mode": None}}))
 
 
-def test_the_best_run_is_the_best_validated_not_the_best_tested(plan: Plan) -> None:
+def test_the_best_run_is_chosen_by_validation_and_not_by_test_metrics(plan: Plan) -> None:
     trials = [*plan.first_trials(plan.choices[0]), *plan.first_trials(plan.choices[1])]
     reports = [
         {"metrics": {"val/f1": 0.7, "test/f1": 0.9}, "monitor": {"name": "val/f1", "mode": "max"}},
@@ -62,7 +62,7 @@ def test_the_best_run_is_the_best_validated_not_the_best_tested(plan: Plan) -> N
     assert best.report is reports[1]
 
 
-def test_a_validation_that_is_not_a_number_is_never_the_best(plan: Plan) -> None:
+def test_a_validation_metric_that_is_nan_is_never_the_best(plan: Plan) -> None:
     trial = plan.first_trials(plan.choices[0])[0]
     report = {"metrics": {"val/f1": math.nan}, "monitor": {"name": "val/f1", "mode": "max"}}
     assert best_of([Outcome(trial, report), Outcome(trial, None)]) is None
@@ -79,7 +79,7 @@ def test_a_validation_that_is_not_a_number_is_never_the_best(plan: Plan) -> None
         ([], [], None),
     ],
 )
-def test_the_test_is_shown_or_the_validation_and_the_loss_only_if_there_is_no_other(
+def test_test_metrics_are_shown_else_validation_metrics_and_the_loss_only_alone(
     metrics: list[str], names: list[str], main: str | None
 ) -> None:
     report = {"metrics": dict.fromkeys(metrics, 0.5), "monitor": {"name": metrics[0] if metrics else None}}
@@ -87,13 +87,13 @@ def test_the_test_is_shown_or_the_validation_and_the_loss_only_if_there_is_no_ot
     assert main_quality([report]) == main
 
 
-def test_the_spread_of_one_run_is_unknown_and_not_zero() -> None:
+def test_the_standard_deviation_of_one_run_is_unknown_and_not_zero() -> None:
     assert spread([0.5]) == {"mean": 0.5, "std": None, "min": 0.5, "max": 0.5, "n": 1, "values": [0.5]}
     assert spread([1.0, 3.0])["std"] == pytest.approx(math.sqrt(2))
 
 
 @pytest.mark.parametrize("value", [math.inf, math.nan])
-def test_the_spread_of_what_is_not_finite_is_unknown(value: float) -> None:
+def test_the_standard_deviation_of_an_infinite_value_is_unknown(value: float) -> None:
     assert spread([value, 1.0])["std"] is None
 
 
@@ -106,7 +106,7 @@ def test_memory_and_time_come_from_the_reports(plan: Plan) -> None:
     assert row["metrics"]["test/f1"]["values"] == pytest.approx([0.8011, 0.8021])
 
 
-def test_a_seed_that_failed_is_missing_from_the_mean_and_told(plan: Plan) -> None:
+def test_a_failed_seed_is_not_in_the_mean_and_its_reason_is_kept(plan: Plan) -> None:
     runs = outcomes(plan)
     runs[1] = Outcome(runs[1].trial, None, "it diverged", 1, folder=runs[1].trial.folder)
     row = compared(plan, runs)["optimizers"][0]
@@ -114,28 +114,28 @@ def test_a_seed_that_failed_is_missing_from_the_mean_and_told(plan: Plan) -> Non
     assert [run["reason"] for run in row["runs"]] == ["", "it diverged"]
 
 
-def test_equal_fingerprints_of_a_seed_are_told(plan: Plan) -> None:
+def test_equal_initial_weights_are_a_remark(plan: Plan) -> None:
     result = compared(plan, outcomes(plan))
     assert result["same_initial_weights"] == {"1": True, "2": True}
-    assert any("began with the same weights" in remark for remark in result["remarks"])
+    assert any("started from the same weights" in remark for remark in result["remarks"])
 
 
-def test_reports_without_fingerprints_are_not_taken_for_equal(plan: Plan) -> None:
+def test_reports_without_fingerprints_do_not_count_as_equal(plan: Plan) -> None:
     result = compared(plan, outcomes(plan, fingerprint={}))
     assert result["same_initial_weights"] == {"1": None, "2": None}
-    assert any("not every report tells" in remark for remark in result["remarks"])
+    assert any("not every report has a fingerprint" in remark for remark in result["remarks"])
 
 
 @pytest.mark.parametrize(
     ("key", "other", "what"),
     [("device", "Another, 8 threads", "devices"), ("versions", {"torch": "2.8"}, "versions of the libraries")],
 )
-def test_runs_of_different_surroundings_are_warned_of(plan: Plan, key: str, other: Any, what: str) -> None:
+def test_different_environments_are_a_warning(plan: Plan, key: str, other: Any, what: str) -> None:
     runs = outcomes(plan)
     assert runs[0].report is not None
     runs[0].report[key] = other
     result = compared(plan, runs)
-    assert result["remarks"][0].startswith(f"WARNING: the runs are of different {what}")
+    assert result["remarks"][0].startswith(f"WARNING: the runs have different {what}")
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_runs_of_different_surroundings_are_warned_of(plan: Plan, key: str, othe
         ("assets", {"mine.csv": "1" * 64}, {"mine.csv": "2" * 64}, "data or weights"),
     ],
 )
-def test_runs_of_changed_code_or_data_are_warned_of(plan: Plan, key: str, same: Any, other: Any, what: str) -> None:
+def test_changed_code_or_data_are_a_warning(plan: Plan, key: str, same: Any, other: Any, what: str) -> None:
     runs = outcomes(plan)
     for run in runs:
         assert run.report is not None
@@ -154,7 +154,7 @@ def test_runs_of_changed_code_or_data_are_warned_of(plan: Plan, key: str, same: 
 
     assert runs[0].report is not None
     runs[0].report["provenance"] = {key: other}
-    assert compared(plan, runs)["remarks"][0].startswith(f"WARNING: the runs are of different {what}")
+    assert compared(plan, runs)["remarks"][0].startswith(f"WARNING: the runs have different {what}")
 
 
 @pytest.mark.parametrize(
@@ -164,5 +164,5 @@ def test_runs_of_changed_code_or_data_are_warned_of(plan: Plan, key: str, same: 
         ({"accelerator": "NVIDIA H100", "cuda": "13.0"}, "CUDA tensors"),
     ],
 )
-def test_it_says_what_peak_memory_means(plan: Plan, machine: dict[str, Any], words: str) -> None:
+def test_the_result_says_what_peak_memory_means(plan: Plan, machine: dict[str, Any], words: str) -> None:
     assert compared(plan, outcomes(plan, provenance={"machine": machine}))["peak_memory_is"] == words

@@ -1,4 +1,4 @@
-"""How a training of a comparison ends, in words."""
+"""How a trial ends, and the reason if it did not finish."""
 
 import subprocess
 import sys
@@ -16,7 +16,7 @@ from recipes.compare.plan import Trial
 def trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trial:
     """A training of which a test says what its process does."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(runs, "SECONDS_BETWEEN_LOOKS", 0.02)
+    monkeypatch.setattr(runs, "SECONDS_BETWEEN_CHECKS", 0.02)
     Path("some.yaml").write_text("data: {}\n", encoding="utf-8")
     plan = plan_of(["--config", "some.yaml", "--optimizers", "adamw", "--out", "out"])
     return plan.first_trials(plan.choices[0])[0]
@@ -44,10 +44,10 @@ def ended(process: int) -> bool:
         ("import os; os.kill(os.getpid(), 9)", runs.KILLED),
         ("import os; os.kill(os.getpid(), 11)", "ended by signal 11 (Segmentation fault)"),
         ("import sys; print('half way'); sys.exit(3)", "exit status 3, after: half way"),
-        ("", "it ended well and left no report.json: the recipe's module has no save_pretrained"),
+        ("", "it succeeded but wrote no report.json: the recipe's module has no save_pretrained"),
     ],
 )
-def test_the_reason_is_the_sentence_the_exception_or_the_signal(
+def test_the_reason_is_the_error_message_the_exception_or_the_signal(
     program: str, reason: str, trial: Trial, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plan, "FIT", [sys.executable, "-c", program])
@@ -56,7 +56,7 @@ def test_the_reason_is_the_sentence_the_exception_or_the_signal(
     assert outcome.reason == reason
 
 
-def test_an_earlier_attempts_reason_is_not_taken_for_this_ones(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reason_is_not_that_of_an_earlier_attempt(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "FIT", [sys.executable, "-c", "import sys; sys.exit('error: the first')"])
     runs.run(trial)
     monkeypatch.setattr(plan, "FIT", [sys.executable, "-c", "import sys; sys.exit(3)"])
@@ -64,13 +64,13 @@ def test_an_earlier_attempts_reason_is_not_taken_for_this_ones(trial: Trial, mon
     assert "the first" in (trial.folder / "log.txt").read_text(encoding="utf-8")
 
 
-def test_the_last_line_is_what_is_shown_while_it_runs(trial: Trial) -> None:
+def test_the_last_line_of_the_log_is_shown_during_the_run(trial: Trial) -> None:
     trial.folder.mkdir(parents=True)
     (trial.folder / "log.txt").write_bytes(b"begin\nepoch 1:  5%\repoch 1: 10% ###\n\n")
     assert runs.last_line(trial) == "epoch 1: 10% ###"
 
 
-def test_a_report_that_was_cut_off_is_none(trial: Trial) -> None:
+def test_a_truncated_report_does_not_count(trial: Trial) -> None:
     version = trial.folder / "some" / "version_0"
     version.mkdir(parents=True)
     (version / "report.json").write_text('{"metrics": {', encoding="utf-8")
@@ -81,7 +81,7 @@ def test_a_report_that_was_cut_off_is_none(trial: Trial) -> None:
     assert outcome.kept
 
 
-def test_what_a_reproduction_has_added_is_not_the_trainings_report(trial: Trial) -> None:
+def test_the_report_of_a_reproduction_does_not_count(trial: Trial) -> None:
     for version in (0, 1, 2):
         folder = trial.folder / "some" / f"version_{version}"
         folder.mkdir(parents=True)
@@ -93,9 +93,7 @@ def test_what_a_reproduction_has_added_is_not_the_trainings_report(trial: Trial)
     assert outcome.report["steps"] == 1
 
 
-def test_a_training_that_is_stopped_leaves_no_process_of_another_device(
-    trial: Trial, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_run_leaves_no_process_of_another_device(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
     child = "from signal import *; import time; signal(SIGINT, SIG_IGN); signal(SIGTERM, SIG_IGN); time.sleep(60)"
     program = (
         "import pathlib, subprocess, sys, time; "
@@ -113,9 +111,7 @@ def test_a_training_that_is_stopped_leaves_no_process_of_another_device(
     assert ended(int(Path("child").read_text()))
 
 
-def test_the_processes_of_a_training_that_was_killed_are_ended_too(
-    trial: Trial, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_run_leaves_no_process_of_another_device(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
     program = (
         "import os, pathlib, subprocess, sys; "
         "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']); "
@@ -128,7 +124,7 @@ def test_the_processes_of_a_training_that_was_killed_are_ended_too(
 
 
 @pytest.mark.parametrize("keep", [False, True])
-def test_a_new_attempt_takes_away_what_broken_off_ones_have_saved(
+def test_a_new_attempt_deletes_the_weights_of_interrupted_ones(
     keep: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -146,7 +142,7 @@ def test_a_new_attempt_takes_away_what_broken_off_ones_have_saved(
     assert saved.exists() is keep
 
 
-def test_an_error_of_this_process_ends_the_training(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_in_this_process_ends_the_run(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
     program = "import pathlib, time; time.sleep(60); pathlib.Path('late').touch()"
     monkeypatch.setattr(plan, "FIT", [sys.executable, "-c", program])
 
@@ -158,7 +154,7 @@ def test_an_error_of_this_process_ends_the_training(trial: Trial, monkeypatch: p
     assert not Path("late").exists()
 
 
-def test_a_second_ctrl_c_leaves_no_training_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_ctrl_c_ends_the_run_too(monkeypatch: pytest.MonkeyPatch) -> None:
     deaf = "from signal import *; import time; signal(SIGINT, SIG_IGN); print('deaf', flush=True); time.sleep(60)"
     process = subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE, start_new_session=True)
     assert process.stdout is not None

@@ -1,4 +1,4 @@
-"""The tables of a comparison can be read: on a terminal, in a pipe, on a page."""
+"""The tables of a comparison are readable on a terminal, in a pipe and as Markdown."""
 
 import io
 from pathlib import Path
@@ -37,7 +37,7 @@ def printed(result: dict[str, Any], width: int, terminal: bool) -> str:
     return console.file.getvalue()
 
 
-def test_optimizers_are_rows_where_there_is_room(result: dict[str, Any]) -> None:
+def test_optimizers_are_rows_if_they_fit(result: dict[str, Any]) -> None:
     lines = printed(result, 200, True).splitlines()
     assert any(line.startswith("│ adafactor") and "0.50" in line for line in lines)
     assert any(line.startswith("│ adamw") and "failed" in line for line in lines)
@@ -49,13 +49,13 @@ def test_optimizers_are_columns_on_a_narrow_terminal(result: dict[str, Any]) -> 
     assert any(line.startswith("│ state, MB") and "0.50" in line for line in said.splitlines())
 
 
-def test_a_pipe_gets_whole_rows_however_wide(result: dict[str, Any]) -> None:
+def test_a_pipe_gets_complete_rows_of_any_width(result: dict[str, Any]) -> None:
     said = printed(result, 80, False)
     assert "…" not in said
     assert any(line.startswith("│ adafactor") and "131,072" in line for line in said.splitlines())
 
 
-def test_markdown_has_the_sweep_every_run_and_each_reason_in_a_cell(result: dict[str, Any]) -> None:
+def test_markdown_has_the_sweep_every_run_and_each_reason(result: dict[str, Any]) -> None:
     text = markdown(result)
     assert "| adafactor | 0.0003 | 0.8000 | chosen |" in text
     assert "| adamw | 0.0001 | – | a \\| b c |" in text
