@@ -39,10 +39,8 @@ def as_folder(name: str, key: str) -> str:
     """
     if not is_gguf(name):
         return name
-    from huggingface_hub import constants
-
     file = gguf_file(name, key)
-    folder = Path(constants.HF_HOME) / "recipes" / "gguf" / _sha256(file, file.stat().st_size, file.stat().st_mtime_ns)
+    folder = _folder_of(file)
     if not folder.is_dir():
         try:
             _convert(file, key, folder)
@@ -52,6 +50,33 @@ def as_folder(name: str, key: str) -> str:
                 "set the variable HF_HOME to a folder with room"
             ) from error
     return str(folder)
+
+
+def config_location(name: str, key: str) -> dict[str, str]:
+    """Where ``AutoConfig.from_pretrained`` finds a model's configuration; a GGUF file is not converted for it.
+
+    Args:
+        name: A hub name, a folder, or a GGUF file.
+        key: The configuration key that the name stands under, for error messages.
+
+    Returns:
+        ``name`` and, of a GGUF file that was not converted before, ``gguf_file``.
+
+    Raises:
+        RecipeError: There is no such file, or it is of another kind.
+    """
+    if not is_gguf(name):
+        return {"name": name}
+    file = gguf_file(name, key)
+    folder = _folder_of(file)
+    return {"name": str(folder)} if folder.is_dir() else {"name": str(file.parent), "gguf_file": file.name}
+
+
+def _folder_of(file: Path) -> Path:
+    from huggingface_hub import constants
+
+    stat = file.stat()
+    return Path(constants.HF_HOME) / "recipes" / "gguf" / _sha256(file, stat.st_size, stat.st_mtime_ns)
 
 
 def gguf_file(name: str, key: str) -> Path:

@@ -76,7 +76,7 @@ def test_its_metrics_are_those_of_all_held_out_tokens_taken_together(tiny_lm: Pa
 
     losses, hits = [], []
     model = AutoModelForCausalLM.from_pretrained(tiny_lm)
-    for block in data._blocks["validation"]["input_ids"]:
+    for block in data.splits["validation"]["input_ids"]:
         with torch.no_grad():
             logits = model(torch.tensor([block])).logits[0, :-1]
         labels = torch.tensor(block[1:])
