@@ -28,7 +28,7 @@ def as_folder(name: str, key: str) -> str:
     """The folder or hub name to load in a model's place: the name itself, or what a GGUF file is converted to.
 
     Quantised weights are unpacked to float32, model and tokenizer saved below ``HF_HOME`` in
-    ``recipes/gguf/SHA256``, which is that of the file. A conversion that is broken off leaves nothing there.
+    ``recipes/gguf/SHA256``, which is that of the file. An interrupted conversion leaves nothing there.
 
     Args:
         name: A hub name, a folder, or a GGUF file.
@@ -94,7 +94,7 @@ def gguf_file(name: str, key: str) -> Path:
         raise RecipeError(f"{key}: there is no file '{name}' (looked from {os.getcwd()}): correct the path")
     with file.open("rb") as opened:
         if opened.read(4) != b"GGUF":
-            raise RecipeError(f"{key}: '{name}' is no GGUF file, or a damaged one: it does not begin with GGUF")
+            raise RecipeError(f"{key}: '{name}' is no GGUF file, or a corrupted one: it does not begin with GGUF")
     return file
 
 
@@ -127,9 +127,9 @@ def _convert(file: Path, key: str, folder: Path) -> None:
             )
     except MemoryError as error:
         raise RecipeError(f"{key}: '{file}' is larger, once unpacked to float32, than this machine's memory") from error
-    except Exception as error:  # what reading a damaged file raises is anybody's guess
+    except Exception as error:  # what reading a corrupted file raises is not documented
         cause = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise RecipeError(f"{key}: '{file}' cannot be read, it is damaged or of an unknown kind: {cause}") from error
+        raise RecipeError(f"{key}: '{file}' cannot be read, it is corrupted or of an unknown kind: {cause}") from error
     # Else saving takes the weights for quantised ones still.
     model.hf_quantizer = None  # type: ignore[assignment]
     if hasattr(model.config, "quantization_config"):

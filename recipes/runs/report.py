@@ -22,7 +22,7 @@ seconds             ``setup`` (from the making of the model to the first trainin
 samples_per_second  Training examples of all processes a second, validations left out.
 peak_memory_mb      CUDA: most memory that tensors took. Else: most that the process had resident. MiB.
 versions            Of Python and the main libraries; null for one that is not installed as a package.
-device              Name of the accelerator, or of the processor and the threads used.
+device              Name of the accelerator, or of the CPU and the threads used.
 seed                ``seed_everything``, null without.
 git_commit          Commit of the repository that the recipes lie in, null where unknown.
 fingerprint         sha256 of the best ``weights`` (those in ``model/``), of the ``initial_weights`` before the
@@ -49,7 +49,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_adafactor.memory import StateSize, adamw_state, measure_state
 from recipes.runs.history import RunHistory, peak_memory_mb
-from recipes.runs.provenance import git_commit, packages, processor
+from recipes.runs.provenance import cpu_name, git_commit, packages
 
 PACKAGES = ("python", "torch", "lightning", "transformers", "datasets", "torchmetrics", "lightning-adafactor")
 
@@ -124,12 +124,12 @@ def import_path(cls: type) -> str:
 
 
 def device_name(device: torch.device) -> str:
-    """The accelerator's name, or the processor's with the threads that torch uses of it."""
+    """The accelerator's name, or the CPU's with the threads that torch uses."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type != "cpu":
         return str(device)
-    return f"{processor()}, {torch.get_num_threads()} threads"
+    return f"{cpu_name()}, {torch.get_num_threads()} threads"
 
 
 def print_table(report: dict[str, Any], folder: Path) -> None:

@@ -172,7 +172,7 @@ class TextClassificationData(RecipeData):
             ) from error
 
     def _encode(self, split: str, dataset: "Dataset") -> "Dataset":
-        """Token ids, label ids and lengths, from the cache if the same was tokenised before."""
+        """Token ids, label ids and lengths, from the cache if the same was tokenized before."""
         from datasets import ClassLabel
 
         labelled = split != "predict"
