@@ -134,11 +134,11 @@ model:
       class_path: torch.optim.SGD
       init_args:
         lr: 0.1
-checkpoint:
-  monitor: val/score
-  mode: max
 data:
   class_path: tiny.TinyData
   init_args:
     width: ${model.init_args.width}
+checkpoint:
+  monitor: val/score
+  mode: max
 """

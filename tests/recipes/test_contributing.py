@@ -31,7 +31,13 @@ def task(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> l
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))  # of the processes that compare and reproduce start
     monkeypatch.delenv("RUNS_DIR", raising=False)
-    return ["--config", "regression.yaml", f"--model.pretrained={tiny_model}", "--trainer.accelerator=cpu"]
+    return [
+        "--config",
+        "regression.yaml",
+        f"--model.pretrained={tiny_model}",
+        "--data.max_length=16",
+        "--trainer.accelerator=cpu",
+    ]
 
 
 def report(run: int) -> dict:

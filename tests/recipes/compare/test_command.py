@@ -17,7 +17,7 @@ from recipes.cli.main import main
 from recipes.compare import plan, plot, writing
 from tests.recipes import fake_fit
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 FAKE = str(Path(fake_fit.__file__))
 
 

@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 import lightning_adafactor
+from recipes.cli import optimizer_files
 from recipes.cli.main import main
-from recipes.compare import plan
 
 CLASSIFIER = """\
 trainer:
@@ -278,14 +278,18 @@ def test_several_processes_are_said_not_to_be_in_the_figures(
 def test_what_can_never_fit_is_told(classifier: str) -> None:
     advice = estimate(classifier, "--gpu-memory=20kB", "--optimizer", "adamw")["advice"]
 
-    assert advice[-1].startswith("Even Adafactor (own), bfloat16 parameters and data.batch_size: 1 lack")
+    assert advice[-1].startswith(
+        "Even Adafactor (own), bfloat16 parameters, activation checkpointing and data.batch_size: 1 lack"
+    )
 
 
 def test_library_that_is_missing_is_named_and_its_formula_used(
     classifier: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    found = plan.find_spec
-    monkeypatch.setattr(plan, "find_spec", lambda name: None if name in ("bitsandbytes", "torchao") else found(name))
+    found = optimizer_files.find_spec
+    monkeypatch.setattr(
+        optimizer_files, "find_spec", lambda name: None if name in ("bitsandbytes", "torchao") else found(name)
+    )
 
     result = estimate(classifier, "--optimizer", "adamw_8bit", "adamw_torchao_8bit")
 
@@ -376,7 +380,7 @@ def test_missing_config_is_answered_with_a_sentence(capsys: pytest.CaptureFixtur
 def test_module_that_cannot_be_estimated_is_named(tiny_recipe: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["estimate", "--config=tiny.yaml"]) == 2
 
-    assert "TinyModel cannot be estimated: it has no method build_on_meta" in capsys.readouterr().err
+    assert "TinyModel cannot be estimated: it is no recipes.recipe.Recipe" in capsys.readouterr().err
 
 
 def test_help_explains_the_options(capsys: pytest.CaptureFixture) -> None:

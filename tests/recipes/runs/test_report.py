@@ -211,7 +211,7 @@ def test_a_run_without_logger_and_checkpoints_reports_its_last_step(
 ) -> None:
     folder = tmp_path / "topics" / "version_0"
     off = {"logger": False, "callbacks": [], "enable_checkpointing": False}
-    finish(run(tiny_model, wires_csv, tmp_path, **off, default_root_dir=folder, max_steps=7))
+    finish_run(run(tiny_model, wires_csv, tmp_path, **off, default_root_dir=folder, max_steps=7))
 
     assert sorted(path.name for path in folder.iterdir()) == ["model", "report.json", "report.png"]
     printed = capsys.readouterr().out
@@ -227,7 +227,7 @@ def test_an_optimizer_is_named_as_a_yaml_would(cls: type, path: str) -> None:
 
 
 def test_the_commit_is_gits(monkeypatch: pytest.MonkeyPatch) -> None:
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     done = subprocess.run(["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
 
     assert git_commit() == (done.stdout.strip() if done.returncode == 0 else None)
