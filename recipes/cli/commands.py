@@ -62,6 +62,18 @@ class CommandParser(ArgumentParser):
         )
         self._command = command
 
+    def add_config(self) -> None:
+        """Adds ``--config``, which can be given several times; ``config`` is the list of its values."""
+        self.add_argument(
+            "-c",
+            "--config",
+            action="append",
+            required=True,
+            metavar="FILE",
+            help="the recipe, looked for in the working folder and then in configs/; of several, the later ones are "
+            "merged into the earlier ones",
+        )
+
     def error(self, message: str) -> NoReturn:
         """Raises a :class:`RecipeError` in argparse's words, without the usage that it puts before them."""
         raise RecipeError(f"{message}; see python -m recipes.{self._command} --help")

@@ -86,14 +86,7 @@ def main(args: Sequence[str]) -> int:
 def parser() -> CommandParser:
     """The command line."""
     parser = CommandParser("compare", description=DESCRIPTION, epilog=EPILOG)
-    parser.add_argument(
-        "-c",
-        "--config",
-        action="append",
-        required=True,
-        metavar="FILE",
-        help="the recipe, looked for in the working folder and then in configs/; several are laid on top of each other",
-    )
+    parser.add_config()
     parser.add_argument(
         "--optimizers",
         nargs="+",

@@ -1,1 +1,1 @@
-"""The parts of ``recipes.estimate``: shapes, what they take in memory, advice, tables and a picture."""
+"""``python -m recipes.estimate``: the memory of a training, predicted from shapes."""

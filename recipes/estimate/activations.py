@@ -1,28 +1,28 @@
-"""An upper estimate of what a training step takes beside parameters, gradients and optimizer state.
+"""An upper bound on the memory of a training step beside parameters, gradients and optimizer state.
 
-The step is run, forward and backward, on tensors that have a shape and a dtype but no memory, and every storage is
-followed from the operation that makes it until nothing holds it any more. What is counted is what the operations
-hand out: kept activations, autocast's copies of weights, logits, and whatever lives for a moment on the way. What a
-kernel takes for itself is not seen, and allowed for by ``WORKSPACE``.
+The step runs, forward and backward, on fake tensors: they have a shape and a dtype but no memory. Each storage counts
+from the operation that allocates it until its last reference is gone: saved activations, autocast's copies of weights,
+logits and temporaries. What a kernel allocates internally is not seen; the factor ``WORKSPACE`` allows for it.
 """
 
 import math
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd.graph import get_gradient_edge
+from torch.func import functional_call
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+
+from recipes.estimate.torch_internals import FakeTensorMode, TorchDispatchMode, tree_leaves
 
 WORKSPACE = 1.1
-"""Kernels' own memory, as a factor: up to 1.07 made up for it in steps of three small models on a CPU, in float32 and
-bfloat16, with and without checkpointing."""
+"""Factor for what kernels allocate internally. In steps of three small models on a CPU, in float32 and bfloat16, with
+and without checkpointing, 1.07 was enough."""
 
 PRECISIONS = {
     "32-true": None,
@@ -32,12 +32,12 @@ PRECISIONS = {
     "bf16-mixed": torch.bfloat16,
     "16-mixed": torch.float16,
 }
-"""What autocast computes in under ``trainer.precision``; None for no autocast."""
+"""The autocast dtype of each ``trainer.precision``; None for no autocast."""
 
 TRUE_DTYPES = {"bf16-true": torch.bfloat16, "16-true": torch.float16, "64-true": torch.float64}
-"""What ``trainer.precision`` turns parameters and buffers into."""
+"""The dtype that a ``trainer.precision`` converts parameters and buffers to."""
 
-# The operations that autocast computes in float32 on CUDA, and leaves alone on a CPU.
+# Autocast computes these operations in float32 on CUDA, and does not change them on a CPU.
 IN_FLOAT32_ON_CUDA = {
     getattr(owner, name)
     for owner in (torch, Tensor, functional)
@@ -51,93 +51,89 @@ IN_FLOAT32_ON_CUDA = {
 
 
 def peak_bytes(
-    module: nn.Module, batch: Callable[[], Any], step: Callable[[Any], Tensor], precision: str, gpu: bool
+    module: nn.Module,
+    batch: Callable[[], Any],
+    step: Callable[[Any], Tensor],
+    precision: str,
+    gpu: bool,
+    dtype: torch.dtype | None = None,
 ) -> int:
-    """Computes the most that a training step holds beside parameters, buffers, gradients and state.
+    """Computes the peak memory of a training step beside parameters, buffers, gradients and optimizer state.
 
     Args:
-        module: The module whose parameters and buffers are on the meta device; they are left as they are.
+        module: The module, on the meta device. It is left unchanged.
         batch: Makes the batch.
         step: Computes the loss of a batch with ``module``, in training mode.
         precision: The trainer's ``precision``, one of ``PRECISIONS``.
-        gpu: Whether to count as on CUDA, where attention with dropout is computed without keeping its matrix, and
+        gpu: Whether to count as on CUDA, where attention with dropout does not keep its matrix of token pairs, and
             autocast computes norms and powers in float32.
+        dtype: What the floating-point parameters are held in; None for their own dtypes.
 
     Returns:
-        Bytes, an estimate from above.
+        Bytes, an upper bound.
     """
     autocast = PRECISIONS[precision]
-    with FakeTensorMode(allow_non_fake_inputs=True), _in_memory(module) as own:
-        tracker = LiveBytes(own)
-        hooks = [
-            parameter.register_post_accumulate_grad_hook(tracker.forget_gradient)
-            for parameter in module.parameters()
-            if parameter.requires_grad
-        ]
-        context: AbstractContextManager[Any] = torch.autocast("cpu", autocast) if autocast else nullcontext()
-        try:
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        parameters = {
+            name: nn.Parameter(fake_like(parameter, dtype), parameter.requires_grad)
+            for name, parameter in module.named_parameters("module")
+        }
+        buffers = {name: fake_like(buffer) for name, buffer in module.named_buffers("module")}
+        tracker = LiveBytes([*parameters.values(), *buffers.values()])
+        for parameter in parameters.values():
+            if parameter.requires_grad:
+                parameter.register_post_accumulate_grad_hook(tracker.forget_gradient)
+
+        def forward_and_backward() -> None:
+            context: AbstractContextManager[Any] = torch.autocast("cpu", autocast) if autocast else nullcontext()
             with tracker, _OnCuda() if gpu else nullcontext():
                 with context:
                     loss = step(batch())
-                _backward(loss)
-        finally:
-            for hook in hooks:
-                hook.remove()
-            for parameter in module.parameters():
-                parameter.grad = None
+                # From its edge, not from the tensor: that would suspend _OnCuda, under which checkpointing recomputes.
+                torch.autograd.backward(get_gradient_edge(loss), torch.ones_like(loss))
+
+        functional_call(_Called(module, forward_and_backward), parameters | buffers, ())
     return math.ceil(WORKSPACE * tracker.peak)
 
 
-def _backward(loss: Tensor) -> None:
-    """``loss.backward()``, which would take modes of torch functions off, and checkpointing computes forward again."""
-    engine = torch.autograd.Variable._execution_engine
-    engine.run_backward(
-        (loss,), (torch.ones_like(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True
-    )
+def fake_like(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """A tensor like another, without a gradient, on the CPU; in another dtype if both are floating-point.
+
+    Under ``FakeTensorMode`` it takes no memory.
+    """
+    dtype = dtype if tensor.is_floating_point() else None
+    return torch.empty_like(tensor, dtype=dtype, device="cpu", requires_grad=False)
 
 
-@contextmanager
-def _in_memory(module: nn.Module) -> Iterator[list[Tensor]]:
-    """Puts tensors on a CPU, without memory, in place of those on meta; yields them, and puts the old ones back."""
-    replaced: list[tuple[dict[str, Any], str, Tensor]] = []
-    new: dict[int, Tensor] = {}
-    for part in module.modules():
-        stores: tuple[dict[str, Any], ...] = (part._parameters, part._buffers)
-        for tensors in stores:
-            for name, tensor in tensors.items():
-                if tensor is None:
-                    continue
-                replaced.append((tensors, name, tensor))
-                if id(tensor) not in new:  # tied weights stay one
-                    fake = torch.empty_like(tensor, device="cpu", requires_grad=False)
-                    is_parameter = isinstance(tensor, nn.Parameter)
-                    new[id(tensor)] = nn.Parameter(fake, tensor.requires_grad) if is_parameter else fake
-    for tensors, name, tensor in replaced:
-        tensors[name] = new[id(tensor)]
-    try:
-        yield list(new.values())
-    finally:
-        for tensors, name, tensor in replaced:
-            tensors[name] = tensor
+class _Called(nn.Module):
+    """A module whose forward calls a function: ``functional_call`` swaps the parameters of no other function."""
+
+    def __init__(self, module: nn.Module, call: Callable[[], None]) -> None:
+        super().__init__()
+        self.module = module
+        self.call = call
+
+    def forward(self) -> None:
+        self.call()
 
 
 class LiveBytes(TorchDispatchMode):
-    """Adds up the storages that are alive; some tensors' and gradients that have come to rest do not count.
+    """Adds up the live storages, without those of given tensors and of complete gradients.
 
     Args:
         uncounted: Tensors that do not count.
 
     Attributes:
-        live: Bytes that are alive now.
-        peak: The most that were.
+        live: Bytes that are live now.
+        peak: The peak of ``live``.
     """
 
     def __init__(self, uncounted: list[Tensor]) -> None:
         super().__init__()
         self.peak = 0
         self.live = 0
-        # by the address of the storage, which is taken out before another can have it
-        self._sizes = {tensor.untyped_storage()._cdata: 0 for tensor in uncounted}
+        # By the id of the storage, which is removed before another storage can have it.
+        self._sizes = {id(tensor.untyped_storage()): 0 for tensor in uncounted}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -147,31 +143,32 @@ class LiveBytes(TorchDispatchMode):
         return result
 
     def _count(self, storage: torch.UntypedStorage) -> None:
-        if storage._cdata in self._sizes:
+        key = id(storage)
+        if key in self._sizes:
             return
-        self._sizes[storage._cdata] = storage.nbytes()
+        self._sizes[key] = storage.nbytes()
         self.live += storage.nbytes()
         self.peak = max(self.peak, self.live)
-        weakref.finalize(storage, self._release, storage._cdata)
+        weakref.finalize(storage, self._release, key)
 
-    def _release(self, address: int) -> None:
-        self.live -= self._sizes.pop(address)
+    def _release(self, key: int) -> None:
+        self.live -= self._sizes.pop(key)
 
     def forget_gradient(self, parameter: Tensor) -> None:
-        """Counts a gradient no longer that is complete."""
+        """Stops counting a gradient that is complete."""
         assert parameter.grad is not None
-        address = parameter.grad.untyped_storage()._cdata
-        self.live -= self._sizes[address]
-        self._sizes[address] = 0
+        key = id(parameter.grad.untyped_storage())
+        self.live -= self._sizes[key]
+        self._sizes[key] = 0
 
 
 class _OnCuda(TorchFunctionMode):
-    """Lets a CPU's operations keep what CUDA's would keep."""
+    """Makes operations on a CPU save for the backward pass what they would save on CUDA."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         if func is functional.scaled_dot_product_attention:
-            # on a CPU dropout alone makes it keep the matrix of all pairs of tokens
+            # On a CPU, with dropout, it saves the matrix of all token pairs.
             args = (*args[:4], 0.0, *args[5:]) if len(args) > 4 else args
             kwargs |= {} if len(args) > 4 else {"dropout_p": 0.0}
         elif func in IN_FLOAT32_ON_CUDA and torch.is_autocast_enabled("cpu"):

@@ -1,4 +1,4 @@
-"""``python -m recipes.estimate --config cls.yaml --gpu-memory 24GB``: what a training will take, before it is begun."""
+"""``python -m recipes.estimate --config cls.yaml --gpu-memory 24GB``: the memory of a training, predicted."""
 
 import json
 import sys
@@ -18,22 +18,22 @@ if TYPE_CHECKING:
 
 DEFAULT_OPTIMIZERS = ("adamw", "adafactor", "adamw_8bit")
 DESCRIPTION = """\
-Says how much memory a training will take, from the shapes of the model and of a batch, in seconds: parameters,
-gradients, optimizer state and activations, for several optimizers, with float32 and bfloat16 parameters, with and
-without gradient release.
+Predicts the memory of a training from the shapes of the model and of a batch, in seconds: parameters, gradients,
+optimizer state and activations, for several optimizers, with float32 and bfloat16 parameters, with and without
+gradient release.
 
-Parameters, gradients and state are what a run holds, to the byte. Activations are an estimate from above, for the
-longest batch that there can be. What the device itself takes (a CUDA context, a kernel's workspace, the allocator's
-rounding) is not in the figures: leave it a margin."""
+Parameters, gradients and state are exact, to the byte. Activations are an upper bound, for the longest possible batch.
+The overhead of the device (CUDA context, workspaces of kernels, rounding of the allocator) is not included: leave a
+margin for it."""
 EPILOG = """\
-All other options are those of fit and change the recipe, such as --data.batch_size 16 or --model.dtype bfloat16.
+All other options are those of fit and override the recipe, such as --data.batch_size 16 or --model.dtype bfloat16.
 
 examples:
   python -m recipes.estimate --config cls.yaml
   python -m recipes.estimate --config cls.yaml --gpu-memory 24GB --json estimate.json --png estimate.png
   python -m recipes.estimate --config cls.yaml --optimizer adafactor my/lion.yaml --data.max_length 512
 
-exit status: 0, or 2 for a mistake on the command line or in a file"""
+exit status: 0, or 2 for an error on the command line or in a file"""
 
 
 def main(args: Sequence[str]) -> int:
@@ -46,11 +46,11 @@ def main(args: Sequence[str]) -> int:
         0.
 
     Raises:
-        RecipeError: The command line or a file is not as it has to be.
+        RecipeError: The command line or a file is invalid.
     """
     given, others = parser().parse_known_args(list(args))
     if others and not others[0].startswith("-"):
-        raise RecipeError(f"'{others[0]}' belongs to no option; see python -m recipes.estimate --help")
+        raise RecipeError(f"'{others[0]}' is not the value of any option; see python -m recipes.estimate --help")
     for name in given.config:
         read_config(find_config(name))
     configs = [word for name in given.config for word in ("--config", name)]
@@ -60,13 +60,13 @@ def main(args: Sequence[str]) -> int:
 
     from recipes.estimate.advice import advise
     from recipes.estimate.output import as_json, print_table
-    from recipes.estimate.parts import estimate, without_doubles
+    from recipes.estimate.parts import estimate, without_duplicates
 
     setting, own, memory, remarks = _read(configs, others, memory)
     candidates = [own, *(_candidate(choice, configs, others) for choice in choices)]
     rows = estimate(setting, candidates)
     if not given.optimizer:
-        rows = without_doubles(rows)
+        rows = without_duplicates(rows)
     advice = advise(setting, rows, memory)
     result = as_json(config_name(find_config(given.config[0])), setting, rows, memory, advice, remarks)
     print_table(result)
@@ -85,29 +85,22 @@ def main(args: Sequence[str]) -> int:
 def parser() -> CommandParser:
     """The command line."""
     parser = CommandParser("estimate", description=DESCRIPTION, epilog=EPILOG)
-    parser.add_argument(
-        "-c",
-        "--config",
-        action="append",
-        required=True,
-        metavar="FILE",
-        help="the recipe, looked for in the working folder and then in configs/; several are laid on top of each other",
-    )
+    parser.add_config()
     parser.add_argument(
         "--optimizer",
         nargs="+",
         metavar="NAME",
-        help="files of configs/optimizer/ without .yaml, or paths of such files of your own, to set beside the "
+        help="files of configs/optimizer/ without .yaml, or paths of your own such files, to compare with the "
         f"recipe's own optimizer (default: {' '.join(DEFAULT_OPTIMIZERS)})",
     )
     parser.add_argument(
         "--gpu-memory",
         metavar="SIZE",
-        help="memory to fit in, such as 24GB or 24000MB (powers of 1000) or 22.5GiB (of 1024); default: that of the "
+        help="memory to fit into, such as 24GB or 24000MB (powers of 1000) or 22.5GiB (of 1024); default: that of the "
         "CUDA device, if there is one",
     )
     parser.add_argument("--json", metavar="FILE", help="write the figures to a file")
-    parser.add_argument("--png", metavar="FILE", help="draw them into a picture")
+    parser.add_argument("--png", metavar="FILE", help="draw the figures as a chart")
     return parser
 
 
@@ -124,7 +117,7 @@ def _writable(option: str, name: str | None) -> Path | None:
 def _read(
     configs: list[str], others: list[str], memory: int | None
 ) -> "tuple[Setting, Candidate, int | None, list[str]]":
-    """The recipe, its own optimizer, the memory to fit in, and what the figures will leave out."""
+    """The recipe, its own optimizer, the memory to fit into, and what the figures do not include."""
     import torch
 
     from recipes.estimate.parsed import ParsedRecipe
@@ -139,17 +132,18 @@ def _read(
     setting = Setting(recipe.model, recipe.datamodule, recipe.trainer_settings["precision"], gpu)
     class_path = recipe.optimizer_class
     name = f"{class_path.rpartition('.')[2]} (own)"
-    remarks = list(_about_processes(recipe.trainer_settings))
+    remarks = list(_process_remarks(recipe.trainer_settings))
     return setting, Candidate(name, class_path, recipe.model.optimizer, own=True), memory, remarks
 
 
-def _about_processes(trainer: Mapping[str, Any]) -> Iterator[str]:
+def _process_remarks(trainer: Mapping[str, Any]) -> Iterator[str]:
     strategy, devices = trainer["strategy"], trainer["devices"]
     name = strategy if isinstance(strategy, str) else type(strategy).__name__
     if name not in ("auto", "single_device") or str(devices) not in ("auto", "1", "-1"):
         yield (
-            f"trainer.strategy is {name}, trainer.devices {devices}: the figures are those of one process that holds "
-            "the whole model. Strategies that shard it take less on each device, and DDP a copy of the gradients more."
+            f"trainer.strategy is {name}, trainer.devices {devices}: the figures are for one process that holds the "
+            "whole model. Strategies that shard it take less on each device, and DDP takes one more copy of the "
+            "gradients."
         )
 
 

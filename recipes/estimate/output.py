@@ -6,20 +6,20 @@
 recipe             Name of the configuration.
 model              Class of the recipe's module.
 parameters         ``elements`` of the model, frozen ones included, and how many are ``trainable``.
-precision          The trainer's.
+precision          ``trainer.precision``.
 device             ``gpu`` or ``cpu``: what the activations are estimated for.
 batch              Shapes of the tensors in the longest training batch.
-gpu_memory_bytes   What there is to fit in; null where nothing was asked and no CUDA device is here.
-gradient_release   Whether this package can release gradients.
-estimates          For each optimizer, dtype of the parameters, and without and with gradient release:
+gpu_memory_bytes   Memory to fit into; null without ``--gpu-memory`` and CUDA device.
+gradient_release   Whether this package supports gradient release.
+estimates          For each dtype of the parameters, each optimizer, without and with gradient release:
                    ``name``, ``optimizer`` (class), ``own`` (the recipe's), ``dtype``, ``gradient_release``,
                    ``parameter_memory``, ``gradient_memory``, ``optimizer_state`` (each ``elements``, ``bytes``,
-                   ``megabytes``, MiB), ``buffer_bytes``, ``activation_bytes`` (an estimate from above),
-                   ``step_bytes`` (an estimate of what the optimizer takes for its step, when the activations
-                   are gone), ``total_bytes`` (all of these, but of the last two only the larger), ``fits``,
-                   ``spare_bytes`` (negative: missing), ``note``. What is not known is null.
-advice             What to change where the recipe does not fit, in sentences.
-remarks            What the figures leave out, in sentences.
+                   ``megabytes``, MiB), ``buffer_bytes``, ``activation_bytes`` (an upper bound), ``step_bytes``
+                   (an estimate of the temporaries of the optimizer's step, when the activations are freed),
+                   ``total_bytes`` (the sum, of the last two only the larger), ``fits``, ``spare_bytes``
+                   (negative: missing), ``note``. Unknown values are null.
+advice             What to change if the recipe does not fit, in sentences.
+remarks            What the figures do not include, in sentences.
 ================== ==================================================================================
 """
 
@@ -36,12 +36,12 @@ if TYPE_CHECKING:
 
 WIDTH_IN_FILES = 118
 ACTIVATIONS = (
-    "Activations are an estimate from above; parameters, gradients and state are what one process holds, to the byte. "
-    "Leave a margin for what the device itself takes. MB and GB are 2**20 and 2**30 bytes."
+    "Activations are an upper bound; parameters, gradients and state are exact, for one process. "
+    "Leave a margin for the overhead of the device. MB and GB are 2**20 and 2**30 bytes."
 )
 NO_RELEASE = (
-    "Released: with gradient release, each gradient is used and given up within the backward pass, and the largest one "
-    "counts. It is not in this package yet: the columns say what it would save."
+    "Released: with gradient release, each gradient is applied and freed during the backward pass, so that only the "
+    "largest one counts. It is not in this package yet: the columns show what it would save."
 )
 
 
@@ -59,9 +59,9 @@ def as_json(
         name: Name of the configuration.
         setting: The recipe.
         rows: Its estimates.
-        memory: Bytes to fit in; None for no limit.
-        advice: What to change where the recipe does not fit.
-        remarks: What the figures leave out.
+        memory: Bytes to fit into; None for no limit.
+        advice: What to change if the recipe does not fit.
+        remarks: What the figures do not include.
     """
     return {
         "recipe": name,
@@ -82,7 +82,7 @@ def as_json(
 
 
 def can_release_gradients() -> bool:
-    """Whether this package offers gradient release under some name."""
+    """Whether this package exports gradient release under any name."""
     return any("gradientrelease" in name.lower().replace("_", "") for name in lightning_adafactor.__all__)
 
 
@@ -133,7 +133,7 @@ def print_table(result: Mapping[str, Any]) -> None:
         if row["note"]:
             console.print(f"{row['name']}: {row['note']}.", highlight=False, markup=False)
     states = (f"{row['name']} {row['optimizer_state']['elements']:,}" for row in first if row["optimizer_state"])
-    elements = f"Elements of the optimizer's state: {', '.join(states) or 'not known'}."
+    elements = f"Elements of the optimizer state: {', '.join(states) or 'unknown'}."
     for sentence in [
         elements,
         *result["advice"],
@@ -160,10 +160,10 @@ def _table(rows: Sequence[Mapping[str, Any]], dtype: str, memory: int | None) ->
             table.add_column(f"free of {shown_size(memory)}", justify="right", no_wrap=True)
     for plain, released in zip(rows[::2], rows[1::2], strict=True):
         state = plain["optimizer_state"]
-        cells = [plain["name"], "not known" if state is None else shown_size(state["bytes"])]
+        cells = [plain["name"], "unknown" if state is None else shown_size(state["bytes"])]
         for row in (plain, released):
             total = row["total_bytes"]
-            cells += [shown_size(row["gradient_memory"]["bytes"]), "not known" if total is None else shown_size(total)]
+            cells += [shown_size(row["gradient_memory"]["bytes"]), "unknown" if total is None else shown_size(total)]
             if memory is not None:
                 cells.append(_verdict(row))
         table.add_row(*cells)

@@ -1,6 +1,7 @@
-"""A recipe's model, data and settings as ``fit`` would make them; no trainer, no run, no folder."""
+"""A recipe's model, data and settings as ``fit`` would create them, without a trainer or a run."""
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -13,18 +14,18 @@ OPTIMIZER_OPTIONS = ("--model.optimizer", "--model.init_args.optimizer")
 
 
 class ParsedRecipe(RecipeCLI):
-    """Goes through the parser of the recipes and makes the model and the data.
+    """Parses a recipe's command line and instantiates model and data.
 
     Args:
-        configs: ``--config FILE`` and so on.
+        configs: ``--config``, a file, and so on.
         options: The options that follow.
 
     Attributes:
         model: The module, without weights.
-        datamodule: Its data, not read yet.
+        datamodule: Its data, not yet read.
 
     Raises:
-        RecipeError: Something on the command line or in a file is not as it has to be.
+        RecipeError: The command line or a file is invalid.
     """
 
     def __init__(self, configs: Sequence[str], options: Sequence[str]) -> None:
@@ -35,19 +36,22 @@ class ParsedRecipe(RecipeCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """``fit`` alone: a parser less for each of the others."""
+        """``fit`` alone, to save building a parser for each of the others."""
         return {"fit": RecipeCLI.subcommands()["fit"]}
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
-        """No trainer."""
-        return None
+        """A stand-in for the trainer, whose ``fit`` does nothing."""
+        return SimpleNamespace(fit=lambda **arguments: None, interrupted=False)
 
-    def _run_subcommand(self, subcommand: str) -> None:
-        """No run."""
+    def before_fit(self) -> None:
+        """Does nothing: there is no training."""
+
+    def after_fit(self) -> None:
+        """Does nothing: there was no training."""
 
     @property
     def trainer_settings(self) -> dict[str, Any]:
-        """What the trainer would be made with."""
+        """The arguments of the trainer."""
         return self.config[self.subcommand]["trainer"].as_dict()
 
     @property
@@ -58,7 +62,7 @@ class ParsedRecipe(RecipeCLI):
 
 
 def without_optimizer(options: Sequence[str]) -> list[str]:
-    """Options of fit without those that change the recipe's own optimizer."""
+    """The options of fit without those that change the recipe's own optimizer."""
     kept: list[str] = []
     for option, value in options_in(options):
         if not option.startswith(OPTIMIZER_OPTIONS):

@@ -1,5 +1,6 @@
-"""What a recipe will hold in memory, part by part, for several optimizers: from shapes, without loading anything."""
+"""The parts of a training's memory, for several optimizers: from shapes, without loading weights."""
 
+import copy
 import dataclasses
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from recipes.training import optimizer as optimization
 
 ALIASES = {"None": "32-true", "32": "32-true", "64": "64-true", "16": "16-mixed", "bf16": "bf16-mixed"}
 FORMULAS = {"bitsandbytes.optim.AdamW8bit": bitsandbytes_adamw8bit_state}
-"""What states take of optimizers whose library need not be installed."""
+"""The state size of optimizers whose library may be missing."""
 
 
 @dataclass(frozen=True)
@@ -29,37 +30,37 @@ class Candidate:
     """An optimizer to estimate.
 
     Attributes:
-        name: What it is called in the table.
-        class_path: Its class.
-        make: Makes it from parameter groups; None where it cannot be made here.
-        why_not: Why it cannot be made here.
+        name: Its name in the table.
+        class_path: Import path of its class.
+        make: Makes it from parameter groups; None where this environment does not support it.
+        unsupported_reason: Why this environment does not support it.
         own: Whether it is the recipe's own.
     """
 
     name: str
     class_path: str
     make: Callable[[list[dict[str, Any]]], torch.optim.Optimizer] | None
-    why_not: str = ""
+    unsupported_reason: str = ""
     own: bool = False
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What one process holds at the most in a training step, with one optimizer and one way to train.
+    """The peak memory of one process in a training step, with one optimizer.
 
     Attributes:
         name: The optimizer's name.
-        optimizer: Its class.
+        optimizer: Import path of its class.
         own: Whether it is the recipe's own.
-        dtype: What the parameters are held in.
-        gradient_release: Whether each gradient is used and given up within the backward pass.
+        dtype: The dtype of the parameters.
+        gradient_release: Whether each gradient is applied and freed during the backward pass.
         parameters: All parameters.
         gradients: Those of all trainable parameters or, with gradient release, of the largest one.
-        state: The optimizer's state; None where it is not known.
+        state: The optimizer's state; None if unknown.
         buffers: Bytes of the buffers.
-        activations: Bytes of everything else in forward and backward pass, an estimate from above.
-        step: Bytes that the optimizer takes for its step, when the activations are gone; an estimate.
-        note: Why the state is not known, or how.
+        activations: Bytes of everything else in forward and backward pass, an upper bound.
+        step: Bytes of the temporaries of the optimizer's step, when the activations are freed; an estimate.
+        note: Why the state is unknown, or how it is known.
     """
 
     name: str
@@ -77,15 +78,15 @@ class Estimate:
 
     @property
     def total(self) -> int | None:
-        """The most bytes at one time; None where the state is not known."""
+        """Peak bytes; None if the state is unknown."""
         if self.state is None:
             return None
-        moment = max(self.activations, self.step)
-        return self.parameters.bytes + self.gradients.bytes + self.state.bytes + self.buffers + moment
+        temporary = max(self.activations, self.step)
+        return self.parameters.bytes + self.gradients.bytes + self.state.bytes + self.buffers + temporary
 
 
 class Setting:
-    """A recipe's module on the meta device, its largest batch, and how the trainer computes.
+    """A recipe's module on the meta device, its largest batch, and the trainer's precision.
 
     Args:
         module: The recipe's module; it has ``build_on_meta(data)``, ``model`` and ``optimizer``.
@@ -94,7 +95,7 @@ class Setting:
         gpu: Whether to estimate for a GPU; else for a CPU.
 
     Raises:
-        RecipeError: The module or the data cannot be estimated, or the precision is not known.
+        RecipeError: The module or the data cannot be estimated, or the precision is not supported.
     """
 
     def __init__(self, module: LightningModule, data: LightningDataModule, precision: Any, gpu: bool) -> None:
@@ -114,54 +115,52 @@ class Setting:
         self.data: Any
         self.module, self.data = module, data
         self.module.build_on_meta(data)
-        self.module.log = self.module.log_dict = _no_log  # what it logs to is the trainer's
         if self.precision in TRUE_DTYPES:
             self.module.model.to(TRUE_DTYPES[self.precision])
+        self._dtype: torch.dtype | None = None
         self._activations: dict[tuple[Any, ...], int] = {}
+
+    def held_in(self, dtype: torch.dtype) -> "Setting":
+        """The same recipe with all floating-point parameters held in ``dtype``."""
+        other = copy.copy(self)
+        other._dtype = None if dtype == self.dtype else dtype
+        return other
 
     @property
     def parameters(self) -> list[nn.Parameter]:
         """All parameters, tied ones once."""
-        return list(self.module.parameters())
+        return [self._held(parameter) for parameter in self.module.parameters()]
+
+    def _held(self, parameter: nn.Parameter) -> nn.Parameter:
+        if self._dtype is None or not parameter.is_floating_point():
+            return parameter
+        return nn.Parameter(parameter.detach().to(self._dtype), parameter.requires_grad)
 
     @property
     def dtype(self) -> torch.dtype:
-        """What most of the parameters are held in."""
+        """The dtype of most parameters."""
         sizes: dict[torch.dtype, int] = {}
         for parameter in self.parameters:
             sizes[parameter.dtype] = sizes.get(parameter.dtype, 0) + parameter.numel()
         return max(sizes, key=lambda dtype: sizes[dtype])
-
-    @contextmanager
-    def held_in(self, dtype: torch.dtype) -> Iterator[None]:
-        """Holds all parameters in another dtype for a while."""
-        before = [(parameter, parameter.data) for parameter in self.parameters]
-        for parameter, data in before:
-            if data.is_floating_point():
-                parameter.data = data.to(dtype)
-        try:
-            yield
-        finally:
-            for parameter, data in before:
-                parameter.data = data
 
     def buffer_bytes(self) -> int:
         """Bytes of the buffers, each once."""
         return sum(buffer.numel() * buffer.element_size() for buffer in self.module.buffers())
 
     def activation_bytes(self, batch_size: int | None = None, checkpointing: bool | None = None) -> int:
-        """The most that a step holds beside parameters, gradients and state; see :mod:`recipes.estimate.activations`.
+        """The peak bytes of a step beside parameters, gradients and state; see :mod:`recipes.estimate.activations`.
 
         Args:
-            batch_size: Examples in the batch; None for as many as are set.
-            checkpointing: Whether activations are computed again in the backward pass; None as it is set.
+            batch_size: Examples in the batch; None for ``data.batch_size``.
+            checkpointing: Whether activations are recomputed in the backward pass; None for the recipe's setting.
         """
         batch_size = batch_size or int(self.data.batch_size)
         key = (self.dtype, batch_size, checkpointing)
         if key not in self._activations:
             with self._changed(batch_size, checkpointing):
                 self._activations[key] = peak_bytes(
-                    self.module, self.data.largest_batch, self._loss, self.precision, self.gpu
+                    self.module, self.data.largest_batch, self._loss, self.precision, self.gpu, self._dtype
                 )
         return self._activations[key]
 
@@ -173,8 +172,11 @@ class Setting:
     def _changed(self, batch_size: int, checkpointing: bool | None) -> Iterator[None]:
         before = self.data.batch_size
         self.data.batch_size = batch_size
-        with warnings.catch_warnings():  # newer releases of transformers give the methods another name
+        with warnings.catch_warnings():
+            # Newer releases of transformers give the methods another name.
             warnings.simplefilter("ignore", FutureWarning)
+            # Without a trainer, self.log() does nothing but warn.
+            warnings.filterwarnings("ignore", message=r".*You are trying to `self\.log\(\)`.*")
             if checkpointing:
                 self.module.model.gradient_checkpointing_enable({"use_reentrant": False})
             try:
@@ -185,32 +187,37 @@ class Setting:
                     self.module.model.gradient_checkpointing_disable()
 
     def can_checkpoint(self) -> bool:
-        """Whether the recipe has a switch for activation checkpointing that is off, and the model can do it."""
+        """Whether the recipe has activation checkpointing off, and its model supports it."""
         switch = getattr(self.module, "gradient_checkpointing", None)
         return switch is False and bool(getattr(self.module.model, "supports_gradient_checkpointing", False))
 
     def state(self, candidate: Candidate) -> tuple[StateSize | None, str]:
-        """What an optimizer will hold, and a note on how that is known or why it is not."""
+        """The state of an optimizer, None if unknown, and a note on how it is known or why it is not."""
         if candidate.make is None:
             formula = FORMULAS.get(candidate.class_path)
             if formula is None:
-                return None, candidate.why_not
-            return formula(self.parameters), f"{candidate.why_not}; by the formula of its defaults"
-        groups = optimization.parameter_groups(self.module.model)
+                return None, candidate.unsupported_reason
+            return formula(
+                self.parameters
+            ), f"{candidate.unsupported_reason}; from the formula for its default arguments"
         try:
-            return predict_state(candidate.make, groups), ""
-        except Exception as error:  # an optimizer from anywhere: the table says what it raised
+            return predict_state(candidate.make, self._parameter_groups()), ""
+        except Exception as error:  # any optimizer can be given: the table shows what it raised
             return None, (str(error).strip() or type(error).__name__).splitlines()[0]
 
     def step_bytes(self, candidate: Candidate) -> int:
-        """What an optimizer takes for its step; 0 for those in kernels of their own, which take little."""
+        """The temporaries of an optimizer's step; 0 for those with kernels of their own, which take little."""
         if candidate.make is None:
             return 0
-        return step_bytes(candidate.make, optimization.parameter_groups(self.module.model), self.gpu) or 0
+        return step_bytes(candidate.make, self._parameter_groups(), self.gpu) or 0
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        groups = optimization.parameter_groups(self.module.model)
+        return [{**group, "params": [self._held(parameter) for parameter in group["params"]]} for group in groups]
 
 
 def estimate(setting: Setting, candidates: Sequence[Candidate]) -> list[Estimate]:
-    """Estimates a recipe for each optimizer, with parameters as they are set and in bfloat16, with gradient release.
+    """Estimates a recipe for each optimizer, with its own dtype and bfloat16, without and with gradient release.
 
     Args:
         setting: The recipe.
@@ -219,42 +226,38 @@ def estimate(setting: Setting, candidates: Sequence[Candidate]) -> list[Estimate
     Returns:
         The estimates: by dtype, then by optimizer, then without and with gradient release.
     """
-    return [
-        row
-        for dtype in dict.fromkeys((setting.dtype, torch.bfloat16))
-        for row in _with_dtype(setting, candidates, dtype)
-    ]
+    settings = {held.dtype: held for held in (setting, setting.held_in(torch.bfloat16))}
+    return [row for held in settings.values() for row in _rows(held, candidates)]
 
 
-def without_doubles(rows: Sequence[Estimate]) -> list[Estimate]:
-    """Leaves out an optimizer of the recipe's own class that also has a state of its own's size."""
+def without_duplicates(rows: Sequence[Estimate]) -> list[Estimate]:
+    """Leaves out an optimizer that has the class and the state size of the recipe's own."""
     own = {(row.optimizer, row.dtype, row.state) for row in rows if row.own}
     return [row for row in rows if row.own or (row.optimizer, row.dtype, row.state) not in own]
 
 
-def _with_dtype(setting: Setting, candidates: Iterable[Candidate], dtype: torch.dtype) -> Iterator[Estimate]:
-    with setting.held_in(dtype):
-        sizes = [_size([parameter]) for parameter in setting.parameters if parameter.requires_grad]
-        gradients = StateSize(sum(size.elements for size in sizes), sum(size.bytes for size in sizes))
-        largest = max(sizes, key=lambda size: size.bytes, default=StateSize(0, 0))
-        for candidate in candidates:
-            state, note = setting.state(candidate)
-            row = Estimate(
-                name=candidate.name,
-                optimizer=candidate.class_path,
-                own=candidate.own,
-                dtype=str(dtype).removeprefix("torch."),
-                gradient_release=False,
-                parameters=_size(setting.parameters),
-                gradients=gradients,
-                state=state,
-                buffers=setting.buffer_bytes(),
-                activations=setting.activation_bytes(),
-                step=setting.step_bytes(candidate),
-                note=note,
-            )
-            yield row
-            yield dataclasses.replace(row, gradient_release=True, gradients=largest, step=0)
+def _rows(setting: Setting, candidates: Iterable[Candidate]) -> Iterator[Estimate]:
+    sizes = [_size([parameter]) for parameter in setting.parameters if parameter.requires_grad]
+    gradients = StateSize(sum(size.elements for size in sizes), sum(size.bytes for size in sizes))
+    largest = max(sizes, key=lambda size: size.bytes, default=StateSize(0, 0))
+    for candidate in candidates:
+        state, note = setting.state(candidate)
+        row = Estimate(
+            name=candidate.name,
+            optimizer=candidate.class_path,
+            own=candidate.own,
+            dtype=str(setting.dtype).removeprefix("torch."),
+            gradient_release=False,
+            parameters=_size(setting.parameters),
+            gradients=gradients,
+            state=state,
+            buffers=setting.buffer_bytes(),
+            activations=setting.activation_bytes(),
+            step=setting.step_bytes(candidate),
+            note=note,
+        )
+        yield row
+        yield dataclasses.replace(row, gradient_release=True, gradients=largest, step=0)
 
 
 def _size(parameters: Iterable[Tensor]) -> StateSize:
@@ -263,7 +266,3 @@ def _size(parameters: Iterable[Tensor]) -> StateSize:
         sum(parameter.numel() for parameter in parameters),
         sum(parameter.numel() * parameter.element_size() for parameter in parameters),
     )
-
-
-def _no_log(*args: Any, **kwargs: Any) -> None:
-    """Stands for ``LightningModule.log``, which needs a trainer."""

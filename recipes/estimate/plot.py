@@ -1,4 +1,4 @@
-"""``estimate.png``: what each optimizer takes, stacked part by part, and the memory that there is."""
+"""``estimate.png``: memory with each optimizer as stacked bars, and the memory to fit into."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +11,7 @@ PARTS = {
     "parameters": "#33658a",
     "gradients": "#86bbd8",
     "optimizer state": "#d1495b",
-    "activations (at the most)": "#d9dde2",
+    "activations (upper bound)": "#d9dde2",
 }
 LIMIT = "#1f2933"
 
@@ -39,7 +39,7 @@ def draw(result: Mapping[str, Any], file: Path) -> None:
         if memory is not None and memory < 3 * largest:
             axes.axvline(memory / divisor, color=LIMIT, linestyle="--", linewidth=1.2)
             axes.annotate(
-                f" {memory / divisor:,.1f} {unit} to fit in",
+                f" {memory / divisor:,.1f} {unit} to fit into",
                 (memory / divisor, -0.55),
                 fontsize=8,
                 color=LIMIT,
@@ -47,7 +47,7 @@ def draw(result: Mapping[str, Any], file: Path) -> None:
                 ha="left",
             )
     if not result["gradient_release"]:
-        panels[0].set_xlabel("+ release: with gradient release, which this package does not have yet", fontsize=8)
+        panels[0].set_xlabel("+ release: with gradient release, which this package does not support yet", fontsize=8)
     end = max(largest, memory if memory is not None and memory < 3 * largest else 0)
     panels[0].invert_yaxis()
     panels[0].set_xlim(0, 1.22 * end / divisor)

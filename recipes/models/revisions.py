@@ -24,18 +24,26 @@ def cached_commit(name: str, kind: Literal["model", "dataset"] = "model", revisi
         revision: The commit, tag or branch that is asked for; the branch ``main`` if None.
 
     Returns:
-        40 hexadecimal digits; None if nothing of it is in the cache, or if it cannot be told which.
+        40 hexadecimal digits; None if the cache does not hold it, or holds several commits and does not tell which.
     """
-    from huggingface_hub import constants
+    from huggingface_hub import constants, scan_cache_dir, snapshot_download
+    from huggingface_hub.errors import CacheNotFound, HFValidationError, LocalEntryNotFoundError
 
-    if not REPOSITORY.fullmatch(name) or Path(name).exists():
+    if Path(name).exists():
         return None
-    folder = Path(constants.HF_HUB_CACHE, f"{kind}s--{name.replace('/', '--')}")
-    reference = folder / "refs" / (revision or "main")
-    if reference.is_file():
-        return reference.read_text(encoding="utf-8").strip()
-    # What was asked for by its commit has no reference, and datasets always asks so.
-    commits = [snapshot.name for snapshot in folder.glob("snapshots/*")]
-    if revision is not None:
-        return revision if revision in commits else None
+    try:
+        snapshot = snapshot_download(name, repo_type=kind, revision=revision, local_files_only=True, allow_patterns=[])
+        return Path(snapshot).name
+    except HFValidationError:
+        return None
+    except LocalEntryNotFoundError:
+        if kind == "model" or revision is not None:
+            return None
+    # datasets asks for the commit that a branch is at, which leaves no reference to the branch in the cache.
+    try:
+        repositories = scan_cache_dir(constants.HF_HUB_CACHE).repos
+    except CacheNotFound:
+        return None
+    found = [repo for repo in repositories if (repo.repo_type, repo.repo_id) == (kind, name)]
+    commits = [revision.commit_hash for repo in found for revision in repo.revisions]
     return commits[0] if len(commits) == 1 else None

@@ -68,19 +68,17 @@ class LastCheckpoint(ModelCheckpoint):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves the steps since the last validation."""
-        if self._last_global_step_saved != trainer.global_step and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            self._save(trainer)
+        self.on_validation_end(trainer, pl_module)  # saves nothing if the last step is saved
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Saves on Ctrl-C; not after an error, when the weights may be spoilt or the other ranks gone."""
+        """Saves on Ctrl-C; not after an error, when the weights may be corrupted or the other ranks gone.
+
+        ``save_on_exception`` would save after every exception, and on one rank while the others wait elsewhere.
+        """
         fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and trainer.global_step
         if isinstance(exception, KeyboardInterrupt) and fitting and trainer.world_size == 1:
-            self._save(trainer)
-
-    def _save(self, trainer: Trainer) -> None:
-        assert self.dirpath is not None
-        self.best_model_path = str(Path(self.dirpath) / LAST)
-        trainer.save_checkpoint(self.best_model_path, weights_only=False)
+            self.best_model_path = self.format_checkpoint_name({})
+            trainer.save_checkpoint(self.best_model_path, weights_only=False)
 
 
 def resolve(ckpt_path: str, command: str, root: Path, name: str) -> str:

@@ -62,17 +62,16 @@ class ProgressLines(ProgressBar):
         print(f"{bar} {shown}".rstrip(), flush=True)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the clock of an epoch that an earlier run has begun."""
+        """Starts the clock of a training, or of an evaluation without one."""
         self._start()
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the clock of an epoch."""
-        self._start()
+    # The start of a training counts too: a resumed run does not start the epoch that it continues.
+    on_train_epoch_start = on_test_epoch_start = on_predict_epoch_start = on_train_start
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Prints how far the epoch is, with the metrics of the progress bar."""
+        """Prints the progress of the epoch, with the metrics of the progress bar."""
         epochs = f"/{trainer.max_epochs}" if (trainer.max_epochs or 0) > 0 else ""
         title = f"epoch {trainer.current_epoch + 1}{epochs}"
         self._line(batch_idx + 1, self.total_train_batches, title, self.get_metrics(trainer, pl_module))
@@ -92,13 +91,20 @@ class ProgressLines(ProgressBar):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Prints how far a validation outside of training is."""
+        """Prints the progress of a validation, a test or predictions; not of a validation during training."""
         self.has_dataloader_changed(dataloader_idx)
-        if trainer.state.fn != TrainerFn.FITTING:
-            self._line(batch_idx + 1, self.total_val_batches_current_dataloader, "validate")
+        command = trainer.state.fn
+        if command == TrainerFn.VALIDATING:
+            self._line(batch_idx + 1, self.total_val_batches_current_dataloader, command.value)
+        elif command == TrainerFn.TESTING:
+            self._line(batch_idx + 1, self.total_test_batches_current_dataloader, command.value)
+        elif command == TrainerFn.PREDICTING:
+            self._line(batch_idx + 1, self.total_predict_batches_current_dataloader, command.value)
+
+    on_test_batch_end = on_predict_batch_end = on_validation_batch_end
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Prints what validation found during training, and leaves its time out of the epoch's."""
+        """Prints the metrics of a validation during training, and leaves its time out of the epoch's."""
         if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
             return
         self._started += time.monotonic() - self._evaluation_started
@@ -106,40 +112,6 @@ class ProgressLines(ProgressBar):
         if self._enabled and found:
             shown = ", ".join(f"{name}={_short(value)}" for name, value in found.items())
             print(f"validation after step {trainer.global_step}: {shown}", flush=True)
-
-    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the clock of the test."""
-        self._start()
-
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Prints how far the test is."""
-        self.has_dataloader_changed(dataloader_idx)
-        self._line(batch_idx + 1, self.total_test_batches_current_dataloader, "test")
-
-    def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the clock of the predictions."""
-        self._start()
-
-    def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Prints how far the predictions are."""
-        self.has_dataloader_changed(dataloader_idx)
-        self._line(batch_idx + 1, self.total_predict_batches_current_dataloader, "predict")
 
 
 def _short(value: Any) -> str:

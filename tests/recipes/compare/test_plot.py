@@ -1,12 +1,13 @@
-"""The picture of a comparison: something of every optimizer, and no label over another."""
+"""The picture of a comparison: every optimizer in both halves, and a legend that names it once."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
-from matplotlib.text import Annotation, Text
 
 from recipes.cli.optimizer_files import shipped
 from recipes.compare.command import plan_of
@@ -19,7 +20,7 @@ from tests.recipes.fake_fit import a_report
 def drawn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: list[str], **changes: Any
 ) -> tuple[Figure, Axes, Axes]:
-    """The figure of optimizers that all have nearly the same quality, hardest to label, and its two halves."""
+    """The figure of a comparison of some optimizers with two seeds, and its two halves."""
     (tmp_path / "some.yaml").write_text("data: {}\n", encoding="utf-8")
     plan = plan_of(
         ["--config", str(tmp_path / "some.yaml"), "--optimizers", *names, "--seeds", "1", "2", "--out", "out"]
@@ -43,29 +44,40 @@ def drawn(
     return figures[0], memory, loss
 
 
-def test_labels_cover_neither_each_other_nor_the_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    figure, memory, _ = drawn(tmp_path, monkeypatch, shipped())
-    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
-    labels = [child for child in memory.get_children() if isinstance(child, Annotation)]
-    boxes = [Text.get_window_extent(label, renderer) for label in labels]
-
-    assert {label.get_text().splitlines()[0] for label in labels} == set(shipped())
-    assert not any(one.overlaps(other) for i, one in enumerate(boxes) for other in boxes[:i])
-    frame = memory.get_window_extent(renderer)
-    assert all(frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1 for box in boxes)
-
-
-def test_each_run_has_a_curve_and_each_optimizer_one_entry_and_one_color(
+def test_legend_has_an_entry_with_its_own_color_for_each_optimizer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, memory, loss = drawn(tmp_path, monkeypatch, ["adafactor", "adamw"])
+    figure, _, _ = drawn(tmp_path, monkeypatch, shipped())
 
-    assert len(loss.lines) == 4
-    legend = loss.get_legend()
-    assert legend is not None
-    assert [text.get_text() for text in legend.get_texts()] == ["adafactor, lr 0.0003", "adamw, lr 0.0001"]
-    colors = {child.get_color() for child in memory.get_children() if isinstance(child, Annotation)}
-    assert colors == {line.get_color() for line in loss.lines}
+    (legend,) = figure.legends
+    assert [text.get_text().split(",")[0] for text in legend.get_texts()] == shipped()
+    assert len({line.get_color() for line in legend.get_lines()}) == len(shipped())
+
+
+def test_legend_is_outside_of_both_halves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figure, memory, loss = drawn(tmp_path, monkeypatch, shipped())
+
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    frame = figure.legends[0].get_window_extent(renderer)
+    assert not any(frame.overlaps(axes.get_tightbbox(renderer)) for axes in (memory, loss))
+    assert frame.x0 >= 0
+    assert frame.x1 <= figure.bbox.x1
+
+
+def test_each_run_has_a_curve_and_each_optimizer_a_point_of_the_legends_color(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figure, memory, loss = drawn(tmp_path, monkeypatch, ["adafactor", "adamw"])
+
+    legend = figure.legends[0]
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "adafactor, lr 0.0003, 0.5 MB",
+        "adamw, lr 0.0001, 512 MB",
+    ]
+    colors = [line.get_color() for line in legend.get_lines()]
+    assert [line.get_color() for line in loss.lines] == [color for color in colors for _ in range(2)]
+    points = [container.lines[0] for container in memory.containers if isinstance(container, ErrorbarContainer)]
+    assert [(point.get_xdata()[0], point.get_color()) for point in points] == [(0.5, colors[0]), (512.0, colors[1])]
 
 
 def test_megabytes_are_on_a_logarithmic_axis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

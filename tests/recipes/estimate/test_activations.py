@@ -1,4 +1,4 @@
-"""The estimate of activations is above what a real step takes, and not far above."""
+"""The estimate of activations is an upper bound of a real step, and a tight one."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -73,7 +73,7 @@ def estimated(
 
 
 def measured(name: str, precision: str, **settings: Any) -> int:
-    """The most that torch's profiler sees allocated in a real second step on a CPU, gradients included."""
+    """The peak that torch's profiler sees allocated in a real second step on a CPU, gradients included."""
     model = build(name, "cpu", **settings)
 
     def step() -> None:
@@ -111,20 +111,20 @@ def test_estimate_is_above_a_measured_peak_by_a_quarter_at_most(
     assert peak <= activations + gradients <= STATED_FACTOR * peak
 
 
-def test_it_grows_in_a_line_with_the_batch() -> None:
+def test_it_grows_linearly_with_the_batch() -> None:
     one, two, four = (estimated("llama", rows=rows)[0] for rows in (1, 2, 4))
 
     assert one < two < four
     assert four - two == pytest.approx(2 * (two - one), rel=0.05)
 
 
-def test_attention_with_dropout_keeps_no_matrix_of_token_pairs_on_a_gpu() -> None:
+def test_attention_with_dropout_saves_no_matrix_of_token_pairs_on_a_gpu() -> None:
     matrices = 3 * ROWS * 4 * TOKENS**2 * 4  # one for each layer and head, in float32
 
     assert estimated("bert", gpu=False)[0] - estimated("bert", gpu=True)[0] > matrices
 
 
-def test_checkpointing_computes_again_what_a_gpu_would() -> None:
+def test_checkpointing_recomputes_as_on_a_gpu() -> None:
     all_kept, _ = estimated("bert", "bf16-mixed", gpu=True)
 
     with pytest.warns(FutureWarning, match="activation_checkpointing_enable"):
@@ -158,7 +158,7 @@ def test_autocast_computes_powers_in_float32_on_a_gpu() -> None:
     assert (on_gpu - on_cpu) / WORKSPACE >= 1000 * 64 * 4
 
 
-def test_storages_are_counted_once_and_given_up_when_nothing_holds_them() -> None:
+def test_storages_are_counted_once_and_until_they_are_freed() -> None:
     class Chain(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -174,11 +174,11 @@ def test_storages_are_counted_once_and_given_up_when_nothing_holds_them() -> Non
 
     peak = peak_bytes(module, lambda: torch.ones(1000), module, "32-true", gpu=False)
 
-    # the batch, what the chain comes to, its product and relu's result are alive together, and little else
+    # the batch, the chain's result, its product and relu's result are live together, and little else
     assert 4 * 4000 <= round(peak / WORKSPACE) <= 5 * 4000 + 100
 
 
-def test_module_is_left_as_it_was() -> None:
+def test_the_module_is_not_changed() -> None:
     model = build("gpt2", "meta")
     before = {name: id(tensor) for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
 

@@ -1,4 +1,4 @@
-"""Amounts of memory are read as they are written, and shown as the recipes show them."""
+"""Memory sizes are parsed and formatted."""
 
 import pytest
 
@@ -15,17 +15,16 @@ from recipes.messages import RecipeError
         ("22.5gib", round(22.5 * 2**30)),
         ("16000MB", 16 * 10**9),
         ("512MiB", 2**29),
-        (".5TB", 5 * 10**11),
+        (".5GB", 5 * 10**8),
         (" 1000 kB ", 10**6),
-        ("7B", 7),
     ],
 )
-def test_size_is_read(text: str, size: int) -> None:
+def test_a_size_is_parsed(text: str, size: int) -> None:
     assert parse_size(text, "--gpu-memory") == size
 
 
-@pytest.mark.parametrize("text", ["", "24", "GB", "24G", "-1GB", "0GB", "24GB!", "1e3GB", "nanGB", "24 giga bytes"])
-def test_what_is_no_size_is_told_with_the_option(text: str) -> None:
+@pytest.mark.parametrize("text", ["", "24", "GB", "24G", "-1GB", "0GB", "24GB!", "nanGB", "infGB", "24 giga bytes"])
+def test_an_invalid_size_is_an_error_that_names_the_option(text: str) -> None:
     with pytest.raises(RecipeError, match=r"^--gpu-memory .*expected a number and a unit, such as 24GB"):
         parse_size(text, "--gpu-memory")
 
@@ -41,5 +40,5 @@ def test_what_is_no_size_is_told_with_the_option(text: str) -> None:
         (-(2**28), "-256 MB"),
     ],
 )
-def test_size_is_shown_in_binary_units(size: int, shown: str) -> None:
+def test_a_size_is_shown_in_binary_units(size: int, shown: str) -> None:
     assert shown_size(size) == shown

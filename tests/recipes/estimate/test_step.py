@@ -1,4 +1,4 @@
-"""What an optimizer takes within its step is what a real step takes."""
+"""The predicted temporaries of an optimizer's step are those of a real step."""
 
 import functools
 from collections.abc import Callable
@@ -21,8 +21,8 @@ def on_meta() -> list[dict[str, Any]]:
     return [{"params": [nn.Parameter(torch.empty(shape, device="meta")) for shape in SHAPES]}]
 
 
-def really(make: Callable[..., torch.optim.Optimizer]) -> int:
-    """The most that torch's operations hand out in the second step of an optimizer."""
+def measured(make: Callable[..., torch.optim.Optimizer]) -> int:
+    """The peak that torch's operations allocate in the second step of an optimizer."""
     parameters = [nn.Parameter(torch.randn(shape)) for shape in SHAPES]
     for parameter in parameters:
         parameter.grad = torch.randn_like(parameter)
@@ -36,13 +36,15 @@ def really(make: Callable[..., torch.optim.Optimizer]) -> int:
 
 @pytest.mark.parametrize("foreach", [False, True])
 @pytest.mark.parametrize("make", [torch.optim.AdamW, torch.optim.Adafactor, torch.optim.SGD])
-def test_step_takes_what_a_real_one_takes(make: Callable[..., torch.optim.Optimizer], foreach: bool) -> None:
+def test_predicted_temporaries_are_those_of_a_real_step(
+    make: Callable[..., torch.optim.Optimizer], foreach: bool
+) -> None:
     make = functools.partial(make, foreach=foreach)
 
-    assert step_bytes(make, on_meta(), gpu=False) == really(make)
+    assert step_bytes(make, on_meta(), gpu=False) == measured(make)
 
 
-def test_adamw_takes_as_much_as_its_parameters_on_a_gpu_unless_fused() -> None:
+def test_adamw_takes_the_size_of_its_parameters_on_a_gpu_unless_fused() -> None:
     on_gpu, on_cpu = (step_bytes(torch.optim.AdamW, on_meta(), gpu) for gpu in (True, False))
 
     assert on_gpu is not None
@@ -52,17 +54,17 @@ def test_adamw_takes_as_much_as_its_parameters_on_a_gpu_unless_fused() -> None:
     assert step_bytes(functools.partial(torch.optim.AdamW, fused=True), on_meta(), gpu=True) == 0
 
 
-def test_step_of_transformers_adafactor_is_followed_but_for_its_scalars() -> None:
+def test_temporaries_of_transformers_adafactor_are_predicted_except_for_scalars() -> None:
     make = functools.partial(TheirAdafactor, lr=1e-3, scale_parameter=False, relative_step=False)
 
-    assert step_bytes(make, on_meta(), gpu=False) == pytest.approx(really(make), abs=64)
+    assert step_bytes(make, on_meta(), gpu=False) == pytest.approx(measured(make), abs=64)
 
 
-def test_step_of_a_library_with_kernels_of_its_own_is_not_followed() -> None:
+def test_a_step_in_a_librarys_own_kernels_is_not_predicted() -> None:
     assert step_bytes(Adafactor, on_meta(), gpu=True) is None
 
 
-def test_step_that_looks_at_numbers_is_not_foreseen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_reads_values_is_not_predicted(monkeypatch: pytest.MonkeyPatch) -> None:
     def step(optimizer: torch.optim.SGD, closure: Any = None) -> None:
         if bool((optimizer.param_groups[0]["params"][0].grad > 1e30).any()):
             raise ValueError("a gradient is too large")

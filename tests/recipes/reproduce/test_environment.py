@@ -83,6 +83,7 @@ def test_another_commit_of_a_repository_of_the_hub_is_named_with_how_to_pin_it(
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     (tmp_path / "models--org--tiny" / "refs").mkdir(parents=True)
     (tmp_path / "models--org--tiny" / "refs" / "main").write_text("1" * 40)
+    (tmp_path / "models--org--tiny" / "snapshots" / ("1" * 40)).mkdir(parents=True)
     recorded["assets"] = {
         "hub:model/org/tiny": "2" * 40,
         "hub:model/org/tiny@main": "1" * 40,

@@ -91,6 +91,7 @@ def test_repositories_of_the_hub_are_assets_with_their_commit(tmp_path: Path, mo
     for name, commit in {**commits, "datasets--org--texts/refs/v2": "3" * 40}.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(commit)
+        (tmp_path / name).parents[1].joinpath("snapshots", commit).mkdir(parents=True)
     settings = {
         "model": {"init_args": {"pretrained": "org/tiny@v1"}},
         "data": {"init_args": {"tokenizer": "org/tiny", "path": "org/texts", "load_args": {"revision": "v2"}}},

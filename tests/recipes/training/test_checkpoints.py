@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from lightning import Trainer
+from lightning.pytorch.demos.boring_classes import BoringModel
 
 from recipes.messages import RecipeError
-from recipes.training.checkpoints import adopt, load, resolve
+from recipes.training.checkpoints import LastCheckpoint, adopt, load, resolve
 
 
 def save(path: Path, age: int = 0, **content: Any) -> Path:
@@ -94,3 +96,60 @@ def test_a_checkpoint_of_another_class_decides_nothing(tmp_path: Path) -> None:
     adopted, notes = adopt(path, "M", {"rate": 0.5}, given=set())
     assert adopted == {}
     assert notes == [f"{path} was saved by Other, and is loaded into M as asked for"]
+
+
+class Failing(BoringModel):
+    """Raises an exception before its fourth step."""
+
+    def __init__(self, exception: BaseException | None = None) -> None:
+        super().__init__()
+        self.exception = exception
+
+    def training_step(self, batch: torch.Tensor, batch_idx: int) -> Any:
+        if self.exception is not None and self.global_step == 3:
+            raise self.exception
+        return super().training_step(batch, batch_idx)
+
+
+def trained(folder: Path, exception: BaseException | None = None, **settings: Any) -> int:
+    """The step of the ``last.ckpt`` that a training leaves; 0 for none."""
+    trainer = Trainer(
+        default_root_dir=folder,
+        accelerator="cpu",
+        limit_train_batches=4,
+        logger=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+        callbacks=[LastCheckpoint()],
+        **{"limit_val_batches": 1, **settings},
+    )
+    try:
+        trainer.fit(Failing(exception))
+    except (SystemExit, ValueError):
+        assert exception is not None
+    files = list(folder.rglob("*.ckpt"))
+    assert [file.name for file in files] in ([], ["last.ckpt"])
+    return load(files[0])["global_step"] if files else 0
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"val_check_interval": 2}, {"check_val_every_n_epoch": 2}, {"limit_val_batches": 0}, {}],
+    ids=["within the epoch", "every second epoch", "no validation", "every epoch"],
+)
+def test_last_checkpoint_is_of_the_last_step_whenever_there_is_validation(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    assert trained(tmp_path, **{"max_steps": 7, **settings}) == 7
+
+
+def test_last_checkpoint_is_saved_on_ctrl_c(tmp_path: Path) -> None:
+    assert trained(tmp_path, KeyboardInterrupt(), max_steps=7) == 3
+
+
+def test_last_checkpoint_is_not_saved_after_an_error(tmp_path: Path) -> None:
+    assert trained(tmp_path, ValueError("the weights may be corrupted"), max_steps=7) == 0
+
+
+def test_last_checkpoint_is_not_saved_in_a_fast_dev_run(tmp_path: Path) -> None:
+    assert trained(tmp_path, fast_dev_run=True) == 0
