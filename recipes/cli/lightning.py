@@ -27,6 +27,7 @@ from recipes.cli.given import Given, kept_arguments, plain_keys
 from recipes.cli.interpolation import absolute_in, explain_interpolation
 from recipes.cli.mistakes import explain, refuse_empty_groups, sentence
 from recipes.messages import RecipeError, tell
+from recipes.recipe import Recipe
 from recipes.runs.config import RecordConfig, recorded_config
 from recipes.runs.folder import RunFolder, claim, config_name, give_back, next_folder, runs_root
 from recipes.training import checkpoints
@@ -245,8 +246,8 @@ class RecipeCLI(LightningCLI):
         if checkpoint["monitor"] is None and settings["trainer"]["limit_val_batches"] != 0:
             module, _, name = settings["model"]["class_path"].rpartition(".")
             model_class = getattr(importlib.import_module(module), name)
-            checkpoint["monitor"] = getattr(model_class, "monitor", "val/loss")
-            checkpoint["mode"] = getattr(model_class, "monitor_mode", "min")
+            if issubclass(model_class, Recipe):
+                checkpoint["monitor"], checkpoint["mode"] = model_class.monitor, model_class.monitor_mode
 
     def instantiate_classes(self) -> None:
         """Makes the data, the model and the trainer."""
@@ -285,8 +286,8 @@ class RecipeCLI(LightningCLI):
         return trainer
 
     def before_fit(self) -> None:
-        """Lets the model look at the data before its first step, if it has ``before_training``; not when resumed."""
-        if hasattr(self.model, "before_training") and not self._get(self.config_init, "ckpt_path"):
+        """Lets a recipe look at its model before the first step of a run that is not resumed."""
+        if isinstance(self.model, Recipe) and not self._get(self.config_init, "ckpt_path"):
             self.model.before_training(self.trainer, self.datamodule)
 
     def settings(self) -> dict[str, Any]:
@@ -301,12 +302,12 @@ class RecipeCLI(LightningCLI):
         """Tests the best checkpoint, saves the model and writes the report, if the module is a recipe's."""
         if self.run_folder is None:
             return
-        if not hasattr(self.model, "save_pretrained"):
-            tell(f"{type(self.model).__name__} has no save_pretrained: no model/ and no report are written")
+        if not isinstance(self.model, Recipe):
+            tell(f"{type(self.model).__name__} is trained; it is no recipes.recipe.Recipe: no model/ and no report")
             return
-        from recipes.runs.report import finish
+        from recipes.cli.finish import finish
 
-        finish(self)
+        finish(self.trainer, self.model, self.datamodule, self.settings(), self.recorded_config())
 
 
 def _own_commands() -> str:

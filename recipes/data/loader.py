@@ -7,9 +7,9 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 
 class ResumableLoader(DataLoader):
-    """Gives out, after a checkpoint is loaded, the rest of the epoch that was broken off.
+    """Gives out, after a checkpoint is loaded, the rest of the epoch that was interrupted.
 
-    Other loaders begin the epoch anew, so that its first batches are trained on twice and its last ones not at all.
+    Other loaders start the epoch again, so that its first batches are trained on twice and its last ones not at all.
     The sampler is a ``DistributedSampler``, whose order depends on seed and epoch alone. What was seen is read once
     more and passed over. The data module keeps the place in its own state: that of a loader, Lightning forgets
     where a schedule has asked for the number of steps.

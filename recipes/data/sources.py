@@ -2,6 +2,8 @@
 
 import glob
 import os
+from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +72,42 @@ def load_split(
             "name: give a file or set data.path to a dataset of the hub"
         )
     return _load_hub(source, key, path, name, load_args or {})
+
+
+def check_columns(rows: "Dataset", columns: Mapping[str, str], key: str) -> None:
+    """Refuses rows that lack a column.
+
+    Args:
+        rows: The rows.
+        columns: Each column that is needed, and the configuration key that names it.
+        key: The configuration key of the rows.
+
+    Raises:
+        RecipeError: A column is missing; names those there are.
+    """
+    for column, argument in columns.items():
+        if column not in rows.column_names:
+            near = get_close_matches(column, rows.column_names, 1)
+            raise RecipeError(
+                f"{argument} is '{column}', but {key} has no such column: it has {', '.join(rows.column_names)}"
+                + (f"; did you mean '{near[0]}'?" if near else "")
+            )
+
+
+def check_text(rows: "Dataset", column: str, key: str) -> None:
+    """Refuses a column that does not hold text.
+
+    Args:
+        rows: The rows.
+        column: The column, which ``data.text`` names.
+        key: The configuration key of the rows.
+
+    Raises:
+        RecipeError: It holds something else.
+    """
+    feature = rows.features[column]
+    if getattr(feature, "dtype", None) not in ("string", "large_string"):
+        raise RecipeError(f"data.text: column '{column}' of {key} holds {feature}, not text: name a column of texts")
 
 
 def suffix(file: str) -> str:

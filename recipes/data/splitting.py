@@ -1,6 +1,7 @@
 """Splitting validation and test rows off the training rows, the same ones whatever the run's seed."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from recipes.messages import RecipeError
 
@@ -8,8 +9,40 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
+def split_fractions(
+    splits: "dict[str, Dataset]",
+    sources: Mapping[str, Any],
+    split: "Callable[[Dataset, float, str], tuple[Dataset, Dataset]]",
+) -> None:
+    """Splits ``test`` and ``validation`` off the training rows where their sources are fractions.
+
+    Args:
+        splits: The splits read so far; those that are fractions are added, and ``train`` keeps the rest.
+        sources: Of each split, a fraction or anything else.
+        split: Splits a share (of the rows that are left) off rows: ``split(rows, share, key)``.
+
+    Raises:
+        RecipeError: There are no training rows, or a share is not between 0 and 1.
+    """
+    whole = len(splits["train"]) if "train" in splits else 0
+    taken = 0.0
+    for name in ("test", "validation"):
+        fraction = sources[name]
+        if not isinstance(fraction, float):
+            continue
+        key = f"data.{name}"
+        if not whole:
+            raise RecipeError(f"{key} is {fraction}, a fraction of data.train, which is null: give data.train")
+        share = fraction
+        if 0 < fraction < 1:
+            # Of a single row, which is a text, a part is taken.
+            share = fraction / (1 - taken) if whole == 1 else min(fraction * whole / len(splits["train"]), 1.0)
+            taken += fraction
+        splits["train"], splits[name] = split(splits["train"], share, key)
+
+
 def split_off(
-    dataset: "Dataset", fraction: float, *, key: str, seed: int, stratify_by: str | None = None
+    dataset: "Dataset", fraction: float, key: str, *, seed: int, stratify_by: str | None = None
 ) -> tuple["Dataset", "Dataset"]:
     """Splits a share off a dataset, the same rows for the same seed.
 

@@ -17,6 +17,7 @@ from lightning_adafactor.prediction import bitsandbytes_adamw8bit_state, predict
 from recipes.estimate.activations import PRECISIONS, TRUE_DTYPES, peak_bytes
 from recipes.estimate.step import step_bytes
 from recipes.messages import RecipeError
+from recipes.recipe import Recipe, RecipeData
 from recipes.training import optimizer as optimization
 
 ALIASES = {"None": "32-true", "32": "32-true", "64": "64-true", "16": "16-mixed", "bf16": "bf16-mixed"}
@@ -99,11 +100,11 @@ class Setting:
 
     def __init__(self, module: LightningModule, data: LightningDataModule, precision: Any, gpu: bool) -> None:
         self.gpu = gpu
-        for owner, method in ((module, "build_on_meta"), (data, "largest_batch")):
-            if not hasattr(owner, method):
+        for owner, contract in ((module, Recipe), (data, RecipeData)):
+            if not isinstance(owner, contract):
                 raise RecipeError(
-                    f"{type(owner).__name__} cannot be estimated: it has no method {method}, as recipes.TextClassifier "
-                    "and its data have"
+                    f"{type(owner).__name__} cannot be estimated: it is no recipes.recipe.{contract.__name__}, as "
+                    "recipes.TextClassifier and its data are"
                 )
         self.precision = ALIASES.get(str(precision), str(precision))
         if self.precision not in PRECISIONS:

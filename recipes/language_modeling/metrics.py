@@ -54,6 +54,6 @@ class TokenMetrics(Metric):
         self.tokens = self.tokens + counted.sum()
 
     def compute(self) -> dict[str, Tensor]:
-        """``loss`` (nats a token), ``perplexity`` (its exponential), ``accuracy`` (share foretold right)."""
+        """``loss`` (nats per token), ``perplexity`` (its exponential), ``accuracy`` (share predicted right)."""
         loss = self.nll / self.tokens
         return {"loss": loss, "perplexity": loss.exp(), "accuracy": self.correct / self.tokens}

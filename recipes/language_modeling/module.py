@@ -1,33 +1,30 @@
-"""Language modelling: any Hugging Face causal language model, its loss and what it writes."""
+"""Language modeling: any Hugging Face causal language model, its loss and what it writes."""
 
-from difflib import get_close_matches
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import Trainer
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from lightning.pytorch.utilities.seed import isolate_rng
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_adafactor import Adafactor
+from recipes.language_modeling.architecture import architecture_refused, new_config, refuse_without_effect
 from recipes.language_modeling.data import LanguageModelingData
 from recipes.language_modeling.generation import continue_text, read_prompt
 from recipes.language_modeling.metrics import TokenMetrics, negative_log_likelihood
 from recipes.language_modeling.packing import IGNORED
 from recipes.messages import RecipeError
-from recipes.models.gguf import as_folder, gguf_file, is_gguf
-from recipes.models.pretrained import check_vocabulary, load_config, load_model, save
-from recipes.runs.history import RunHistory
-from recipes.training import optimizer as optimization
+from recipes.models.pretrained import check_vocabulary
+from recipes.recipe import Recipe
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig
 
 
-class LanguageModel(LightningModule):
-    """Fine-tunes a causal language model on running text, or trains one from nothing.
+class LanguageModel(Recipe[LanguageModelingData]):
+    """Fine-tunes a causal language model on running text, or trains one from scratch.
 
     Validation and test report the loss per token in nats (``val/loss``), its exponential (``val/perplexity``)
     and the share of tokens that were the most probable one (``val/accuracy``), each token counting the same.
@@ -47,25 +44,16 @@ class LanguageModel(LightningModule):
             ``{model_type: gpt2, n_layer: 4}``.
         optimizer: The optimizer: class and arguments, without the parameters. Biases and norms get no weight
             decay.
-        schedule: How the learning rate runs from its warm-up to the last step. Null: the optimizer decides.
-        warmup: Share of the steps (below 1) or number of steps in which the learning rate rises to its full
-            value.
-        schedule_args: More arguments of the schedule, such as ``{min_lr_rate: 0.1}`` of
-            ``cosine_with_min_lr``.
-        gradient_checkpointing: Whether activations are computed again in the backward pass and not kept: less
-            memory, for the time of one more forward pass.
-        dtype: What the parameters are held in. ``bfloat16`` halves their memory and that of the gradients,
-            and needs an optimizer that rounds stochastically; mixed precision is the trainer's.
         evaluate_before: Whether validation and test split are evaluated before the first step too, for the
             report.
         sample_prompts: Texts that are continued before and after training, for the report.
         sample_tokens: Tokens written for each of them at most.
         sample_temperature: 0 takes the most probable token each time, 1 draws from all; see ``recipes generate``.
-        trust_remote_code: Whether code that comes with the model or its tokenizer may run on this machine.
+        kwargs: The arguments of every recipe.
     """
 
-    monitor = "val/loss"
-    monitor_mode = "min"
+    data_class = LanguageModelingData
+    auto_class = "AutoModelForCausalLM"
 
     def __init__(
         self,
@@ -74,185 +62,71 @@ class LanguageModel(LightningModule):
         optimizer: OptimizerCallable = lambda params: Adafactor(
             params, lr=2e-4, scale_parameter=False, relative_step=False
         ),
-        schedule: optimization.Schedule | None = "linear",
-        warmup: float = 0.06,
-        schedule_args: dict[str, Any] | None = None,
-        gradient_checkpointing: bool = False,
-        dtype: Literal["float32", "bfloat16"] = "float32",
+        *,
         evaluate_before: bool = True,
         sample_prompts: list[str] | None = None,
         sample_tokens: int = 40,
         sample_temperature: float = 0.0,
-        trust_remote_code: bool = False,
+        **kwargs: Any,
     ) -> None:
-        super().__init__()
-        for key, value in (("warmup", warmup), ("sample_temperature", sample_temperature)):
-            if value < 0:
-                raise RecipeError(f"model.{key} is {value}: give 0 or more")
+        super().__init__(optimizer=optimizer, pretrained=pretrained, **kwargs)
+        if sample_temperature < 0:
+            raise RecipeError(f"model.sample_temperature is {sample_temperature}: give 0 or more")
         if sample_tokens < 1:
             raise RecipeError(f"model.sample_tokens is {sample_tokens}: give 1 or more")
         if pretrained is None and not (architecture or {}).get("model_type"):
             raise RecipeError(
                 "model.pretrained is null: name a model to start from, or give model.architecture with a model_type "
-                "and its sizes to start from nothing"
+                "and its sizes to train from scratch"
             )
-        self.save_hyperparameters(ignore=["optimizer"])  # weights_only loading would refuse a callable
-        self.pretrained = pretrained
         self.architecture = dict(architecture or {})
-        self.optimizer = optimizer
-        self.schedule = schedule
-        self.warmup = warmup
-        self.schedule_args = schedule_args
-        self.gradient_checkpointing = gradient_checkpointing
-        self.dtype_name = dtype
         self.evaluate_before = evaluate_before
         self.sample_prompts = list(sample_prompts or [])
         self.sample_tokens = sample_tokens
         self.sample_temperature = sample_temperature
-        self.trust_remote_code = trust_remote_code
-        self.history = RunHistory()
         self.before: dict[str, float] = {}
         self.samples_before: list[str] = []
         self.val_metrics = TokenMetrics()
         self.test_metrics = TokenMetrics()
-        self.model: PreTrainedModel | None = None
 
-    def configure_callbacks(self) -> list[Callback]:
-        """The history that the report is made of."""
-        present = self.trainer.callbacks  # type: ignore[attr-defined]
-        return [] if self.history in present else [self.history]
+    def make_model(self, data: LanguageModelingData, weights: bool) -> nn.Module:
+        """Loads the model, or makes it, and refuses one that is not causal."""
+        if weights:
+            check_vocabulary(data.tokenizer, self.model_config(data), self.pretrained, "data.tokenizer")
+        try:
+            model = super().make_model(data, weights)
+        except (ValueError, RuntimeError) as error:
+            if self.pretrained is not None:
+                raise
+            raise architecture_refused(error) from error
+        if weights:
+            self._check_causal(model)
+        return model
 
-    @property
-    def data(self) -> LanguageModelingData:
-        """The data module that this run takes its tokenizer from."""
-        data = getattr(self.trainer, "datamodule", None)
-        if not isinstance(data, LanguageModelingData):
-            raise RecipeError("LanguageModel takes its text from recipes.LanguageModelingData: set data to it")
-        return data
+    def model_config(self, data: LanguageModelingData) -> "PretrainedConfig":
+        """The configuration of the model, with ``architecture`` in it.
 
-    def configure_model(self) -> None:
-        """Loads the model, or makes it, once."""
-        if self.model is not None:
-            return
-        from transformers import AutoModelForCausalLM
-
-        config = self.load_config()
-        check_vocabulary(self.data.tokenizer, config, self.pretrained, "data.tokenizer")
-        self._check_positions(config, self.data)
-        if self.pretrained is None:
-            try:
-                model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, self.dtype_name)).train()
-            except (ValueError, RuntimeError) as error:
-                raise self._refused(error) from error
-        else:
-            folder = as_folder(self.pretrained, "model.pretrained")
-            model = load_model(
-                AutoModelForCausalLM, folder, "model.pretrained", config, self.dtype_name, self.trust_remote_code
-            )
-        self._set_checkpointing(model)
-        self._check_causal(model)
-        self.model = model
-
-    def build_on_meta(self, data: LanguageModelingData) -> None:
-        """Builds the model that :meth:`configure_model` would load or make, without weights, on the meta device.
-
-        Args:
-            data: Where a model that starts from nothing has its vocabulary from; no text is packed.
+        Raises:
+            RecipeError: There is no such model or kind of model, or ``architecture`` has a value that it does not
+                know or cannot take.
         """
-        from transformers import AutoModelForCausalLM
-
         if self.pretrained is None:
-            data.find_tokenizer(self)
-            config = self._new_config(data.tokenizer)
-        elif is_gguf(self.pretrained):
-            file = gguf_file(self.pretrained, "model.pretrained")
-            config = load_config(str(file.parent), "model.pretrained", gguf_file=file.name, **self.architecture)
+            config = new_config(self.architecture, data.tokenizer)
         else:
-            config = self.load_config()
-        self._check_positions(config, data)
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(
-                config, dtype=getattr(torch, self.dtype_name), trust_remote_code=self.trust_remote_code
-            )
-        self._set_checkpointing(model)
-        self.model = model.train()
-
-    def _check_positions(self, config: "PretrainedConfig", data: LanguageModelingData) -> None:
+            config = self.load_config(**self.architecture)
+            refuse_without_effect(config, [key for key in self.architecture if not hasattr(config, key)])
         positions = getattr(config.get_text_config(), "max_position_embeddings", None)
         if positions is not None and data.block_size > positions:
             raise RecipeError(
                 f"data.block_size is {data.block_size}, but {self._name()} reads {positions} tokens at most"
             )
-
-    def _set_checkpointing(self, model: "PreTrainedModel") -> None:
-        if not self.gradient_checkpointing:
-            return
-        try:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
-        except ValueError as error:
-            raise RecipeError(f"model.gradient_checkpointing: {self._name()} cannot do it: {error}") from error
-
-    def load_config(self) -> "PretrainedConfig":
-        """The configuration of the model, with ``architecture`` in it; nothing else is loaded.
-
-        Raises:
-            RecipeError: If there is no such model or kind of model, or ``architecture`` has a value that it does not
-                know or cannot take.
-        """
-        if self.pretrained is not None:
-            folder = as_folder(self.pretrained, "model.pretrained")
-            config = load_config(
-                folder, "model.pretrained", trust_remote_code=self.trust_remote_code, **self.architecture
-            )
-            self._refuse_without_effect(config, [key for key in self.architecture if not hasattr(config, key)])
-            return config
-        return self._new_config(self.data.tokenizer)
-
-    def _new_config(self, tokenizer: "PreTrainedTokenizerBase") -> "PretrainedConfig":
-        """The configuration of a model that starts from nothing and reads what a tokenizer writes."""
-        from huggingface_hub.errors import StrictDataclassError
-        from transformers import AutoConfig
-
-        values = {
-            "vocab_size": len(tokenizer),
-            "bos_token_id": tokenizer.bos_token_id,
-            "eos_token_id": tokenizer.eos_token_id,
-            **self.architecture,
-        }
-        kind = values.pop("model_type")
-        try:
-            config, plain = AutoConfig.for_model(kind, **values), AutoConfig.for_model(kind)
-            ignored = []
-            for key in (key for key in self.architecture if not hasattr(plain, key)):
-                # It is kept as an attribute. Some older names, such as rope_theta, change others.
-                without = AutoConfig.for_model(kind, **{name: value for name, value in values.items() if name != key})
-                if {**config.to_dict(), key: None} == {**without.to_dict(), key: None}:
-                    ignored.append(key)
-        except (ValueError, TypeError, StrictDataclassError) as error:
-            raise self._refused(error) from error
-        self._refuse_without_effect(plain, ignored)
         return config
-
-    @staticmethod
-    def _refuse_without_effect(config: "PretrainedConfig", keys: list[str]) -> None:
-        """Refuses what transformers passes over in silence, such as a misspelt size."""
-        keys = [key for key in keys if key not in ("attn_implementation", "torch_dtype")]
-        if keys:
-            near = get_close_matches(keys[0], [*config.to_dict(), *config.attribute_map], n=1)
-            raise RecipeError(
-                f"model.architecture.{keys[0]}: {type(config).__name__} has no such value"
-                + (f"; did you mean {near[0]}?" if near else "")
-            )
-
-    def _refused(self, error: Exception) -> RecipeError:
-        cause = (str(error).strip() or type(error).__name__).splitlines()[0]
-        return RecipeError(f"model.architecture: transformers refuses it: {cause[:200]}")
 
     def _name(self) -> str:
         return f"'{self.pretrained}'" if self.pretrained else "the model of model.architecture"
 
-    def _check_causal(self, model: "PreTrainedModel") -> None:
-        """Encoders such as BERT load as language models too, but see the very token they are to foretell."""
+    def _check_causal(self, model: Any) -> None:
+        """Encoders such as BERT load as language models too, but see the very token they are to predict."""
         training = model.training
         tokens = torch.tensor([[1, 2, 3, 4], [1, 2, 3, 5]], device=model.device)
         with torch.no_grad(), isolate_rng():
@@ -261,7 +135,7 @@ class LanguageModel(LightningModule):
         change = (logits[0] - logits[1]).abs().amax(dim=-1)
         if change[:3].max() > 0.02 * change[3]:
             raise RecipeError(
-                f"model.pretrained: {self._name()} ({type(model).__name__}) reads later tokens to foretell earlier "
+                f"model.pretrained: {self._name()} ({type(model).__name__}) reads later tokens to predict earlier "
                 "ones: give a causal language model"
             )
 
@@ -299,19 +173,19 @@ class LanguageModel(LightningModule):
         metrics.reset()
         self.log_dict(values, prog_bar=stage == "val", sync_dist=True)
 
-    def before_training(self, trainer: Trainer, datamodule: LanguageModelingData) -> None:
+    def before_training(self, trainer: Trainer, data: LanguageModelingData) -> None:
         """Evaluates the model before its first step, and leaves the random numbers of the training alone.
 
         Args:
             trainer: The trainer that will train it.
-            datamodule: Its text.
+            data: Its text.
         """
         if not self.evaluate_before:
             return
         with isolate_rng():
-            results = list(trainer.validate(self, datamodule=datamodule, verbose=False))
-            if datamodule.has_test:
-                results += trainer.test(self, datamodule=datamodule, verbose=False)
+            results = list(trainer.validate(self, datamodule=data, verbose=False))
+            if data.has_test:
+                results += trainer.test(self, datamodule=data, verbose=False)
         self.before = {name: value for result in results for name, value in result.items()}
         shown = [f"{name} {value:.2f}" for name, value in self.before.items() if name.endswith("perplexity")]
         if shown:
@@ -361,15 +235,3 @@ class LanguageModel(LightningModule):
         self.before = self.before or kept.get("metrics", {})
         if len(kept.get("samples", [])) == len(self.sample_prompts):
             self.samples_before = self.samples_before or kept["samples"]
-
-    def configure_optimizers(self) -> Any:
-        """Our Adafactor, or what ``optimizer`` names, under the schedule."""
-        assert self.model is not None
-        return optimization.configure(
-            self.model, self.trainer, self.optimizer, self.schedule, self.warmup, self.schedule_args
-        )
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Writes model and tokenizer in Hugging Face's format, as ``recipes generate`` loads them."""
-        assert self.model is not None
-        save(self.model, self.data.tokenizer, folder)

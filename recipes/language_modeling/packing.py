@@ -45,7 +45,7 @@ class Packer:
 def tokenize(
     batch: dict[str, list[str]], tokenizer: "PreTrainedTokenizerBase", text: str, end_of_text: bool
 ) -> dict[str, list[list[int]]]:
-    """Tokenises documents.
+    """Tokenizes documents.
 
     Args:
         batch: Columns of the documents.
@@ -68,7 +68,7 @@ def tokenize(
 def pack(
     documents: "Dataset", tokenizer: "PreTrainedTokenizerBase", text: str, end_of_text: bool, block_size: int, name: str
 ) -> "Dataset":
-    """Tokenises documents and packs them into blocks; both from the cache if the same was done before.
+    """Tokenizes documents and packs them into blocks; both from the cache if the same was done before.
 
     Args:
         documents: The documents.
@@ -87,7 +87,7 @@ def pack(
     tokens = documents.map(
         Cached(tokenize),
         remove_columns=documents.column_names,
-        desc=f"Tokenising {name}",
+        desc=f"Tokenizing {name}",
         fn_kwargs={"tokenizer": tokenizer, "text": text, "end_of_text": end_of_text},
         **settings,
     )

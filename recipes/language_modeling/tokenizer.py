@@ -1,4 +1,4 @@
-"""A tokenizer for models that start from nothing: bytes, and merges of them learned from the training text."""
+"""A tokenizer for models that are trained from scratch: bytes, and merges of them learned from the training text."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ LEAST_SIZE = 257
 """The 256 bytes and the end-of-text token."""
 
 
-def learn(texts: Iterable[str], size: int) -> "PreTrainedTokenizerBase":
+def learn_tokenizer(texts: Iterable[str], size: int) -> "PreTrainedTokenizerBase":
     """Learns byte-pair merges; the same for the same texts. No text is unknown to it, and every text survives it.
 
     Args:

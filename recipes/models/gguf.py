@@ -28,7 +28,7 @@ def as_folder(name: str, key: str) -> str:
     """The folder or hub name to load in a model's place: the name itself, or what a GGUF file is converted to.
 
     Quantised weights are unpacked to float32, model and tokenizer saved below ``HF_HOME`` in
-    ``recipes/gguf/SHA256``, which is that of the file. A conversion that is broken off leaves nothing there.
+    ``recipes/gguf/SHA256``, which is that of the file. An interrupted conversion leaves nothing there.
 
     Args:
         name: A hub name, a folder, or a GGUF file.
@@ -39,10 +39,8 @@ def as_folder(name: str, key: str) -> str:
     """
     if not is_gguf(name):
         return name
-    from huggingface_hub import constants
-
     file = gguf_file(name, key)
-    folder = Path(constants.HF_HOME) / "recipes" / "gguf" / _sha256(file, file.stat().st_size, file.stat().st_mtime_ns)
+    folder = _folder_of(file)
     if not folder.is_dir():
         try:
             _convert(file, key, folder)
@@ -52,6 +50,33 @@ def as_folder(name: str, key: str) -> str:
                 "set the variable HF_HOME to a folder with room"
             ) from error
     return str(folder)
+
+
+def config_location(name: str, key: str) -> dict[str, str]:
+    """Where ``AutoConfig.from_pretrained`` finds a model's configuration; a GGUF file is not converted for it.
+
+    Args:
+        name: A hub name, a folder, or a GGUF file.
+        key: The configuration key that the name stands under, for error messages.
+
+    Returns:
+        ``name`` and, of a GGUF file that was not converted before, ``gguf_file``.
+
+    Raises:
+        RecipeError: There is no such file, or it is of another kind.
+    """
+    if not is_gguf(name):
+        return {"name": name}
+    file = gguf_file(name, key)
+    folder = _folder_of(file)
+    return {"name": str(folder)} if folder.is_dir() else {"name": str(file.parent), "gguf_file": file.name}
+
+
+def _folder_of(file: Path) -> Path:
+    from huggingface_hub import constants
+
+    stat = file.stat()
+    return Path(constants.HF_HOME) / "recipes" / "gguf" / _sha256(file, stat.st_size, stat.st_mtime_ns)
 
 
 def gguf_file(name: str, key: str) -> Path:
@@ -69,7 +94,7 @@ def gguf_file(name: str, key: str) -> Path:
         raise RecipeError(f"{key}: there is no file '{name}' (looked from {os.getcwd()}): correct the path")
     with file.open("rb") as opened:
         if opened.read(4) != b"GGUF":
-            raise RecipeError(f"{key}: '{name}' is no GGUF file, or a damaged one: it does not begin with GGUF")
+            raise RecipeError(f"{key}: '{name}' is no GGUF file, or a corrupted one: it does not begin with GGUF")
     return file
 
 
@@ -102,9 +127,9 @@ def _convert(file: Path, key: str, folder: Path) -> None:
             )
     except MemoryError as error:
         raise RecipeError(f"{key}: '{file}' is larger, once unpacked to float32, than this machine's memory") from error
-    except Exception as error:  # what reading a damaged file raises is anybody's guess
+    except Exception as error:  # what reading a corrupted file raises is not documented
         cause = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise RecipeError(f"{key}: '{file}' cannot be read, it is damaged or of an unknown kind: {cause}") from error
+        raise RecipeError(f"{key}: '{file}' cannot be read, it is corrupted or of an unknown kind: {cause}") from error
     # Else saving takes the weights for quantised ones still.
     model.hf_quantizer = None  # type: ignore[assignment]
     if hasattr(model.config, "quantization_config"):

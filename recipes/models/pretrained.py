@@ -105,6 +105,23 @@ def load_model(
     return model.train()
 
 
+def set_checkpointing(model: "PreTrainedModel", name: str | None) -> None:
+    """Lets a model compute its activations again in the backward pass.
+
+    Args:
+        model: The model.
+        name: What it was loaded from, for error messages; None for one of ``model.architecture``.
+
+    Raises:
+        RecipeError: The model does not support it.
+    """
+    try:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    except ValueError as error:
+        model_name = f"'{name}'" if name else "the model of model.architecture"
+        raise RecipeError(f"model.gradient_checkpointing: {model_name} does not support it: {error}") from error
+
+
 def save(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", folder: str | Path) -> None:
     """Writes a model, its configuration and its tokenizer to a folder that ``from_pretrained`` loads."""
     with quiet():

@@ -12,7 +12,7 @@ assets        Each file or folder that the configuration names, with its sha256 
               sums), and each repository of the Hugging Face hub, with its commit (where the cache tells which).
 packages      Version of every installed package.
 machine       ``python``, ``platform``, ``processor``, ``processors`` (how many), ``accelerator``, ``cuda``.
-threads       Threads that torch computed with on the processor.
+threads       Threads that torch computed with on the CPU.
 precision     ``trainer.precision``.
 command       The command line.
 config_sha256 sha256 of ``config``.
@@ -150,15 +150,15 @@ def machine(device: torch.device) -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "processor": processor(),
+        "processor": cpu_name(),
         "processors": os.cpu_count(),
         "accelerator": torch.cuda.get_device_name(device) if cuda else None if device.type == "cpu" else str(device),
         "cuda": torch.version.cuda if cuda else None,
     }
 
 
-def processor() -> str:
-    """The processor's name."""
+def cpu_name() -> str:
+    """The CPU's name."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

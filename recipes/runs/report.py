@@ -22,7 +22,7 @@ seconds             ``setup`` (from the making of the model to the first trainin
 samples_per_second  Training examples of all processes a second, validations left out.
 peak_memory_mb      CUDA: most memory that tensors took. Else: most that the process had resident. MiB.
 versions            Of Python and the main libraries; null for one that is not installed as a package.
-device              Name of the accelerator, or of the processor and the threads used.
+device              Name of the accelerator, or of the CPU and the threads used.
 seed                ``seed_everything``, null without.
 git_commit          Commit of the repository that the recipes lie in, null where unknown.
 fingerprint         sha256 of the best ``weights`` (those in ``model/``), of the ``initial_weights`` before the
@@ -41,62 +41,17 @@ import os
 import platform
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from lightning_adafactor.memory import StateSize, adamw_state, measure_state
-from recipes.runs.fingerprint import metrics_sha256, weights_sha256
 from recipes.runs.history import RunHistory, peak_memory_mb
-from recipes.runs.provenance import git_commit, packages, processor, provenance
-
-if TYPE_CHECKING:
-    from recipes.cli.lightning import RecipeCLI
+from recipes.runs.provenance import cpu_name, git_commit, packages
 
 PACKAGES = ("python", "torch", "lightning", "transformers", "datasets", "torchmetrics", "lightning-adafactor")
-
-
-def finish(cli: "RecipeCLI") -> None:
-    """Tests the best checkpoint and writes ``model/``, ``report.json``, ``report.png`` into the run's folder.
-
-    It serves any recipe: the module has ``save_pretrained(folder)`` and perhaps ``report_details()``, which returns
-    what it adds to the report; the data module has ``has_test``, and the trainer a
-    :class:`~recipes.runs.history.RunHistory`. All ranks call it, for the test is shared among them; rank 0 writes.
-
-    Args:
-        cli: The command line after ``fit``: its trainer, model and datamodule.
-    """
-    trainer, module = cli.trainer, cli.model
-    folder = Path(trainer.log_dir or trainer.default_root_dir)
-    callbacks = trainer.callbacks  # type: ignore[attr-defined]
-    history = next(callback for callback in callbacks if isinstance(callback, RunHistory))
-    # The optimizers are gone from the trainer once it tests.
-    report = {"recipe": folder.parent.name, **_about_training(trainer, module, history)}
-    best = _best_checkpoint(trainer)
-    test_metrics = _evaluate_best(cli, best)
-    metrics = {**best_evaluation(history, trainer), **test_metrics}
-    if not trainer.is_global_zero:
-        return
-    report["metrics"] = {name: value for name, value in metrics.items() if "/" in name}
-    report["seconds"] = {phase: round(seconds, 3) for phase, seconds in history.seconds.items()}
-    module.save_pretrained(folder / "model")
-    if trainer.logger is not None:
-        trainer.logger.save()
-    report["fingerprint"] = {
-        "weights": weights_sha256(module.state_dict()),
-        "initial_weights": history.initial_weights,
-        "metrics": metrics_sha256(folder),
-    }
-    details = getattr(module, "report_details", None)
-    report |= details() if details is not None else {}
-    report["history"] = {"losses": history.losses, "evaluations": history.evaluations}
-    report["provenance"] = provenance(cli.settings(), cli.recorded_config(), trainer.strategy.root_device)
-    (folder / "report.json").write_text(as_json(report), encoding="utf-8")
-    _draw(report, history, folder / "report.png")
-    _print_table(report, folder)
 
 
 def as_json(report: dict[str, Any]) -> str:
@@ -118,24 +73,14 @@ def best_evaluation(history: RunHistory, trainer: Trainer) -> dict[str, float]:
     return history.evaluations[-1][1]
 
 
-def _best_checkpoint(trainer: Trainer) -> str | None:
-    checkpoint = trainer.checkpoint_callback
-    return (checkpoint.best_model_path or None) if isinstance(checkpoint, ModelCheckpoint) else None
+def about_training(trainer: Trainer, module: LightningModule, history: RunHistory) -> dict[str, Any]:
+    """What a report says of a training that has just ended: sizes, steps, seconds, versions.
 
-
-def _evaluate_best(cli: "RecipeCLI", best: str | None) -> dict[str, float]:
-    """Leaves the best checkpoint's weights in the module; returns its test metrics if there is a test."""
-    trainer = cli.trainer
-    if best is None:
-        rank_zero_info("No checkpoint was kept: the weights of the last step are tested and saved.")
-    if cli.datamodule.has_test:
-        return dict(trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path=best, verbose=False)[0])
-    if best is not None:
-        trainer.validate(cli.model, datamodule=cli.datamodule, ckpt_path=best, verbose=False)
-    return {}
-
-
-def _about_training(trainer: Trainer, module: LightningModule, history: RunHistory) -> dict[str, Any]:
+    Args:
+        trainer: The trainer, before it tests: the optimizers are gone from it then.
+        module: The module that was trained.
+        history: What was recorded of it.
+    """
     state = measure_state([state for optimizer in trainer.strategy.optimizers for state in optimizer.state.values()])
     samples = history.samples * trainer.world_size
     installed = {"python": platform.python_version(), **packages()}
@@ -179,21 +124,16 @@ def import_path(cls: type) -> str:
 
 
 def device_name(device: torch.device) -> str:
-    """The accelerator's name, or the processor's with the threads that torch uses of it."""
+    """The accelerator's name, or the CPU's with the threads that torch uses."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type != "cpu":
         return str(device)
-    return f"{processor()}, {torch.get_num_threads()} threads"
+    return f"{cpu_name()}, {torch.get_num_threads()} threads"
 
 
-def _draw(report: dict[str, Any], history: RunHistory, file: Path) -> None:
-    from recipes.runs.plot import draw
-
-    draw(report, history.losses, history.evaluations, file)
-
-
-def _print_table(report: dict[str, Any], folder: Path) -> None:
+def print_table(report: dict[str, Any], folder: Path) -> None:
+    """Prints the report as a table, and where its files are."""
     from rich.console import Console
     from rich.table import Table
 

@@ -22,7 +22,7 @@ def encode(
     class_names: list[str] | None,
     max_length: int,
 ) -> dict[str, list[Any]]:
-    """Tokenises a batch of rows and numbers their labels.
+    """Tokenizes a batch of rows and numbers their labels.
 
     Args:
         batch: Columns of the rows.

@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel, BertTokenizerFast, LlamaConfig, LlamaForCausalLM
 
-from recipes.language_modeling import tokenizer as byte_level_tokenizer
+from recipes.language_modeling.tokenizer import learn_tokenizer
 
 WORDS = {
     "fruit": ["apple", "pear", "plum", "cherry", "quince"],
@@ -93,7 +93,7 @@ def tales_csv(tales: list[str], tmp_path_factory: pytest.TempPathFactory) -> Pat
 def tiny_lm(tales: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a randomly initialised Llama of width 16 that reads 64 tokens, and its byte-level tokenizer."""
     folder = tmp_path_factory.mktemp("tiny-llama")
-    tokenizer = byte_level_tokenizer.learn(tales, 300)
+    tokenizer = learn_tokenizer(tales, 300)
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -138,4 +138,7 @@ data:
   class_path: tiny.TinyData
   init_args:
     width: ${model.init_args.width}
+checkpoint:
+  monitor: val/score
+  mode: max
 """

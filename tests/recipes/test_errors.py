@@ -41,7 +41,7 @@ IN_THE_FILE = {
         "    width: 4\n    width: 5",
         r"tiny\.yaml, line 10: key 'model\.init_args\.width' was given on line 9 too",
     ),
-    "an empty group": ("data:", "checkpoint:\ndata:", r"tiny\.yaml, line \d+: checkpoint is empty"),
+    "an empty group": ("  monitor: val/score\n  mode: max\n", "", r"tiny\.yaml, line \d+: checkpoint is empty"),
     "unknown group": ("trainer:", "trianer:", r"line 1: unknown key 'trianer'; did you mean 'trainer'"),
     "unknown trainer key": (
         "max_epochs",

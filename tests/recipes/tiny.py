@@ -24,9 +24,6 @@ class TinyModel(LightningModule):
         bug_at: Step at which the model has a bug. Null: at none.
     """
 
-    monitor = "val/score"
-    monitor_mode = "max"
-
     def __init__(
         self,
         width: int = 4,

@@ -1,4 +1,4 @@
-"""A resumed epoch goes on where it was broken off."""
+"""A resumed epoch goes on where it was interrupted."""
 
 import torch
 from torch.utils.data import DistributedSampler

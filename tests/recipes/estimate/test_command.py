@@ -278,7 +278,9 @@ def test_a_remark_says_that_the_figures_are_for_one_process(
 def test_a_recipe_that_can_never_fit_is_reported(classifier: str) -> None:
     advice = estimate(classifier, "--gpu-memory=20kB", "--optimizer", "adamw")["advice"]
 
-    assert advice[-1].startswith("Even Adafactor (own), bfloat16 parameters and data.batch_size: 1 exceed")
+    assert advice[-1].startswith(
+        "Even Adafactor (own), bfloat16 parameters, activation checkpointing and data.batch_size: 1 exceed"
+    )
 
 
 def test_a_missing_library_is_named_and_its_formula_is_used(
@@ -375,7 +377,7 @@ def test_a_missing_config_is_one_sentence(capsys: pytest.CaptureFixture) -> None
 def test_a_module_that_cannot_be_estimated_is_named(tiny_recipe: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["estimate", "--config=tiny.yaml"]) == 2
 
-    assert "TinyModel cannot be estimated: it has no method build_on_meta" in capsys.readouterr().err
+    assert "TinyModel cannot be estimated: it is no recipes.recipe.Recipe" in capsys.readouterr().err
 
 
 def test_help_explains_the_options(capsys: pytest.CaptureFixture) -> None:

@@ -22,17 +22,16 @@ def loaded(
     arguments.setdefault("text", "Content" if str(train).endswith(".csv") else "text")
     arguments.setdefault("block_size", 16)
     data = LanguageModelingData(train if isinstance(train, list) or train is None else str(train), **arguments)
-    module = SimpleNamespace(pretrained=None if model is None else str(model))
-    data.trainer = SimpleNamespace(  # type: ignore[assignment]
-        lightning_module=module, state=SimpleNamespace(fn=fn), world_size=world_size, global_rank=rank
-    )
+    data.tokenize_for(None if model is None else str(model))
+    state = SimpleNamespace(fn=fn)
+    data.trainer = SimpleNamespace(state=state, world_size=world_size, global_rank=rank)  # type: ignore[assignment]
     data.prepare_data()
     data.setup(fn)
     return data
 
 
 def text_of(data: LanguageModelingData, split: str) -> str:
-    return data.tokenizer.decode(list(chain(*data._blocks[split]["input_ids"])))
+    return data.tokenizer.decode(list(chain(*data.splits[split]["input_ids"])))
 
 
 def labelled(labels: Tensor) -> int:
@@ -62,7 +61,7 @@ def test_the_end_of_training_text_that_fills_no_block_is_counted(tiny_lm: Path, 
     tokenizer = AutoTokenizer.from_pretrained(tiny_lm)
     total = sum(len(tokenizer(tale)["input_ids"]) + 1 for tale in tales)
     assert data.tokens["train"] + data.tokens["dropped"] == total
-    assert data.tokens["train"] == 33 * len(data._blocks["train"])
+    assert data.tokens["train"] == 33 * len(data.splits["train"])
     assert 0 < data.tokens["dropped"] < 33
     assert data.tokens["validation"] == total
 
@@ -106,7 +105,7 @@ def test_the_blocks_of_a_single_document_come_from_the_cache_the_second_time(tin
     file = tmp_path / "book.txt"
     file.write_text("\n".join(f"Line {i:02d} of another book." for i in range(40)), encoding="utf-8")
 
-    first, second = (loaded(tiny_lm, file, validation=0.1, block_size=2)._blocks["train"] for _ in range(2))
+    first, second = (loaded(tiny_lm, file, validation=0.1, block_size=2).splits["train"] for _ in range(2))
 
     assert first.cache_files
     assert first.cache_files == second.cache_files
@@ -138,7 +137,7 @@ def test_orange_files_are_read_without_their_two_rows_of_types(tiny_lm: Path, ta
 def test_each_rank_evaluates_as_many_blocks_and_none_counts_twice(tiny_lm: Path, tales_csv: Path) -> None:
     alone = loaded(tiny_lm, tales_csv, validation=0.1)
     expected = sum(labelled(batch["labels"]) for batch in alone.val_dataloader())
-    world_size = next(n for n in (2, 3, 4, 5) if len(alone._blocks["validation"]) % n)
+    world_size = next(n for n in (2, 3, 4, 5) if len(alone.splits["validation"]) % n)
 
     counts, sizes = [], []
     for rank in range(world_size):

@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GPT2LM
 
 from recipes import LanguageModel, LanguageModelingData
 from recipes.cli.main import main
+from recipes.language_modeling.architecture import new_config
 from recipes.language_modeling.packing import IGNORED
 from recipes.messages import RecipeError
 
@@ -76,7 +77,7 @@ def test_its_metrics_are_those_of_all_held_out_tokens_taken_together(tiny_lm: Pa
 
     losses, hits = [], []
     model = AutoModelForCausalLM.from_pretrained(tiny_lm)
-    for block in data._blocks["validation"]["input_ids"]:
+    for block in data.splits["validation"]["input_ids"]:
         with torch.no_grad():
             logits = model(torch.tensor([block])).logits[0, :-1]
         labels = torch.tensor(block[1:])
@@ -201,9 +202,7 @@ def test_a_value_that_the_pretrained_model_does_not_have_is_refused(tiny_lm: Pat
 
 
 def test_an_older_name_that_transformers_understands_is_taken(tiny_lm: Path) -> None:
-    module = LanguageModel(architecture={"model_type": "llama", "rope_theta": 500.0})
-
-    config = module._new_config(AutoTokenizer.from_pretrained(tiny_lm))
+    config = new_config({"model_type": "llama", "rope_theta": 500.0}, AutoTokenizer.from_pretrained(tiny_lm))
 
     assert config.rope_parameters["rope_theta"] == 500.0
 
@@ -374,7 +373,7 @@ def test_two_processes_train_as_one_and_leave_one_report(tiny_lm: Path, tales_cs
     both = command(tiny_lm, tales_csv, *few, "--trainer.devices=2", "--trainer.strategy=ddp")
     done = subprocess.run(
         [sys.executable, "-m", "recipes", *both],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
         capture_output=True,
         text=True,
         timeout=300,

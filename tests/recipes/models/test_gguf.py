@@ -147,19 +147,19 @@ def test_a_file_of_another_kind_is_said_to_be_no_gguf(tmp_path: Path, cache: Pat
     file = tmp_path / "text.gguf"
     file.write_text("Once upon a time", encoding="utf-8")
 
-    with pytest.raises(RecipeError, match="is no GGUF file, or a damaged one"):
+    with pytest.raises(RecipeError, match="is no GGUF file, or a corrupted one"):
         as_folder(str(file), "model.pretrained")
 
 
 @pytest.mark.parametrize("share", [0.001, 0.3, 0.9])
-def test_a_file_that_ends_too_early_is_said_to_be_damaged(
+def test_a_file_that_ends_too_early_is_said_to_be_corrupted(
     gguf_file: Path, tmp_path: Path, cache: Path, share: float
 ) -> None:
     content = gguf_file.read_bytes()
     file = tmp_path / "cut.gguf"
     file.write_bytes(content[: round(len(content) * share)])
 
-    with pytest.raises(RecipeError, match=r"cut\.gguf' cannot be read, it is damaged or of an unknown kind: \S"):
+    with pytest.raises(RecipeError, match=r"cut\.gguf' cannot be read, it is corrupted or of an unknown kind: \S"):
         as_folder(str(file), "model.pretrained")
     assert list(cache.iterdir()) == []
 

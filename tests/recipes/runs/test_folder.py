@@ -46,7 +46,7 @@ def test_processes_that_start_at_once_get_folders_of_their_own(tmp_path: Path) -
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            cwd=Path(__file__).parents[2],
+            cwd=Path(__file__).parents[3],
         )
         for _ in range(3)
     ]

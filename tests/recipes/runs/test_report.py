@@ -19,9 +19,10 @@ from transformers import AutoModelForSequenceClassification
 from lightning_adafactor import Adafactor, compute_optimizer_size
 from recipes import TextClassificationData, TextClassifier
 from recipes.checksums import file_sha256
+from recipes.cli.finish import finish
 from recipes.runs.fingerprint import weights_sha256
 from recipes.runs.provenance import git_commit
-from recipes.runs.report import finish, import_path
+from recipes.runs.report import import_path
 
 
 def run(tiny_model: Path, wires_csv: Path, folder: Path, optimizer: Any = None, **arguments: Any) -> SimpleNamespace:
@@ -46,16 +47,19 @@ def run(tiny_model: Path, wires_csv: Path, folder: Path, optimizer: Any = None, 
         trainer=trainer,
         model=model,
         datamodule=data,
-        settings=lambda: settings,
-        recorded_config=lambda: "seed_everything: 5\n",
+        settings=settings,
     )
+
+
+def finish_run(ended: SimpleNamespace) -> None:
+    finish(ended.trainer, ended.model, ended.datamodule, ended.settings, "seed_everything: 5\n")
 
 
 @pytest.fixture(scope="module")
 def finished(tiny_model: Path, wires_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     cli = run(tiny_model, wires_csv, tmp_path_factory.mktemp("runs"))
     optimizer = cli.trainer.optimizers[0]
-    finish(cli)
+    finish_run(cli)
     folder = Path(cli.trainer.log_dir)
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     return SimpleNamespace(cli=cli, folder=folder, report=report, optimizer=optimizer)
@@ -85,7 +89,7 @@ def test_optimizer_state_is_what_the_optimizer_holds(finished: SimpleNamespace) 
 
 def test_adamw_state_is_what_adamw_holds(tiny_model: Path, wires_csv: Path, tmp_path: Path) -> None:
     cli = run(tiny_model, wires_csv, tmp_path, lambda params: torch.optim.AdamW(params, lr=1e-3), max_steps=1)
-    finish(cli)
+    finish_run(cli)
 
     report = json.loads((Path(cli.trainer.log_dir) / "report.json").read_text(encoding="utf-8"))
     assert report["optimizer"] == "torch.optim.AdamW"
@@ -194,7 +198,7 @@ def test_without_a_test_split_the_report_has_no_test_metrics(tiny_model: Path, w
     cli = run(tiny_model, wires_csv, tmp_path, test=None, max_epochs=1)
     best = torch.load(cli.trainer.checkpoint_callback.best_model_path, weights_only=True)["state_dict"]
     torch.nn.init.zeros_(cli.model.model.classifier.weight)
-    finish(cli)
+    finish_run(cli)
 
     folder = Path(cli.trainer.log_dir)
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
@@ -207,7 +211,7 @@ def test_a_run_without_logger_and_checkpoints_reports_its_last_step(
 ) -> None:
     folder = tmp_path / "topics" / "version_0"
     off = {"logger": False, "callbacks": [], "enable_checkpointing": False}
-    finish(run(tiny_model, wires_csv, tmp_path, **off, default_root_dir=folder, max_steps=7))
+    finish_run(run(tiny_model, wires_csv, tmp_path, **off, default_root_dir=folder, max_steps=7))
 
     assert sorted(path.name for path in folder.iterdir()) == ["model", "report.json", "report.png"]
     printed = capsys.readouterr().out
@@ -223,7 +227,7 @@ def test_an_optimizer_is_named_as_a_yaml_would(cls: type, path: str) -> None:
 
 
 def test_the_commit_is_gits(monkeypatch: pytest.MonkeyPatch) -> None:
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     done = subprocess.run(["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
 
     assert git_commit() == (done.stdout.strip() if done.returncode == 0 else None)

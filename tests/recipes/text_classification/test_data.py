@@ -7,25 +7,17 @@ import pandas
 import pytest
 import torch
 from datasets import ClassLabel, Dataset
-from lightning import LightningModule, Trainer
+from lightning import Trainer
 from transformers import AutoConfig, AutoTokenizer
 
 from recipes.messages import RecipeError
 from recipes.text_classification.data import TextClassificationData
 
 
-class Stub(LightningModule):
-    """Says which model it would load."""
-
-    def __init__(self, pretrained: Path | str) -> None:
-        super().__init__()
-        self.pretrained = str(pretrained)
-
-
 def load(pretrained: Path | str, stage: str = "fit", **arguments: Any) -> TextClassificationData:
     data = TextClassificationData(**{"text": "headline", "label": "desk", "max_length": 16, **arguments})
     trainer = Trainer(logger=False, barebones=True, accelerator="cpu")
-    trainer.strategy._lightning_module = Stub(pretrained)
+    data.tokenize_for(str(pretrained))
     trainer.state.fn = stage
     data.trainer = trainer
     data.prepare_data()

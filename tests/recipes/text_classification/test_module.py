@@ -374,7 +374,7 @@ def test_two_processes_fit_and_predict_as_one(
     tiny_model: Path, wires: pandas.DataFrame, wires_csv: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "topics.yaml").write_text(CONFIG.format(model=tiny_model, data=wires_csv), encoding="utf-8")
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"}
 
     for command in (["fit"], ["predict", "--ckpt_path=runs/topics/version_0", f"--data.predict={wires_csv}"]):
         shared = [

@@ -10,7 +10,7 @@ from lightning import Trainer
 from lightning.pytorch.demos.boring_classes import BoringModel
 
 from recipes.messages import RecipeError
-from recipes.training.checkpoints import LastCheckpoint, adopt, load, resolve
+from recipes.training.checkpoints import BestCheckpoint, LastCheckpoint, adopt, load, resolve
 
 
 def save(path: Path, age: int = 0, **content: Any) -> Path:
@@ -153,3 +153,21 @@ def test_last_checkpoint_is_not_saved_after_an_error(tmp_path: Path) -> None:
 
 def test_last_checkpoint_is_not_saved_in_a_fast_dev_run(tmp_path: Path) -> None:
     assert trained(tmp_path, fast_dev_run=True) == 0
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["still there", "removed since"])
+def test_the_best_checkpoint_of_the_run_before_counts_only_while_its_file_is_there(kept: bool, tmp_path: Path) -> None:
+    path = tmp_path / "epoch=0-step=4.ckpt"
+    if kept:
+        path.touch()
+    before = BestCheckpoint(monitor="val/loss")
+    before.best_model_path, before.best_model_score = str(path), torch.tensor(0.5)
+    before.kth_best_model_path, before.kth_value = str(path), torch.tensor(0.5)
+    before.best_k_models = {str(path): torch.tensor(0.5)}
+
+    resumed = BestCheckpoint(tmp_path / "new", monitor="val/loss")
+    resumed.load_state_dict(before.state_dict())
+
+    assert resumed.best_model_path == (str(path) if kept else "")
+    assert resumed.best_model_score == (0.5 if kept else None)
+    assert list(resumed.best_k_models) == ([str(path)] if kept else [])

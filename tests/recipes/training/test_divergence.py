@@ -1,6 +1,7 @@
 """A loss that is no number stops the run."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -95,3 +96,40 @@ def test_the_value_of_a_loss_is_not_asked_for_at_every_step(monkeypatch: pytest.
     _fit(_Model(None, 1.0), log_every=4)
     steps, validations = 16, 2
     assert len(asked) == steps // 4 + validations
+
+
+def _trainer_beside(other_rank_diverged: bool) -> Any:
+    """The trainer of one of two ranks, of which the other one says whether it diverged."""
+
+    def reduce_boolean_decision(decision: bool, all: bool = True) -> bool:
+        said = [decision, other_rank_diverged]
+        return (said[0] and said[1]) if all else (said[0] or said[1])
+
+    return SimpleNamespace(
+        global_step=4,
+        log_every_n_steps=1,
+        is_last_batch=False,
+        checkpoint_callbacks=[],
+        strategy=SimpleNamespace(reduce_boolean_decision=reduce_boolean_decision),
+    )
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "where"),
+    [(float("nan"), False, "at step 4"), (1.0, True, "on another rank")],
+    ids=["on this rank", "on the other rank"],
+)
+def test_all_ranks_stop_when_the_loss_of_one_is_no_number(own: float, other: bool, where: str) -> None:
+    callback = StopOnDivergence()
+
+    with pytest.raises(TrainingDiverged, match=f"NaN or infinite {where}"):
+        callback.on_train_batch_end(_trainer_beside(other), LightningModule(), torch.tensor(own), None, 0)
+
+
+def test_no_rank_stops_while_all_losses_are_numbers() -> None:
+    callback = StopOnDivergence()
+    callback.on_train_batch_end(_trainer_beside(False), LightningModule(), torch.tensor(1.0), None, 0)
+
+    checkpoint: dict[str, Any] = {}
+    callback.on_save_checkpoint(_trainer_beside(False), LightningModule(), checkpoint)
+    assert checkpoint == {}
