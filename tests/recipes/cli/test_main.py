@@ -17,7 +17,7 @@ import yaml
 from recipes.cli import config_files
 from recipes.cli.main import main
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 CONFIG = ["--config", "tiny.yaml"]
 CPU_SECONDS = 15  # under 10 on a machine of one's own; the same work takes longer where others share its cores
 
