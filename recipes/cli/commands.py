@@ -3,6 +3,7 @@
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from typing import Any, NamedTuple, NoReturn
 
+from recipes.cli.config_files import load_config
 from recipes.messages import RecipeError
 
 COMMANDS = {
@@ -61,6 +62,19 @@ class CommandParser(ArgumentParser):
             **settings,
         )
         self._command = command
+
+    def add_config_argument(self) -> None:
+        """Adds ``--config FILE``. Its value is the :class:`~recipes.cli.config_files.ConfigFile`, read once."""
+        self.add_argument(
+            "-c",
+            "--config",
+            action="append",
+            type=load_config,
+            required=True,
+            metavar="FILE",
+            help="the recipe, looked for in the working folder and then in configs/; several are merged from left to "
+            "right",
+        )
 
     def error(self, message: str) -> NoReturn:
         """Raises a :class:`RecipeError` in argparse's words, without the usage that it puts before them."""

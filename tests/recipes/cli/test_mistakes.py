@@ -11,7 +11,8 @@ from lightning import Callback
 from lightning.pytorch.cli import OptimizerCallable
 
 from recipes.cli.given import Given
-from recipes.cli.mistakes import expected, explain, sentence
+from recipes.cli.mistakes import explain, sentence
+from recipes.cli.type_words import expected
 from recipes.messages import RecipeError
 
 
