@@ -80,9 +80,7 @@ def test_a_bare_config_name_is_looked_for_here_and_then_in_configs(
     assert settings(capsys, "--config", "other.yaml")["trainer"]["max_epochs"] == 9
 
 
-def test_files_and_options_are_merged_from_left_to_right(
-    tiny_recipe: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_files_and_options_are_merged_from_left_to_right(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tiny_recipe / "more.yaml").write_text("trainer: {max_epochs: 5}\n", encoding="utf-8")
     composed = settings(capsys, *CONFIG, "--config", "more.yaml", "--data.size", "12")
     assert composed["trainer"]["max_epochs"] == 5
