@@ -3,6 +3,7 @@
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from typing import Any, NamedTuple, NoReturn
 
+from recipes.cli.config_files import load_config
 from recipes.messages import RecipeError
 
 COMMANDS = {
@@ -62,16 +63,17 @@ class CommandParser(ArgumentParser):
         )
         self._command = command
 
-    def add_config(self) -> None:
-        """Adds ``--config``, which can be given several times; ``config`` is the list of its values."""
+    def add_config_argument(self) -> None:
+        """Adds ``--config FILE``. Its value is the :class:`~recipes.cli.config_files.ConfigFile`, read once."""
         self.add_argument(
             "-c",
             "--config",
             action="append",
+            type=load_config,
             required=True,
             metavar="FILE",
-            help="the recipe, looked for in the working folder and then in configs/; of several, the later ones are "
-            "merged into the earlier ones",
+            help="the recipe, looked for in the working folder and then in configs/; several are merged from left to "
+            "right",
         )
 
     def error(self, message: str) -> NoReturn:

@@ -1,4 +1,4 @@
-"""Finding and reading the YAML files named with ``--config``."""
+"""Finding and reading the YAML files named with ``--config``. Each is read once; its text is handed on."""
 
 import os
 from collections.abc import Iterator
@@ -15,17 +15,36 @@ from recipes.messages import RecipeError
 _HERE = Path(__file__).resolve().parent.parent
 CONFIGS = _HERE / "configs" if (_HERE / "configs").is_dir() else _HERE.parent / "configs"
 SUFFIXES = (".yaml", ".yml", ".json")
+MOST_KEYS = 100_000
+"""Keys and list items in a file. Anchors that refer to anchors multiply: 300 bytes can mean gigabytes."""
 
 Key = tuple[str | int, ...]
 
 
 @dataclass(frozen=True)
 class ConfigFile:
-    """A configuration file: its settings, and the line (from 1) on which each key stands."""
+    """A configuration file that has been read.
+
+    Attributes:
+        path: Where it is.
+        text: Its content.
+        settings: The content as nested settings.
+        lines: The line of each key, counted from 1.
+    """
 
     path: Path
+    text: str
     settings: dict[str, Any]
     lines: dict[Key, int]
+
+
+def load_config(name: str) -> ConfigFile:
+    """Finds and reads the file that ``--config name`` means.
+
+    Raises:
+        RecipeError: As :func:`find_config` and :func:`read_config`.
+    """
+    return read_config(find_config(name))
 
 
 def is_inline(value: str) -> bool:
@@ -34,14 +53,17 @@ def is_inline(value: str) -> bool:
 
 
 def find_config(name: str, option: str = "--config") -> Path:
-    """The file that ``--config name`` means: looked for in the working folder, then in ``configs/``.
+    """Finds a configuration file in the working folder or in ``configs/``.
 
     Args:
-        name: The file's name.
-        option: The option that it follows, for error messages.
+        name: Name of the file, or its path.
+        option: The option that named it, for error messages.
+
+    Returns:
+        The path of the file. The working folder comes first.
 
     Raises:
-        RecipeError: Nothing is there; names the folders looked in and the files with a similar name.
+        RecipeError: There is no such file. The message names the folders searched and files of a similar name.
     """
     path = Path(name).expanduser()
     if path.is_file():
@@ -57,7 +79,7 @@ def find_config(name: str, option: str = "--config") -> Path:
 
 
 def _similar_names(path: Path) -> str:
-    """The sentence's end that names existing files, best match first."""
+    """The end of the message: existing files of a similar name, best match first; else all files shipped."""
     here = [entry.name for entry in _listed(path.parent) if entry.suffix in SUFFIXES]
     shipped = [] if path.is_absolute() else [entry.relative_to(CONFIGS).as_posix() for entry in _tree(CONFIGS)]
     names = {Path(known).stem: known for known in [*shipped, *here]}
@@ -79,7 +101,7 @@ def _tree(folder: Path) -> Iterator[Path]:
 
 
 def _shown(path: Path) -> str:
-    """A path as short as it can be said from the working folder."""
+    """A folder, relative to the working folder where possible."""
     try:
         relative = path.resolve().relative_to(Path.cwd())
     except (ValueError, OSError):
@@ -88,35 +110,56 @@ def _shown(path: Path) -> str:
 
 
 def read_config(path: Path) -> ConfigFile:
-    """Reads a YAML file and notes on which line each key stands.
+    """Reads a YAML file.
 
     Raises:
-        RecipeError: The file cannot be read, is no valid YAML, is empty, is no mapping, or has a key twice.
+        RecipeError: The file cannot be read, or as :func:`parse_config`.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        settings = yaml.safe_load(text)
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} cannot be read: {error}") from None
+    return ConfigFile(path, text, *parse_config(text, str(path)))
+
+
+def parse_config(text: str, name: str) -> tuple[dict[str, Any], dict[Key, int]]:
+    """Parses YAML settings.
+
+    Args:
+        text: The YAML.
+        name: Where it comes from, for error messages.
+
+    Returns:
+        The settings, and the line of each key, counted from 1.
+
+    Raises:
+        RecipeError: The text is not valid YAML, is empty, is not a mapping, has a duplicate key or is too large.
+    """
+    try:
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        if not isinstance(node, yaml.MappingNode):
+            found = "is empty" if node is None else f"holds a {node.id}"
+            raise RecipeError(f"{name} {found}: expected 'key: value' lines, such as 'trainer:'")
+        lines: dict[Key, int] = {}
+        for key, line in _lines(node, ()):
+            if key in lines:
+                raise RecipeError(
+                    f"{name}, line {line}: key '{key_name(key)}' was given on line {lines[key]} too; keep one"
+                )
+            if len(lines) == MOST_KEYS:
+                raise RecipeError(f"{name} has more than {MOST_KEYS} keys and list items, with anchors expanded")
+            lines[key] = line
+        return loader.construct_document(node), lines
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        line = f", line {mark.line + 1}" if mark else ""
+        place = f", line {mark.line + 1}" if mark else ""
         context = f" {error.context}" if error.context else ""
-        raise RecipeError(f"{path}{line} is not valid YAML:{context} {error.problem}") from None
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(node, yaml.MappingNode):
-        found = "is empty" if node is None else f"holds a {node.id}"
-        raise RecipeError(f"{path} {found}: expected 'key: value' lines, such as 'trainer:'")
-    lines: dict[Key, int] = {}
-    for key, number in _lines(node, ()):
-        if key in lines:
-            raise RecipeError(
-                f"{path}, line {number}: key '{key_name(key)}' was given on line {lines[key]} too; keep one"
-            )
-        lines[key] = number
-    return ConfigFile(path, settings, lines)
+        raise RecipeError(f"{name}{place} is not valid YAML:{context} {error.problem}") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise RecipeError(f"{name} is not valid YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise RecipeError(f"{name} is nested too deeply") from None
 
 
 def _lines(node: yaml.Node, key: Key) -> Iterator[tuple[Key, int]]:
@@ -133,5 +176,5 @@ def _lines(node: yaml.Node, key: Key) -> Iterator[tuple[Key, int]]:
 
 
 def key_name(key: Key) -> str:
-    """A key as it is written: ``('trainer', 'callbacks', 0)`` is trainer.callbacks[0]."""
+    """A key in dotted form: ``('trainer', 'callbacks', 0)`` is trainer.callbacks[0]."""
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in key).removeprefix(".")

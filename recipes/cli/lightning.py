@@ -5,14 +5,12 @@ It knows no task: ``model`` and ``data`` are whatever classes the YAML names.
 
 import importlib
 import signal
-from argparse import SUPPRESS, ArgumentError
-from collections.abc import Iterator, Sequence
+from argparse import ArgumentError
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import ActionConfigFile, set_parsing_settings
-from jsonargparse.typing import PositiveInt
 from lightning import LightningDataModule, LightningModule, Trainer, __version__
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -20,75 +18,50 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf.errors import OmegaConfBaseException
 
 from recipes import resolvers
-from recipes.cli.command_line import given_in
-from recipes.cli.commands import COMMANDS, OWN_COMMANDS
-from recipes.cli.config_files import find_config, is_inline, read_config
-from recipes.cli.given import Given, kept_arguments, plain_keys
-from recipes.cli.interpolation import absolute_in, explain_interpolation
+from recipes.cli.command_line import CommandLine
+from recipes.cli.commands import COMMANDS
+from recipes.cli.given import kept_arguments, plain_keys
+from recipes.cli.interpolation import explain_interpolation
+from recipes.cli.jsonargparse_internals import arguments_of, listed_commands
 from recipes.cli.mistakes import explain, refuse_empty_groups, sentence
+from recipes.cli.parser import RecipeParser, parser_settings, words_for
 from recipes.messages import RecipeError, tell
+from recipes.ranges import PositiveInt
 from recipes.recipe import Recipe
 from recipes.runs.config import RecordConfig, recorded_config
 from recipes.runs.folder import RunFolder, claim, config_name, give_back, next_folder, runs_root
 from recipes.training import checkpoints
 from recipes.training.defaults import default_callbacks, loggers_of
 
-# The parser resolves ${...} once, after all files and options; without this, references inside a file would
-# be looked for above the subcommand. It is a setting of the whole process, read when a file is parsed.
-set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
-
-USAGE = "--config FILE [--config FILE ...] [--KEY VALUE ...]"
 CHECKPOINT_PATH = (
     "A .ckpt file, the folder of a run, or 'best' or 'last' for the newest run of the same --config. fit "
     "goes on from it, the other commands load it. Of a run's folder, fit takes the last checkpoint, the "
     "others the best."
 )
 WEIGHTS_ONLY = "Whether a checkpoint may hold only tensors and plain values, and no objects that could run code."
-EPILOG = (
-    "The settings of a recipe: --model.help recipes.TextClassifier, --data.help "
-    "recipes.TextClassificationData; those of an optimizer: --model.help recipes.TextClassifier "
-    "--model.optimizer.help torch.optim.AdamW. A run writes to runs/NAME/version_N/, NAME being that of the "
-    "first --config and N a new number each time. The folder of all runs is trainer.default_root_dir, else "
-    "the variable RUNS_DIR, else runs."
-)
-
-
-class RecipeParser(LightningArgumentParser):
-    """Lightning's parser without the many lines of usage that argparse puts before a class's help."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs.setdefault("usage", SUPPRESS)
-        super().__init__(*args, **kwargs)
-
-
-class FindConfigFile(ActionConfigFile):
-    """``--config`` that looks in the working folder and in ``configs/``."""
-
-    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
-        """Puts the settings of a file on top of those given so far."""
-        if not is_inline(values):
-            path = find_config(values)
-            read_config(path)
-            values = str(path)
-        super().__call__(parser, cfg, values, option_string)
 
 
 class RecipeCLI(LightningCLI):
     """Fits, validates, tests or predicts with the model and the data that the configuration names.
 
     Args:
-        args: The command line, beginning with the subcommand.
+        command: ``fit``, ``validate``, ``test`` or ``predict``; or ``--help``.
+        command_line: The options of the command.
 
     Attributes:
+        parsers: The parser of each command.
+        checkpoint: The checkpoint that ``--ckpt_path`` names; None for none.
         run_folder: Where this run writes; None with ``trainer.fast_dev_run``.
 
     Raises:
         RecipeError: Something on the command line, in a file or on this machine is not as it has to be.
     """
 
-    def __init__(self, args: Sequence[str]) -> None:
+    def __init__(self, command: str, command_line: CommandLine) -> None:
+        self.command_line = command_line
+        self.parsers: dict[str, RecipeParser] = {}
+        self.checkpoint: str | None = None
         self.run_folder: RunFolder | None = None
-        self._given: list[Given] = []
         resolvers.register()
         try:
             super().__init__(
@@ -101,8 +74,8 @@ class RecipeCLI(LightningCLI):
                 seed_everything_default=42,
                 auto_configure_optimizers=False,
                 parser_class=RecipeParser,
-                parser_kwargs=self._parser_settings(),
-                args=list(args),
+                parser_kwargs=parser_settings(self.subcommands()),
+                args=words_for(command, command_line),
             )
         except BaseException as error:
             self._leave_no_empty_folder()
@@ -125,54 +98,27 @@ class RecipeCLI(LightningCLI):
             return ""
         return f"go on with --ckpt_path {last.path}"
 
-    @classmethod
-    def _parser_settings(cls) -> dict[str, Any]:
-        commands = ",".join(cls.subcommands())
-        settings: dict[str, Any] = {
-            "prog": "python -m recipes",
-            "description": "Fine-tunes transformers with little optimizer memory, from YAML files.",
-            "usage": f"python -m recipes {{{commands}}} {USAGE}",
-            "epilog": _own_commands(),
-            "parser_mode": "omegaconf+",
-            "allow_abbrev": False,
-            "exit_on_error": False,
-        }
-        for command in cls.subcommands():
-            settings[command] = {
-                "usage": f"python -m recipes {command} {USAGE}",
-                "description": COMMANDS[command],
-                "epilog": EPILOG,
-                "allow_abbrev": False,
-            }
-        return settings
-
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        """A parser whose --config looks in the working folder and in configs/."""
+        """The parser of a command, or of all; its ``--config`` takes the files that are already read."""
         kwargs.setdefault("dump_header", [f"lightning=={__version__}"])
-        parser = self.parser_class(**kwargs)
-        parser.add_argument(
-            "-c",
-            "--config",
-            action=FindConfigFile,
-            help="YAML file, looked for in the working folder and then in configs/. Several are laid on "
-            "top of each other from left to right, and so are the options between and after them.",
-        )
+        parser = RecipeParser(**kwargs)
+        parser.add_config_argument(self.command_line.files)
+        if parser.command:
+            self.parsers[parser.command] = parser
         return parser
 
     def setup_parser(self, *args: Any, **kwargs: Any) -> None:
-        """Lightning's parser, with the recipes' own words for the commands and for ``--ckpt_path``."""
+        """Lightning's parser, with the help texts of the recipes for the commands and for ``--ckpt_path``."""
         super().setup_parser(*args, **kwargs)
-        subcommands = self.parser._subcommands_action
-        assert subcommands is not None
-        for listed in subcommands._choices_actions:
+        for listed in listed_commands(self.parser):
             listed.help = COMMANDS[listed.dest]
-        for parser in self._subcommand_parsers.values():
-            for action in parser._actions:
-                if action.dest == "ckpt_path":
-                    action.help = CHECKPOINT_PATH
-                elif action.dest == "weights_only":
-                    action.help = WEIGHTS_ONLY
-                    # Left open, Lightning loads what it fetches from an address in a way that can run code.
+        for parser in self.parsers.values():
+            for argument in arguments_of(parser):
+                if argument.dest == "ckpt_path":
+                    argument.help = CHECKPOINT_PATH
+                elif argument.dest == "weights_only":
+                    argument.help = WEIGHTS_ONLY
+                    # With null, Lightning loads a checkpoint from a URL in a way that can run code.
                     parser.set_defaults({"weights_only": True})
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -181,60 +127,67 @@ class RecipeCLI(LightningCLI):
             "--threads",
             type=PositiveInt | None,
             default=None,
-            help="Threads that torch computes with on the processor. Sums over another number of threads round "
+            help="Threads that torch computes with on the CPU. Sums over another number of threads round "
             "differently, so a run repeats bit for bit only with the same number. Null: as many as torch chooses, "
-            "and noted in the run's config.yaml.",
+            "which is recorded in the run's config.yaml.",
         )
         parser.add_class_arguments(checkpoints.BestCheckpoint, "checkpoint", skip={"dirpath", "save_last"})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parses the command line, and answers a mistake with a sentence."""
+        """Parses the command line; a mistake becomes a :class:`RecipeError`."""
         assert isinstance(args, list)
-        command, options = args[0], args[1:]
-        subparser = self._subcommand_parsers.get(command)
-        self._given = list(given_in(options))
-        if subparser is not None:
-            refuse_empty_groups(subparser, self._given)
+        command, given = args[0], self.command_line.given
+        if command in self.parsers:
+            refuse_empty_groups(self.parsers[command], given)
+            if not self.command_line.is_complete:
+                explain(self.parsers[command], given)
         try:
-            self.config = parser.parse_args([command, *(absolute_in(command, option) for option in options)])
+            self.config = parser.parse_args(args)
         except ArgumentError as error:
-            if subparser is not None:
-                explain(subparser, self._given)
+            if command in self.parsers:
+                explain(self.parsers[command], given)
             raise RecipeError(sentence(str(error), command)) from error
         except OmegaConfBaseException as error:
-            raise explain_interpolation(error, command, self._given) from error
-        for note in kept_arguments(self._given, self.config[command].as_dict()):
+            raise explain_interpolation(error, command, given) from error
+        for note in kept_arguments(given, self.config[command].as_dict()):
             tell(note)
+        self._find_checkpoint(command)
 
-    def _parse_ckpt_path(self) -> None:
-        """Finds the checkpoint that is meant; takes from it what was not given of the model's settings."""
-        command = self.config["subcommand"]
+    def _find_checkpoint(self, command: str) -> None:
+        """Finds the checkpoint that is meant, and takes from it the model's arguments that were not given.
+
+        Lightning would let the checkpoint's arguments replace those that were given: it sees no ``ckpt_path`` until
+        the classes are instantiated.
+        """
         settings = self.config[command]
         if not settings.get("ckpt_path"):
             if command != "fit":
                 tell("without --ckpt_path the model is used as it is made, not as a run of this recipe has trained it")
             return
-        root, name = self._run_group()
-        settings["ckpt_path"] = path = checkpoints.resolve(settings["ckpt_path"], command, root, name)
+        root, name = self._run_group(command)
+        path = checkpoints.resolve(settings["ckpt_path"], command, root, name)
+        settings["ckpt_path"] = None
+        self.checkpoint = path
         if not Path(path).is_file():
             return
         model = settings["model"]
-        given = {key.split(".")[1] for source in self._given for key in plain_keys(source.settings, "model")}
+        given = {
+            key.split(".")[1] for source in self.command_line.given for key in plain_keys(source.settings, "model")
+        }
         adopted, notes = checkpoints.adopt(path, model["class_path"], model["init_args"].as_dict(), given)
         for note in notes:
             tell(note)
         if adopted:
-            settings = {command: {"model": {"class_path": model["class_path"], "init_args": adopted}}}
+            changed = {command: {"model": {"class_path": model["class_path"], "init_args": adopted}}}
             try:
-                self.config = self.parser.parse_object(settings, self.config)
+                self.config = self.parser.parse_object(changed, self.config)
             except ArgumentError as error:
                 raise RecipeError(f"--ckpt_path {path}: {sentence(str(error), command)}") from error
 
-    def _run_group(self) -> tuple[Path, str]:
+    def _run_group(self, command: str) -> tuple[Path, str]:
         """The folder of all runs, and the name of this run's group."""
-        settings = self.config[self.config["subcommand"]]
-        first = next((given.file.path for given in self._given if given.file), None)
-        return runs_root(settings["trainer"]["default_root_dir"]), config_name(first)
+        first = next((file.path for file in self.command_line.files.values()), None)
+        return runs_root(self.config[command]["trainer"]["default_root_dir"]), config_name(first)
 
     def before_instantiate_classes(self) -> None:
         """Sets the threads; lets the model say what makes a checkpoint the best one, where no setting does."""
@@ -251,6 +204,7 @@ class RecipeCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Makes the data, the model and the trainer."""
+        self.config[self.subcommand]["ckpt_path"] = self.checkpoint
         try:
             super().instantiate_classes()
         except ValueError as error:
@@ -262,15 +216,14 @@ class RecipeCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Makes the trainer with the recipes' loggers and callbacks, all writing to this run's folder."""
-        settings = self._get(self.config_init, "trainer")
+        made = self.config_init[self.subcommand]
+        settings = made["trainer"]
         if not settings["fast_dev_run"]:
-            root, name = self._run_group()
+            root, name = self._run_group(str(self.subcommand))
             self.run_folder = claim(root, name) if is_first_rank() else next_folder(root, name)
             kwargs["default_root_dir"] = str(self.run_folder.path)
             kwargs["logger"] = loggers_of(self.run_folder, settings)
-        kwargs["callbacks"] = default_callbacks(
-            str(self.subcommand), {**settings, **kwargs}, self._get(self.config_init, "checkpoint")
-        )
+        kwargs["callbacks"] = default_callbacks(str(self.subcommand), {**settings, **kwargs}, made["checkpoint"])
         try:
             trainer = super().instantiate_trainer(**kwargs)
         except MisconfigurationException as error:
@@ -296,7 +249,7 @@ class RecipeCLI(LightningCLI):
 
     def recorded_config(self) -> str:
         """All settings of this run, as in its ``config.yaml``."""
-        return recorded_config(self._parser(self.subcommand), self.config[self.subcommand])
+        return recorded_config(self.parsers[str(self.subcommand)], self.config[self.subcommand])
 
     def after_fit(self) -> None:
         """Tests the best checkpoint, saves the model and writes the report, if the module is a recipe's."""
@@ -308,14 +261,6 @@ class RecipeCLI(LightningCLI):
         from recipes.cli.finish import finish
 
         finish(self.trainer, self.model, self.datamodule, self.settings(), self.recorded_config())
-
-
-def _own_commands() -> str:
-    """The end of the help: the commands with a --help of their own."""
-    sentences = (
-        f"{name}: {command.description[0].lower()}{command.description[1:]}" for name, command in OWN_COMMANDS.items()
-    )
-    return f"Commands with a --help of their own: {' '.join(sentences)}"
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

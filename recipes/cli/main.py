@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 
 from recipes.cli import quiet
+from recipes.cli.command_line import CommandLine
 from recipes.cli.commands import COMMANDS, OWN_COMMANDS, USAGE
 from recipes.messages import RecipeError, TrainingDiverged
 
@@ -69,10 +70,7 @@ def _run(args: list[str]) -> int:
     if args[0] in OWN_COMMANDS:
         return int(importlib.import_module(OWN_COMMANDS[args[0]].module).main(args[1:]))
 
-    from recipes.cli.command_line import configs_in
-
-    for _ in configs_in(args[1:]):
-        pass  # a file that is missing or no YAML is told before torch is loaded
+    command_line = CommandLine.parse(args[1:])  # a missing file or invalid YAML is reported before torch is loaded
 
     with _no_garbage_collection():
         import torch
@@ -81,7 +79,7 @@ def _run(args: list[str]) -> int:
         from recipes.cli.lightning import RecipeCLI
 
     try:
-        RecipeCLI(args)
+        RecipeCLI(args[0], command_line)
     except MisconfigurationException as error:
         raise RecipeError(" ".join(str(error).split())) from error
     except torch.OutOfMemoryError as error:

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from recipes.cli.config_files import CONFIGS, SUFFIXES, find_config, read_config
+from recipes.cli.config_files import CONFIGS, SUFFIXES, ConfigFile, find_config, read_config
 from recipes.cli.given import Given
 from recipes.messages import RecipeError
 
@@ -16,17 +16,25 @@ OPTIMIZER = ("model", "init_args", "optimizer")
 
 @dataclass(frozen=True)
 class Choice:
-    """An optimizer to compare: a YAML that is laid over the recipe.
+    """An optimizer to choose: a YAML file that is merged into the recipe.
 
     Attributes:
-        name: Stem of the file, which names the optimizer in the comparison.
-        file: The YAML.
-        settings: What it holds.
+        name: Stem of the file, which names the optimizer.
+        config: The file.
     """
 
     name: str
-    file: Path
-    settings: Mapping[str, Any]
+    config: ConfigFile
+
+    @property
+    def file(self) -> Path:
+        """The path of the file."""
+        return self.config.path
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The settings of the file."""
+        return self.config.settings
 
     @property
     def class_path(self) -> str:
@@ -89,4 +97,4 @@ def choose(name: str, option: str = "--optimizers") -> Choice:
         raise RecipeError(
             f"{option} {name}: {place}no class_path under {'.'.join(OPTIMIZER)}; see configs/optimizer/adamw.yaml"
         )
-    return Choice(path.stem, path, file.settings)
+    return Choice(path.stem, file)

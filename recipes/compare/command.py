@@ -11,9 +11,9 @@ from typing import Any
 
 from rich.console import Console
 
-from recipes.cli.command_line import options_in
+from recipes.cli.command_line import CommandLine
 from recipes.cli.commands import CommandParser
-from recipes.cli.config_files import find_config, read_config
+from recipes.cli.config_files import ConfigFile
 from recipes.cli.optimizer_files import choose, shipped
 from recipes.compare.plan import DEFAULT_SWEEP, Plan, Rate, Trial, seed_of
 from recipes.compare.progress import Screen
@@ -87,7 +87,7 @@ def main(args: Sequence[str]) -> int:
 def parser() -> CommandParser:
     """The command line."""
     parser = CommandParser("compare", description=DESCRIPTION, epilog=EPILOG)
-    parser.add_config()
+    parser.add_config_argument()
     parser.add_argument(
         "--optimizers",
         nargs="+",
@@ -128,9 +128,7 @@ def plan_of(args: Sequence[str]) -> Plan:
         RecipeError: The command line is invalid, or a file is missing.
     """
     given, others = parser().parse_known_args(list(args))
-    configs = [find_config(name) for name in given.config]
-    for file in configs:
-        read_config(file)
+    configs: list[ConfigFile] = given.config
     choices = [choose(name) for name in given.optimizers]
     _refuse_duplicates("--optimizers", [choice.name for choice in choices], "name each optimizer once")
     seeds = [_seed(seed) for seed in given.seeds] if given.seeds else [seed_of(configs)]
@@ -146,13 +144,13 @@ def plan_of(args: Sequence[str]) -> Plan:
     return plan
 
 
-def _folder(given: Namespace, configs: Sequence[Path]) -> Path:
+def _folder(given: Namespace, configs: Sequence[ConfigFile]) -> Path:
     if given.out:
         folder = Path(given.out).expanduser()
         if folder.exists() and not folder.is_dir():
             raise RecipeError(f"--out {given.out} is a file; give a folder")
         return folder
-    return runs_root() / f"compare-{config_name(configs[0])}"
+    return runs_root() / f"compare-{config_name(configs[0].path)}"
 
 
 def _seed(text: str) -> int:
@@ -173,20 +171,17 @@ def _refuse_duplicates(option: str, values: Sequence[Any], remedy: str) -> None:
 
 def _passed_on(others: list[str]) -> list[str]:
     """The options that apply to every run, checked as far as is possible without importing torch."""
-    if others and not others[0].startswith("--"):
-        raise RecipeError(f"'{others[0]}' is not the value of any option; see python -m recipes.compare --help")
     known = ("--config", "--optimizers", "--seeds", "--sweep-lr", "--out", "--keep-models")
-    for option, value in options_in(others):
-        key = option.lstrip("-").removesuffix("+")
+    for option in CommandLine.parse(others).options:
         for refused, remedy in REFUSED.items():
-            if key == refused or key.startswith(f"{refused}."):
-                raise RecipeError(f"{option} is not supported by compare: {remedy}")
-        if key.partition(".")[0] not in PASSED_ON or not option.startswith("--"):
-            near = get_close_matches(option, known, n=1)
+            if f"{option.key}.".startswith(f"{refused}."):
+                raise RecipeError(f"{option.name} is not supported by compare: {remedy}")
+        if option.key.partition(".")[0] not in PASSED_ON or not option.name.startswith("--"):
+            near = get_close_matches(option.name, known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"expected {', '.join(known)}, or a setting of the recipe"
-            raise RecipeError(f"unknown option '{option}'; {hint}")
-        if value is None:
-            raise RecipeError(f"{option} has no value")
+            raise RecipeError(f"unknown option '{option.name}'; {hint}")
+        if option.value is None:
+            raise RecipeError(f"{option.name} has no value")
     return others
 
 

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from recipes.cli.config_files import read_config
+from recipes.cli.config_files import ConfigFile
 from recipes.cli.optimizer_files import Choice
 from recipes.messages import RecipeError
 from recipes.runs.folder import config_name
@@ -75,7 +75,7 @@ class Trial:
     def settings(self) -> dict[str, Any]:
         """Everything its result depends on: trials with equal settings are the same run."""
         return {
-            "recipe": [dict(read_config(file).settings) for file in self.plan.configs],
+            "recipe": [config.settings for config in self.plan.configs],
             "options": self.plan.options,
             "optimizer": dict(self.choice.settings),
             "lr": self.rate,
@@ -98,8 +98,8 @@ class Trial:
     def command(self) -> list[str]:
         """The command that trains it."""
         command = list(FIT)
-        for file in (*self.plan.configs, self.choice.file):
-            command += ["--config", str(file)]
+        for config in (*self.plan.configs, self.choice.config):
+            command += ["--config", str(config.path)]
         command += self.plan.options
         if self.rate is not None:
             command += [RATE_OPTION, repr(self.rate)]
@@ -111,7 +111,7 @@ class Plan:
     """All runs of a comparison.
 
     Attributes:
-        configs: The recipe's YAML files, later ones merged into earlier ones.
+        configs: The recipe's YAML files, in the order in which they are merged.
         options: Further options of every run.
         choices: The optimizers, in the order given.
         seeds: Each optimizer is trained once with each seed.
@@ -120,7 +120,7 @@ class Plan:
         keep_models: Whether to keep the checkpoints and the model of a finished run.
     """
 
-    configs: Sequence[Path]
+    configs: Sequence[ConfigFile]
     options: list[str]
     choices: Sequence[Choice]
     seeds: Sequence[int]
@@ -131,7 +131,7 @@ class Plan:
     @property
     def name(self) -> str:
         """The recipe's name."""
-        return config_name(self.configs[0])
+        return config_name(self.configs[0].path)
 
     def rates(self, choice: Choice) -> list[float | None]:
         """The learning rates to try with an optimizer, without duplicates, in ascending order.
@@ -164,9 +164,9 @@ class Plan:
         return sum(len(self.rates(choice)) + len(self.seeds) - 1 for choice in self.choices)
 
 
-def seed_of(configs: Sequence[Path]) -> int:
+def seed_of(configs: Sequence[ConfigFile]) -> int:
     """The recipe's seed: ``seed_everything`` of its last file that has one, else the default."""
-    seeds = [read_config(file).settings.get("seed_everything") for file in configs]
+    seeds = [config.settings.get("seed_everything") for config in configs]
     given = [seed for seed in seeds if isinstance(seed, int) and not isinstance(seed, bool)]
     return given[-1] if given else DEFAULT_SEED
 

@@ -133,7 +133,10 @@ def comparison(plan: Plan, outcomes: Sequence[Outcome], rates: dict[str, float |
             key: _common([report.get("provenance") or {} for report in reports], key)
             for key in ("code_sha256", "assets")
         },
-        "settings": {"recipe": [str(file) for file in _shown_paths(plan.configs)], "options": plan.options},
+        "settings": {
+            "recipe": [str(file) for file in _shown_paths([config.path for config in plan.configs])],
+            "options": plan.options,
+        },
     }
     result["remarks"] = remarks(result, plan)
     return result

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from recipes.cli.command_line import CommandLine
 from recipes.cli.commands import CommandParser
-from recipes.cli.config_files import find_config, read_config
 from recipes.cli.optimizer_files import Choice, choose
 from recipes.estimate.memory_size import parse_size
 from recipes.messages import RecipeError
@@ -49,11 +49,7 @@ def main(args: Sequence[str]) -> int:
         RecipeError: The command line or a file is invalid.
     """
     given, others = parser().parse_known_args(list(args))
-    if others and not others[0].startswith("-"):
-        raise RecipeError(f"'{others[0]}' is not the value of any option; see python -m recipes.estimate --help")
-    for name in given.config:
-        read_config(find_config(name))
-    configs = [word for name in given.config for word in ("--config", name)]
+    recipe = CommandLine.parse(others, files=given.config)
     choices = [choose(name, "--optimizer") for name in dict.fromkeys(given.optimizer or DEFAULT_OPTIMIZERS)]
     memory = parse_size(given.gpu_memory, "--gpu-memory") if given.gpu_memory else None
     files = [_writable(option, getattr(given, option)) for option in ("json", "png")]
@@ -62,13 +58,13 @@ def main(args: Sequence[str]) -> int:
     from recipes.estimate.output import as_json, print_table
     from recipes.estimate.parts import estimate, without_duplicates
 
-    setting, own, memory, remarks = _read(configs, others, memory)
-    candidates = [own, *(_candidate(choice, configs, others) for choice in choices)]
+    setting, own, memory, remarks = _read(recipe, memory)
+    candidates = [own, *(_candidate(choice, recipe) for choice in choices)]
     rows = estimate(setting, candidates)
     if not given.optimizer:
         rows = without_duplicates(rows)
     advice = advise(setting, rows, memory)
-    result = as_json(config_name(find_config(given.config[0])), setting, rows, memory, advice, remarks)
+    result = as_json(config_name(given.config[0].path), setting, rows, memory, advice, remarks)
     print_table(result)
     json_file, png_file = files
     if json_file:
@@ -85,7 +81,7 @@ def main(args: Sequence[str]) -> int:
 def parser() -> CommandParser:
     """The command line."""
     parser = CommandParser("estimate", description=DESCRIPTION, epilog=EPILOG)
-    parser.add_config()
+    parser.add_config_argument()
     parser.add_argument(
         "--optimizer",
         nargs="+",
@@ -114,16 +110,14 @@ def _writable(option: str, name: str | None) -> Path | None:
     return path
 
 
-def _read(
-    configs: list[str], others: list[str], memory: int | None
-) -> "tuple[Setting, Candidate, int | None, list[str]]":
+def _read(command_line: CommandLine, memory: int | None) -> "tuple[Setting, Candidate, int | None, list[str]]":
     """The recipe, its own optimizer, the memory to fit into, and what the figures do not include."""
     import torch
 
     from recipes.estimate.parsed import ParsedRecipe
     from recipes.estimate.parts import Candidate, Setting
 
-    recipe = ParsedRecipe(configs, others)
+    recipe = ParsedRecipe(command_line)
     accelerator = str(recipe.trainer_settings["accelerator"])
     has_gpu = torch.cuda.is_available() and accelerator != "cpu"
     if memory is None and has_gpu:
@@ -147,12 +141,12 @@ def _process_remarks(trainer: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def _candidate(choice: Choice, configs: list[str], others: list[str]) -> "Candidate":
+def _candidate(choice: Choice, command_line: CommandLine) -> "Candidate":
     """An optimizer exactly as a run with ``--config optimizer/NAME.yaml`` would make it."""
-    from recipes.estimate.parsed import ParsedRecipe, without_optimizer
+    from recipes.estimate.parsed import ParsedRecipe, with_optimizer
     from recipes.estimate.parts import Candidate
 
     if choice.missing_module:
         return Candidate(choice.name, choice.class_path, None, f"{choice.missing_module} is not installed")
-    recipe = ParsedRecipe([*configs, "--config", str(choice.file)], without_optimizer(others))
+    recipe = ParsedRecipe(with_optimizer(command_line, choice.config))
     return Candidate(choice.name, choice.class_path, recipe.model.optimizer)

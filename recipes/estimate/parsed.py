@@ -1,12 +1,12 @@
 """A recipe's model, data and settings as ``fit`` would create them, without a trainer or a run."""
 
-from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from recipes.cli.command_line import options_in
+from recipes.cli.command_line import CommandLine
+from recipes.cli.config_files import ConfigFile
 from recipes.cli.lightning import RecipeCLI
 from recipes.messages import RecipeError
 
@@ -17,8 +17,7 @@ class ParsedRecipe(RecipeCLI):
     """Parses a recipe's command line and instantiates model and data.
 
     Args:
-        configs: ``--config``, a file, and so on.
-        options: The options that follow.
+        command_line: The options of fit.
 
     Attributes:
         model: The module, without weights.
@@ -28,9 +27,9 @@ class ParsedRecipe(RecipeCLI):
         RecipeError: The command line or a file is invalid.
     """
 
-    def __init__(self, configs: Sequence[str], options: Sequence[str]) -> None:
+    def __init__(self, command_line: CommandLine) -> None:
         try:
-            super().__init__(["fit", *configs, *options, "--seed_everything=false"])
+            super().__init__("fit", command_line + CommandLine.parse(["--seed_everything=false"]))
         except MisconfigurationException as error:
             raise RecipeError(" ".join(str(error).split())) from error
 
@@ -61,10 +60,9 @@ class ParsedRecipe(RecipeCLI):
         return str(optimizer["class_path"] if hasattr(optimizer, "get") else type(optimizer).__name__)
 
 
-def without_optimizer(options: Sequence[str]) -> list[str]:
-    """The options of fit without those that change the recipe's own optimizer."""
-    kept: list[str] = []
-    for option, value in options_in(options):
-        if not option.startswith(OPTIMIZER_OPTIONS):
-            kept += [option] if value is None else [f"{option}={value}"]
-    return kept
+def with_optimizer(command_line: CommandLine, optimizer: ConfigFile) -> CommandLine:
+    """The options of fit with the optimizer of a file, without those that change the recipe's own optimizer."""
+    kept = [option for option in command_line.options if not option.name.startswith(OPTIMIZER_OPTIONS)]
+    files = [option for option in kept if option.file]
+    others = [option for option in kept if not option.file]
+    return CommandLine((*files, *CommandLine.parse([], [optimizer]).options, *others))

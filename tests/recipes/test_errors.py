@@ -61,7 +61,7 @@ IN_THE_FILE = {
     "argument beside init_args": (
         "  init_args:\n    width: 4",
         "  width: 4\n  init_args:",
-        r"line 8: unknown key 'model\.width'; did you mean 'init_args\.width'",
+        r"line 8: model\.width is beside class_path: move it under init_args",
     ),
     "misspelt init_args": (
         "init_args:",
@@ -87,7 +87,7 @@ IN_THE_FILE = {
     "unknown model class": (
         "tiny.TinyModel",
         "tiny.TinyModle",
-        r"module tiny has no TinyModle; .*'tiny\.TinyModel'",
+        r"cannot be imported \(module 'tiny' has no attribute 'TinyModle'\); did you mean 'tiny\.TinyModel'",
     ),
     "unknown model module": (
         "tiny.TinyModel",
@@ -97,7 +97,7 @@ IN_THE_FILE = {
     "unknown optimizer": (
         "torch.optim.SGD",
         "torch.optim.SDG",
-        r"is 'torch\.optim\.SDG': module torch\.optim has no SDG; did you mean 'torch\.optim\.SGD'",
+        r"is 'torch\.optim\.SDG', which cannot be imported .*'SDG'\); did you mean 'torch\.optim\.SGD'",
     ),
     "unknown short optimizer": (
         "torch.optim.SGD",
@@ -202,19 +202,23 @@ ON_THE_COMMAND_LINE = {
     "--trainer": r"trainer is given no value: it is a group of settings",
     "--seed_everything x": r"seed_everything is 'x': expected true or false or a whole number",
     "--model.width wide": r"model\.width is 'wide': expected a whole number",
-    "--model.optimizer torch.optim.AdmW": r"torch\.optim has no AdmW; did you mean 'torch\.optim\.AdamW'",
+    "--model.optimizer torch.optim.AdmW": r"has no attribute 'AdmW'\); did you mean 'torch\.optim\.AdamW'",
     "--model.optimizer AdmW": r"'AdmW', which names no Optimizer; did you mean 'torch\.optim\.AdamW'",
     "--model.optimizer.lrr 3": r"unknown key 'model\.optimizer\.lrr'; did you mean 'lr'",
     "--trainer.callbacks+ LearningRateMonitr": r"names no Callback; did you mean '.*\.LearningRateMonitor'",
     "--trainer.max_epochs ${nope}": r"trainer\.max_epochs is '\$\{nope\}', and there is no key 'nope'",
-    "stray": r"unrecognized arguments: stray",
+    "stray": r"'stray' belongs to no option: options begin with --",
+    "--trainer.max_epochs 3 4": r"'4' belongs to no option: options begin with --, and a list is written '\[a, b\]'",
     "--ckpt_path nope.ckpt": r"--ckpt_path nope\.ckpt: no such file; expected a \.ckpt file, the folder of",
     "--ckpt_path tiny.yaml": r"--ckpt_path tiny\.yaml: not a checkpoint",
     "--ckpt_path best": r"--ckpt_path best: no run in runs.tiny has a checkpoint",
     "--config tyni.yaml": r"--config tyni\.yaml: no such file in the working folder or .* mean tiny\.yaml",
     "--config nowhere/tiny.yaml": r"--config nowhere/tiny\.yaml: no such file in nowhere/ or ",
     "--config .": r"--config \.: is a folder; expected a YAML file",
-    "--config": r"argument -c/--config: expected one argument",
+    "--config": r"--config is given no value: expected the name of a YAML file",
+    "--config {trainer:": r"--config, line 1 is not valid YAML: ",
+    "--threads 0": r"threads is 0: expected a whole number above 0 or null",
+    "--model.optimizer torch.optim.AdamW --model.optimizer.bets 3": r"'model\.optimizer\.bets'; did you mean 'betas'",
 }
 
 

@@ -3,30 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from recipes.cli.command_line import given_in, options_in
 from recipes.cli.config_files import ConfigFile
-from recipes.cli.given import MISSING, Given, flatten, kept_arguments, plain_keys
-
-
-def test_options_are_read_with_and_without_an_equals_sign() -> None:
-    words = ["--a", "1", "--b=2", "stray", "--c", "--d", "-1", "-c", "x.yaml", "--e=f=g"]
-    assert list(options_in(words)) == [
-        ("--a", "1"),
-        ("--b", "2"),
-        ("--c", None),
-        ("--d", "-1"),
-        ("-c", "x.yaml"),
-        ("--e", "f=g"),
-    ]
-
-
-def test_options_become_nested_settings() -> None:
-    words = ["--model.optimizer.lr", "0.1", "--trainer.callbacks=[{class_path: X}]", "--help", "--data.size"]
-    assert [given.settings for given in given_in(words)] == [
-        {"model": {"optimizer": {"lr": "0.1"}}},
-        {"trainer": {"callbacks": [{"class_path": "X"}]}},
-        {"data": {"size": MISSING}},
-    ]
+from recipes.cli.given import Given, flatten, kept_arguments, plain_keys
 
 
 def test_nested_settings_are_flattened_to_dotted_keys() -> None:
@@ -44,7 +22,7 @@ def optimizer(cls: str, **init_args: Any) -> dict[str, Any]:
 
 
 def from_file(settings: dict[str, Any]) -> Given:
-    return Given(settings, ConfigFile(Path("cls.yaml"), settings, {}))
+    return Given(settings, ConfigFile(Path("cls.yaml"), "", settings, {}))
 
 
 FIRST = optimizer("Adafactor", lr=0.1, d=1.0)

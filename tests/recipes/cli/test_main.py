@@ -80,9 +80,7 @@ def test_a_bare_config_name_is_looked_for_here_and_then_in_configs(
     assert settings(capsys, "--config", "other.yaml")["trainer"]["max_epochs"] == 9
 
 
-def test_files_and_options_are_laid_on_top_of_each_other_from_left_to_right(
-    tiny_recipe: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_files_and_options_are_merged_from_left_to_right(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tiny_recipe / "more.yaml").write_text("trainer: {max_epochs: 5}\n", encoding="utf-8")
     composed = settings(capsys, *CONFIG, "--config", "more.yaml", "--data.size", "12")
     assert composed["trainer"]["max_epochs"] == 5
@@ -104,6 +102,41 @@ def test_references_reach_from_file_to_file(tiny_recipe: Path, capsys: pytest.Ca
 def test_references_may_be_typed_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     composed = settings(capsys, *CONFIG, "--trainer.max_epochs", "${data.init_args.batch_size}")
     assert composed["trainer"]["max_epochs"] == 4
+
+
+def test_paths_in_a_file_are_relative_to_the_file(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tiny_recipe / "elsewhere"
+    folder.mkdir()
+    (folder / "model.yaml").write_text("class_path: tiny.TinyModel\ninit_args: {width: 9}\n", encoding="utf-8")
+    (folder / "more.yaml").write_text("model: model.yaml\n", encoding="utf-8")
+    composed = settings(capsys, *CONFIG, "--config", "elsewhere/more.yaml")
+    assert composed["model"]["init_args"]["width"] == 9
+    assert Path.cwd() == tiny_recipe
+
+
+def test_settings_may_be_given_as_yaml_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    composed = settings(capsys, *CONFIG, "--config", "{data: {init_args: {size: '${trainer.max_epochs}'}}}")
+    assert composed["data"]["init_args"]["size"] == 3
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--model.optimizer.beta1", "null", "--model.optimizer.eps", "[null, 1e-2]"],
+        ["--model.init_args.optimizer.init_args.beta1=null", "--model.optimizer.eps=[null, 0.01]"],
+        ["--config", "{model: {init_args: {optimizer: {init_args: {beta1: null, eps: [null, 0.01]}}}}}"],
+    ],
+)
+def test_null_on_the_command_line_is_null_as_in_a_file(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    adafactor = ["--model.optimizer", "lightning_adafactor.Adafactor", "--model.optimizer.beta1", "0.5"]
+    made = settings(capsys, *CONFIG, *adafactor, *options)["model"]["init_args"]["optimizer"]
+    assert made["init_args"]["beta1"] is None
+    assert made["init_args"]["eps"] == [None, 0.01]
+    assert made["init_args"]["lr"] == 0.1
+
+
+def test_a_negative_number_may_follow_its_option(capsys: pytest.CaptureFixture[str]) -> None:
+    assert settings(capsys, *CONFIG, "--model.rate", "-1e-3")["model"]["init_args"]["rate"] == -1e-3
 
 
 def test_an_argument_kept_by_another_optimizer_is_told(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,38 +1,44 @@
-"""The words for what a setting takes."""
+"""The setting that the parser refused is named, with its line, what is expected and the nearest name."""
 
 import importlib
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 from jsonargparse import ArgumentParser
-from lightning import Callback
-from lightning.pytorch.cli import OptimizerCallable
 
 from recipes.cli.given import Given
-from recipes.cli.mistakes import expected, explain, sentence
+from recipes.cli.mistakes import explain, sentence
 from recipes.messages import RecipeError
+from recipes.ranges import FractionBelow1, IntFrom3, PositiveInt
+
+
+class Ranged:
+    """A class with arguments of limited range."""
+
+    def __init__(self, batch_size: PositiveInt = 1, length: IntFrom3 | None = None, rate: FractionBelow1 = 0) -> None:
+        self.all = (batch_size, length, rate)
 
 
 @pytest.mark.parametrize(
-    ("hint", "words"),
+    ("given", "answer"),
     [
-        (int, "a whole number"),
-        (float | None, "a number or null"),
-        (bool | int, "true or false or a whole number"),
-        (str | list[str], "a text or a list of text"),
-        (dict[str, Any] | None, "a mapping of keys to values or null"),
-        (Literal["float32", "bfloat16"], "one of float32, bfloat16"),
-        (Literal[16, 32] | Literal["16", "bf16"] | None, "one of 16, 32, bf16 or null"),
-        (Callback, "a Callback (class_path and init_args)"),
-        (Iterable[Callback] | None, "a list of Callback (class_path and init_args) or null"),
-        (OptimizerCallable, "an Optimizer (class_path and init_args)"),
+        ({"batch_size": 0}, "data.batch_size is 0: expected a whole number above 0"),
+        ({"batch_size": "0"}, "data.batch_size is 0: expected a whole number above 0"),
+        ({"batch_size": "-1"}, "data.batch_size is -1: expected a whole number above 0"),
+        ({"batch_size": 1.5}, "data.batch_size is 1.5: expected a whole number above 0"),
+        ({"batch_size": "many"}, "data.batch_size is 'many': expected a whole number above 0"),
+        ({"length": 2}, "data.length is 2: expected a whole number of at least 3 or null"),
+        ({"rate": 1}, "data.rate is 1: expected a number of at least 0 and below 1"),
     ],
     ids=str,
 )
-def test_types_in_words(hint: Any, words: str) -> None:
-    assert expected(hint) == words
+def test_a_number_out_of_range_is_answered_with_the_range(given: dict[str, Any], answer: str) -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Ranged, "data")
+    with pytest.raises(RecipeError) as error:
+        explain(parser, [Given({"data": given})])
+    assert str(error.value) == answer
 
 
 @pytest.fixture

@@ -353,7 +353,7 @@ def test_the_chart_is_drawn(classifier: str) -> None:
         (["--data.batch_sise", "3"], "did you mean 'batch_size'"),
         (["--trainer.precision", "transformer-engine"], "which cannot be estimated: use one of 32-true"),
         (["--data.max_length", "99"], "data.max_length is 99"),
-        (["more"], "error: 'more' is not the value of any option"),
+        (["more"], "error: 'more' belongs to no option"),
     ],
 )
 def test_an_error_on_the_command_line_is_one_sentence(
