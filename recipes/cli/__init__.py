@@ -1,1 +1,1 @@
-"""The command line: commands, configuration files, and sentences for what users can fix."""
+"""The command line: commands, configuration files, and messages for mistakes that users can fix."""

@@ -1,4 +1,4 @@
-"""The commands of ``python -m recipes``, and the parser of those with a command line of their own."""
+"""The commands of ``python -m recipes``, and the parser of those that have options of their own."""
 
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from typing import Any, NamedTuple, NoReturn
@@ -12,15 +12,15 @@ COMMANDS = {
     "test": "Evaluate a checkpoint on the test split.",
     "predict": "Label texts with a checkpoint, and write them to a file.",
 }
-"""Lightning's commands, and their line in ``--help``."""
+"""The commands of Lightning, each with its description in ``--help``."""
 
 
 class OwnCommand(NamedTuple):
-    """A command with a command line of its own.
+    """A command that has options of its own.
 
     Attributes:
-        module: Imported when the command is called; it has ``main(args) -> exit status``.
-        description: Its line in ``--help``.
+        module: The module that is imported when the command runs. It has ``main(args) -> exit status``.
+        description: The description in ``--help``.
     """
 
     module: str
@@ -28,17 +28,15 @@ class OwnCommand(NamedTuple):
 
 
 OWN_COMMANDS = {
-    "generate": OwnCommand("recipes.generate", "Write text with a language model that a run has left."),
+    "generate": OwnCommand("recipes.generate", "Generate text with the language model of a finished run."),
     "compare": OwnCommand(
         "recipes.compare.command",
         "Train the same recipe under several optimizers, and compare memory, time and quality.",
     ),
     "estimate": OwnCommand(
-        "recipes.estimate.command", "Predict how much memory a training will take, before anything is trained."
+        "recipes.estimate.command", "Predict how much memory a training run will need, before anything is trained."
     ),
-    "reproduce": OwnCommand(
-        "recipes.reproduce.command", "Run once more what a run has recorded, and compare the results."
-    ),
+    "reproduce": OwnCommand("recipes.reproduce.command", "Repeat a run from its report, and compare the results."),
 }
 USAGE = (
     f"usage: python -m recipes {{{','.join(COMMANDS)}}} --config FILE [--config FILE ...] [--KEY VALUE ...]\n"
@@ -47,11 +45,11 @@ USAGE = (
 
 
 class CommandParser(ArgumentParser):
-    """A parser that takes no abbreviated options and answers a mistake with a sentence.
+    """An argparse parser without abbreviated options, whose errors are :class:`RecipeError`.
 
     Args:
-        command: The command's name, as in ``python -m recipes NAME``.
-        settings: As of :class:`argparse.ArgumentParser`.
+        command: The name of the command, as in ``python -m recipes NAME``.
+        settings: Further arguments of :class:`argparse.ArgumentParser`.
     """
 
     def __init__(self, command: str, **settings: Any) -> None:
@@ -77,5 +75,5 @@ class CommandParser(ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
-        """Raises a :class:`RecipeError` in argparse's words, without the usage that it puts before them."""
+        """Raises a :class:`RecipeError` with the message of argparse, without its usage."""
         raise RecipeError(f"{message}; see python -m recipes.{self._command} --help")

@@ -1,4 +1,4 @@
-"""A setting as the user gave it, and the place where it was given."""
+"""Settings as they were given, and where: in which line of which file, or on the command line."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,18 +7,18 @@ from typing import Any
 from recipes.cli.config_files import ConfigFile, Key
 
 MISSING: Any = object()
-"""Stands for the value of an option that was typed without one."""
+"""The value of an option that was given without one."""
 
 
 @dataclass(frozen=True)
 class Given:
-    """Settings as they were given: all of one file, or one option of the command line."""
+    """Settings from one source: all of a file, or one option of the command line."""
 
     settings: Mapping[str, Any]
     file: ConfigFile | None = None
 
     def where(self, key: Key) -> str:
-        """A sentence's beginning: file and line, or nothing for the command line."""
+        """File and line of a key, as the beginning of a message; empty for the command line."""
         if self.file is None:
             return ""
         line = self.file.lines.get(key)
@@ -35,20 +35,23 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
 
 
 def plain_keys(settings: Mapping[str, Any], group: str) -> Iterator[str]:
-    """The dotted keys below a group as they may be typed: model.optimizer.lr, without ``init_args``."""
+    """The dotted keys below a group in their short form: model.optimizer.lr, without ``init_args``."""
     for key, _ in flatten(settings):
         if key.startswith(f"{group}."):
             yield _plain(key)
 
 
 def kept_arguments(given: Sequence[Given], config: Mapping[str, Any]) -> Iterator[str]:
-    """A sentence for every argument given for one class that has gone over to the class put in its place.
+    """Finds arguments that were given for one class and that another class, named later, keeps.
 
-    The rate chosen for one optimizer is seldom right for another, yet it stays unless it is given anew.
+    A learning rate chosen for one optimizer is seldom right for another, yet jsonargparse keeps it.
 
     Args:
-        given: The settings in the order they were given.
-        config: The settings that came of them.
+        given: The settings in the order in which they were given.
+        config: The merged settings.
+
+    Returns:
+        A sentence for each of them.
     """
     classes: dict[str, str] = {}
     arguments: dict[str, dict[str, tuple[Any, Given]]] = {}

@@ -1,4 +1,4 @@
-"""``${...}`` in settings: what it means on the command line, and what is said when it means nothing."""
+"""``${...}`` in settings: references on the command line, and messages for references that cannot be resolved."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -16,15 +16,15 @@ MISSING = re.compile(r"Interpolation key '([^']*)' not found")
 
 
 def absolute_in(command: str, value: str) -> str:
-    """``${trainer.max_epochs}`` typed on the command line, counted from the root of all settings.
+    """Makes ``${trainer.max_epochs}`` in the value of an option absolute: ``${fit.trainer.max_epochs}``.
 
-    In a file, jsonargparse makes such references relative by itself; in an option's value it does not.
+    jsonargparse makes references in a file relative, but not those in the value of an option.
     """
     return REFERENCE.sub(rf"${{{command}.\1}}", value)
 
 
 def explain_interpolation(error: OmegaConfBaseException, command: str, given: Sequence[Given]) -> RecipeError:
-    """The sentence for a ``${...}`` that cannot be resolved: which key, where, why, the nearest key."""
+    """The error for a ``${...}`` that cannot be resolved: file and line, key, reason, nearest key."""
     key = str(error.full_key or "").removeprefix(f"{command}.")
     message = str(error.msg or error).splitlines()[0]
     place, value = _last_given(key, given)
@@ -41,7 +41,7 @@ def explain_interpolation(error: OmegaConfBaseException, command: str, given: Se
 
 
 def _last_given(key: str, given: Sequence[Given]) -> tuple[str, str]:
-    """Where a key was given last, as a sentence's beginning, and with what value."""
+    """Where a key was given last, as the beginning of a message, and its value there."""
     path = tuple(key.split("."))
     for source in reversed(given):
         value: Any = source.settings

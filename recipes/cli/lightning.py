@@ -1,6 +1,6 @@
 """The one LightningCLI of all recipes: from the command line to a trained model in a run's folder.
 
-It knows no task: ``model`` and ``data`` are whatever classes the YAML names.
+It knows no task: ``model`` and ``data`` are the classes that the YAML names.
 """
 
 import importlib
@@ -35,7 +35,7 @@ from recipes.training.defaults import default_callbacks, loggers_of
 
 CHECKPOINT_PATH = (
     "A .ckpt file, the folder of a run, or 'best' or 'last' for the newest run of the same --config. fit "
-    "goes on from it, the other commands load it. Of a run's folder, fit takes the last checkpoint, the "
+    "resumes from it, the other commands load it. From the folder of a run, fit takes the last checkpoint, the "
     "others the best."
 )
 WEIGHTS_ONLY = "Whether a checkpoint may hold only tensors and plain values, and no objects that could run code."
@@ -54,7 +54,7 @@ class RecipeCLI(LightningCLI):
         run_folder: Where this run writes; None with ``trainer.fast_dev_run``.
 
     Raises:
-        RecipeError: Something on the command line, in a file or on this machine is not as it has to be.
+        RecipeError: The command line, a file or this machine does not allow the command; the message says why.
     """
 
     def __init__(self, command: str, command_line: CommandLine) -> None:
@@ -89,14 +89,14 @@ class RecipeCLI(LightningCLI):
             give_back(self.run_folder)
 
     def _interrupted(self) -> bool:
-        """Whether Lightning has ended the process because of Ctrl-C."""
+        """Whether Lightning has ended the training because of Ctrl-C."""
         return hasattr(self, "trainer") and self.trainer.interrupted
 
     def _where_it_stopped(self) -> str:
         last = next((c for c in self.trainer.checkpoint_callbacks if isinstance(c, checkpoints.LastCheckpoint)), None)
         if self.subcommand != "fit" or last is None or not last.path:
             return ""
-        return f"go on with --ckpt_path {last.path}"
+        return f"resume with --ckpt_path {last.path}"
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """The parser of a command, or of all; its ``--config`` takes the files that are already read."""
@@ -154,15 +154,15 @@ class RecipeCLI(LightningCLI):
         self._find_checkpoint(command)
 
     def _find_checkpoint(self, command: str) -> None:
-        """Finds the checkpoint that is meant, and takes from it the model's arguments that were not given.
+        """Finds the checkpoint of ``--ckpt_path``, and takes from it the arguments of the model that were not given.
 
-        Lightning would let the checkpoint's arguments replace those that were given: it sees no ``ckpt_path`` until
-        the classes are instantiated.
+        Lightning would let the arguments in the checkpoint replace those given. It therefore sees no ``ckpt_path``
+        until the classes are instantiated.
         """
         settings = self.config[command]
         if not settings.get("ckpt_path"):
             if command != "fit":
-                tell("without --ckpt_path the model is used as it is made, not as a run of this recipe has trained it")
+                tell("without --ckpt_path the model has the weights that training starts from, not those of a run")
             return
         root, name = self._run_group(command)
         path = checkpoints.resolve(settings["ckpt_path"], command, root, name)
@@ -203,19 +203,19 @@ class RecipeCLI(LightningCLI):
                 checkpoint["monitor"], checkpoint["mode"] = model_class.monitor, model_class.monitor_mode
 
     def instantiate_classes(self) -> None:
-        """Makes the data, the model and the trainer."""
+        """Instantiates the data, the model and the trainer."""
         self.config[self.subcommand]["ckpt_path"] = self.checkpoint
         try:
             super().instantiate_classes()
         except ValueError as error:
-            # jsonargparse reports whatever a class refuses as a value that fits none of its types.
+            # jsonargparse reports any exception of a class as a value that fits none of the types.
             for cause in _causes(error):
                 if isinstance(cause, RecipeError | MisconfigurationException):
                     raise cause from None
             raise
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Makes the trainer with the recipes' loggers and callbacks, all writing to this run's folder."""
+        """Instantiates the trainer, with the recipes' loggers and callbacks, which write to the folder of the run."""
         made = self.config_init[self.subcommand]
         settings = made["trainer"]
         if not settings["fast_dev_run"]:

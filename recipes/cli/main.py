@@ -1,6 +1,6 @@
-"""The outermost layer of the command line: exit codes, and sentences for what users can mend.
+"""The entry point of the command line: exit codes, and messages for mistakes that users can fix.
 
-Only light modules are imported here, so that a misspelt file name is answered before torch is loaded.
+Only light modules are imported here, so that a misspelt file name is reported before torch is loaded.
 """
 
 import gc
@@ -19,8 +19,8 @@ from recipes.messages import RecipeError, TrainingDiverged
 LINES_AT_MOST = 5
 OUT_OF_MEMORY = (
     "the GPU's memory is full: lower data.batch_size (and raise trainer.accumulate_grad_batches to make up "
-    "for it) or the texts' length (data.max_length, data.block_size), or set trainer.precision to bf16-mixed; "
-    "python -m recipes.estimate says what fits"
+    "for it) or the length of the texts (data.max_length, data.block_size), or set trainer.precision to bf16-mixed; "
+    "python -m recipes.estimate predicts what fits"
 )
 
 SUCCESS, FAILURE, MISTAKE, INTERRUPTED = 0, 1, 2, 130
@@ -34,9 +34,8 @@ def main(args: Sequence[str] | None = None) -> int:
             that of this process.
 
     Returns:
-        The exit status: 0; 1 after a training that diverged or filled the GPU's memory; 2 for what the user can mend;
-        130 after Ctrl-C.
-        A fault of the program itself is not caught.
+        The exit status: 0; 1 if the training diverged or the GPU ran out of memory; 2 for a mistake that the user can
+        fix; 130 after Ctrl-C. Other exceptions are not caught.
     """
     args = list(sys.argv[1:] if args is None else args)
     try:
@@ -44,7 +43,7 @@ def main(args: Sequence[str] | None = None) -> int:
     except RecipeError as error:
         return _fail(str(error), MISTAKE)
     except TrainingDiverged as error:
-        # All ranks stop for the same reason, and the first one says it.
+        # All ranks stop for the same reason; rank 0 reports it.
         return FAILURE if _rank() else _fail(str(error), FAILURE)
     except KeyboardInterrupt as interrupt:
         print(f"\ninterrupted{f': {interrupt}' if str(interrupt) else ''}", file=sys.stderr)
@@ -63,7 +62,7 @@ def _run(args: list[str]) -> int:
         raise RecipeError(f"unknown command '{args[0]}'; {hint}\n{USAGE}")
 
     if args[0].startswith("-") and args[0] not in ("-h", "--help"):
-        raise RecipeError(f"'{args[0]}' stands before the command\n{USAGE}")
+        raise RecipeError(f"'{args[0]}' is given before the command\n{USAGE}")
 
     quiet.no_bars_in_files()
     quiet.silence()
@@ -97,7 +96,7 @@ def _run(args: list[str]) -> int:
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """Importing makes millions of objects and hardly any garbage: a fifth of its time is saved."""
+    """Pauses garbage collection while modules are imported: it finds nothing and takes a fifth of the time."""
     enabled = gc.isenabled()
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""Messages of the libraries that no user of a recipe can do anything about are kept off the screen."""
+"""Suppresses messages of other libraries that a user can do nothing about."""
 
 import logging
 import os
@@ -6,18 +6,18 @@ import sys
 import warnings
 
 USELESS_WARNINGS = (
-    r".*isinstance\(treespec, LeafSpec\).*",  # torch deprecates what Lightning uses inside
+    r".*isinstance\(treespec, LeafSpec\).*",  # Lightning uses what torch deprecates
     r".*You are using `torch.load` with `weights_only=False`.*",
-    r".*callbacks used to create the checkpoint need to be provided.*",  # those of fit, when testing
+    r".*callbacks used to create the checkpoint need to be provided.*",  # the callbacks of fit, when testing
     r".*is not supported by the model summary.*",  # the table gives the size in float32
-    r".*does not have many workers.*",  # texts are tokenised beforehand: the loaders have little to do
+    r".*does not have many workers.*",  # texts are tokenized beforehand, so the loaders have little to do
     r".*Checkpoint directory .* exists and is not empty.*",  # best and last share a folder, on purpose
-    r".*does not implement _stable_hash_for_caching.*",  # torchao's state compiles all the same
-    r".*To copy construct from a tensor.*",  # LearningRateMonitor, of torchao's learning rate
+    r".*does not implement _stable_hash_for_caching.*",  # torchao's state compiles nevertheless
+    r".*To copy construct from a tensor.*",  # LearningRateMonitor copies torchao's learning rate
 )
 USELESS_RECORDS = {
     "lightning.pytorch.utilities.rank_zero": "💡 Tip:",
-    # The 8-bit optimizers' libraries, of kernels that these do not need.
+    # Kernels that the 8-bit optimizers do not need.
     "torchao": "Failed to load ",
     "bitsandbytes.backends.cpu.ops": "Failed to load ",
     "torch.utils._pytree": "<enum ",
@@ -34,9 +34,9 @@ class _NotBeginningWith(logging.Filter):
 
 
 def no_bars_in_files() -> None:
-    """Keeps the progress bars of Hugging Face's libraries off files and pipes, where each redraw stays.
+    """Turns off the progress bars of Hugging Face's libraries where standard error is not a terminal.
 
-    They look at these variables once, when they are imported.
+    The libraries read these variables once, when they are imported.
     """
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
@@ -44,7 +44,7 @@ def no_bars_in_files() -> None:
 
 
 def silence() -> None:
-    """Drops advertisements and the warnings that are known to mean nothing here."""
+    """Suppresses advertisements and warnings that do not apply here."""
     for name, beginning in USELESS_RECORDS.items():
         logger = logging.getLogger(name)
         if not any(isinstance(known, _NotBeginningWith) for known in logger.filters):

@@ -1,4 +1,4 @@
-"""Bad input gets a sentence: exit 2, at most five lines, no traceback, the key or file, what was expected."""
+"""A mistake ends with exit code 2 and a message of at most five lines: the key or file, and what was expected."""
 
 import logging
 import re
@@ -22,7 +22,7 @@ def _in_its_folder(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *args: str) -> str:
-    """What a refused command says, after checking that it is a refusal and short."""
+    """The message of a command that is refused, after checking that it is short and without a traceback."""
     capsys.readouterr()
     assert main(list(args)) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line]
@@ -33,7 +33,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *args: str) -> str:
 
 
 IN_THE_FILE = {
-    # A line of tiny.yaml, what is put in its place, and what the answer says.
+    # A line of tiny.yaml, its replacement, and the message.
     "bad YAML": ("trainer:", "trainer: [", r"tiny\.yaml, line \d+ is not valid YAML: .*expected"),
     "wrong indent": ("    width: 4", "  width: 4", r"tiny\.yaml, line 10 is not valid YAML: mapping values"),
     "a key twice": (
@@ -229,7 +229,7 @@ def test_a_mistake_on_the_command_line(words: str, answer: str, capsys: pytest.C
 
 
 @pytest.mark.parametrize("config", SHIPPED, ids=[config.stem for config in SHIPPED])
-def test_nothing_in_a_shipped_file_is_taken_for_the_mistake(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_line_of_a_shipped_file_is_taken_for_the_mistake(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = refusal(capsys, "fit", "--config", "cls.yaml", "--config", str(config), "--data.num_wokers", "3")
     assert said == "error: unknown key 'data.num_wokers'; did you mean 'num_workers'?"
 
@@ -238,7 +238,7 @@ COMMANDS = {
     "": r"expected a command",
     "fitt --config tiny.yaml": r"unknown command 'fitt'; did you mean 'fit'",
     "cook --config tiny.yaml": r"unknown command 'cook'; expected one of fit, validate, test, predict",
-    "--config tiny.yaml fit": r"'--config' stands before the command",
+    "--config tiny.yaml fit": r"'--config' is given before the command",
     "fit": r"data and model must be given: name a recipe, such as --config cls\.yaml",
     "fit --data tiny.TinyData": r"model must be given: name a recipe",
 }
@@ -279,12 +279,12 @@ def test_a_checkpoint_that_could_run_code_is_refused(tiny_recipe: Path, capsys: 
     assert "bad.ckpt: not a checkpoint, or one that holds more than tensors and plain values" in said
 
 
-# The text classifier's own
+# Text classification
 
 
 @pytest.fixture
 def cls(tiny_recipe: Path, tiny_model: Path, wires: pandas.DataFrame) -> dict:
-    """A small text classifier that trains, in ``cls.yaml``'s shape."""
+    """The settings of a small text classifier, in the form of ``cls.yaml``."""
     wires.to_csv("wires.csv", index=False)
     return {
         "trainer": {"accelerator": "cpu", "fast_dev_run": True},
@@ -326,8 +326,8 @@ DATA = {
         r"data\.train: .*no-one/nothing.*hub",
     ),
     "one column for both": ({"text": "desk"}, r"name the same column"),
-    "a fraction of nothing": ({"validation": 0.0001}, r"data\.validation is 0\.0001, which splits off 0"),
-    "a batch of nothing": ({"batch_size": 0}, r"data\.batch_size is 0: give 1 or more"),
+    "a fraction that is too small": ({"validation": 0.0001}, r"data\.validation is 0\.0001, which splits off 0"),
+    "an empty batch": ({"batch_size": 0}, r"data\.batch_size is 0: give 1 or more"),
     "a text without columns": ({"text": 3}, r"data\.init_args\.text is 3: expected a text or a list of text"),
 }
 

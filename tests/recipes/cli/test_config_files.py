@@ -1,11 +1,12 @@
 """Finding and reading YAML files."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from recipes.cli import config_files
-from recipes.cli.config_files import find_config, key_name, read_config
+from recipes.cli.config_files import find_config, key_name, load_config, parse_config, read_config
 from recipes.messages import RecipeError
 
 
@@ -70,5 +71,33 @@ def test_a_block_may_be_merged_into_several_others() -> None:
     assert read_config(path).settings == {"a": {"x": 1}, "b": {"x": 1, "y": 2}, "c": {"x": 1}}
 
 
-def test_keys_are_named_as_they_are_written() -> None:
+def test_keys_are_written_in_dotted_form() -> None:
     assert key_name(("trainer", "callbacks", 0, "class_path")) == "trainer.callbacks[0].class_path"
+
+
+def test_the_text_is_kept_without_a_byte_order_mark() -> None:
+    Path("a.yaml").write_text("\ufeffa: 1\n", encoding="utf-8")
+    config = load_config("a.yaml")
+    assert (config.path, config.text, config.settings) == (Path("a.yaml"), "a: 1\n", {"a": 1})
+
+
+MULTIPLIED = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 10)}]\n" for before, name in pairwise("abcdef")
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("a: 1\nb: [", "x, line 2 is not valid YAML: "),
+        ("a: \x00", "x is not valid YAML: unacceptable character"),
+        ("a: 2020-99-99", "x is not valid YAML: month must be in 1..12"),
+        ("a: 1\nb:\n  c: 1\n  c: 2", r"x, line 4: key 'b\.c' was given on line 3 too; keep one"),
+        ("a: " + "[" * 5000, "x is nested too deeply"),
+        (MULTIPLIED, "x has more than 100000 keys and list items, with anchors expanded"),
+    ],
+    ids=["a bracket left open", "a control character", "no date", "a key twice", "too deep", "too large"],
+)
+def test_yaml_that_cannot_be_used_is_refused(text: str, answer: str) -> None:
+    with pytest.raises(RecipeError, match=answer):
+        parse_config(text, "x")

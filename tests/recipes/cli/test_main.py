@@ -1,4 +1,4 @@
-"""The command line, from its words to what a run leaves."""
+"""The command line end to end: settings, the files of a run, checkpoints, exit codes."""
 
 import csv
 import logging
@@ -19,7 +19,7 @@ from recipes.cli.main import main
 
 REPOSITORY = Path(__file__).parents[3]
 CONFIG = ["--config", "tiny.yaml"]
-CPU_SECONDS = 15  # under 10 on a machine of one's own; the same work takes longer where others share its cores
+CPU_SECONDS = 15  # under 10 on an idle machine; more where other processes share its cores
 
 
 @pytest.fixture(autouse=True)
@@ -44,12 +44,12 @@ def settings(capsys: pytest.CaptureFixture[str], *options: str) -> dict:
 
 
 def saved(version: int, name: str = "tiny") -> dict:
-    """The ``config.yaml`` that a run has left."""
+    """The ``config.yaml`` of a run."""
     return yaml.safe_load(Path(f"runs/{name}/version_{version}/config.yaml").read_text(encoding="utf-8"))
 
 
 def module(name: str, *args: str) -> tuple[subprocess.CompletedProcess[str], float]:
-    """Runs ``python -m name`` as a user does; returns what it said and its CPU seconds."""
+    """Runs ``python -m name`` as a user does; returns its output and its CPU seconds."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     path = f"{REPOSITORY}{os.pathsep}{REPOSITORY / 'tests' / 'recipes'}"
     ended = subprocess.run(
@@ -64,7 +64,7 @@ def module(name: str, *args: str) -> tuple[subprocess.CompletedProcess[str], flo
     return ended, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-# Where the settings come from
+# Settings
 
 
 def test_a_bare_config_name_is_looked_for_here_and_then_in_configs(
@@ -88,7 +88,7 @@ def test_files_and_options_are_merged_from_left_to_right(tiny_recipe: Path, caps
     assert settings(capsys, "--config", "more.yaml", *CONFIG)["trainer"]["max_epochs"] == 3
 
 
-def test_an_override_changes_what_refers_to_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_override_changes_the_settings_that_refer_to_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert settings(capsys, *CONFIG)["data"]["init_args"]["width"] == 4
     assert settings(capsys, *CONFIG, "--model.width", "6")["data"]["init_args"]["width"] == 6
 
@@ -139,18 +139,18 @@ def test_a_negative_number_may_follow_its_option(capsys: pytest.CaptureFixture[s
     assert settings(capsys, *CONFIG, "--model.rate", "-1e-3")["model"]["init_args"]["rate"] == -1e-3
 
 
-def test_an_argument_kept_by_another_optimizer_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_argument_kept_by_another_optimizer_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     settings(capsys, *CONFIG)
     assert main(["fit", *CONFIG, "--model.optimizer", "torch.optim.AdamW", "--trainer.fast_dev_run", "1"]) == 0
-    told = "model.optimizer is now torch.optim.AdamW and keeps lr = 0.1"
-    assert f"note: {told}, which tiny.yaml gave for torch.optim.SGD\n" in capsys.readouterr().err
+    kept = "model.optimizer is now torch.optim.AdamW and keeps lr = 0.1"
+    assert f"note: {kept}, which tiny.yaml gave for torch.optim.SGD\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("name", "key", "value"),
     [("gpu", "accelerator", "gpu"), ("fp32", "precision", "32-true"), ("quick", "limit_train_batches", 20)],
 )
-def test_a_trainer_file_goes_on_top_of_a_recipe(
+def test_a_trainer_file_is_merged_into_a_recipe(
     name: str, key: str, value: object, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert settings(capsys, *CONFIG, "--config", f"trainer/{name}.yaml")["trainer"][key] == value
@@ -162,10 +162,10 @@ def test_the_quick_trainer_file_runs_to_the_end() -> None:
     assert last["global_step"] == 20
 
 
-# What a run leaves
+# The files of a run
 
 
-def test_a_run_leaves_its_settings_metrics_events_and_checkpoints_in_one_folder() -> None:
+def test_a_run_writes_its_settings_metrics_events_and_checkpoints_into_one_folder() -> None:
     assert run("fit") == 0
     assert [path.name for path in Path("runs/tiny").iterdir()] == ["version_0"]
     left = {path.name.split(".")[0] for path in Path("runs/tiny/version_0").iterdir()}
@@ -198,12 +198,12 @@ def test_runs_go_to_the_folder_of_the_variable_or_of_the_option(
     assert not (tiny_recipe / "runs").exists()
 
 
-def test_a_trial_run_leaves_nothing(tiny_recipe: Path) -> None:
+def test_a_trial_run_writes_nothing(tiny_recipe: Path) -> None:
     assert run("fit", "--trainer.fast_dev_run", "2") == 0
     assert [path.name for path in tiny_recipe.iterdir()] == ["tiny.yaml"]
 
 
-def test_a_run_that_fails_before_it_wrote_anything_leaves_no_folder(tiny_recipe: Path) -> None:
+def test_a_run_that_fails_before_it_has_written_anything_leaves_no_folder(tiny_recipe: Path) -> None:
     assert run("fit", "--trainer.devices", "0") == 2
     assert not (tiny_recipe / "runs" / "tiny").exists()
 
@@ -230,7 +230,7 @@ def test_without_loggers_the_checkpoints_and_settings_are_still_in_the_runs_fold
     assert left == {"config.yaml", "checkpoints"}
 
 
-def test_a_logger_of_ones_own_is_added_to_the_recipes(tiny_recipe: Path) -> None:
+def test_a_logger_of_the_user_is_added_to_those_of_the_recipe(tiny_recipe: Path) -> None:
     own = "{class_path: CSVLogger, init_args: {save_dir: mine, name: x, version: y}}"
     assert run("fit", "--trainer.logger", own) == 0
     assert (tiny_recipe / "mine/x/y/metrics.csv").is_file()
@@ -238,7 +238,7 @@ def test_a_logger_of_ones_own_is_added_to_the_recipes(tiny_recipe: Path) -> None
     assert (tiny_recipe / "runs/tiny/version_0/checkpoints/last.ckpt").is_file()
 
 
-def test_the_model_says_what_is_best_unless_the_configuration_does() -> None:
+def test_the_model_defines_the_best_checkpoint_unless_the_configuration_does() -> None:
     assert run("fit") == 0
     assert run("fit", "--checkpoint.monitor", "train/loss", "--checkpoint.mode", "min") == 0
     assert [(saved(n)["checkpoint"]["monitor"], saved(n)["checkpoint"]["mode"]) for n in (0, 1)] == [
@@ -252,7 +252,7 @@ def test_without_validation_the_newest_checkpoint_is_kept() -> None:
     assert Path("runs/tiny/version_0/checkpoints/epoch=2-step=12.ckpt").is_file()
 
 
-def test_the_last_checkpoint_holds_the_last_step_whenever_validation_was() -> None:
+def test_the_last_checkpoint_holds_the_last_step_also_after_the_last_validation() -> None:
     assert run("fit", "--trainer.val_check_interval", "3", "--trainer.max_epochs", "1") == 0
     last = torch.load("runs/tiny/version_0/checkpoints/last.ckpt", weights_only=True)
     assert last["global_step"] == 4
@@ -278,18 +278,20 @@ def test_a_finished_run_can_be_evaluated(command: str, checkpoint: str) -> None:
     assert saved(1)["ckpt_path"].startswith("runs/tiny/version_0/checkpoints/")
 
 
-def test_an_evaluation_without_a_checkpoint_says_what_is_evaluated(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_evaluation_without_a_checkpoint_says_which_weights_it_uses(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert run("test") == 0
-    assert "note: without --ckpt_path the model is used as it is made" in capsys.readouterr().err
+    assert "note: without --ckpt_path the model has the weights that training starts from" in capsys.readouterr().err
 
 
-def test_a_run_goes_on_where_the_last_one_ended() -> None:
+def test_a_run_resumes_where_the_last_one_ended() -> None:
     assert run("fit") == 0
     assert run("fit", "--ckpt_path", "last", "--trainer.max_epochs", "5") == 0
     assert torch.load("runs/tiny/version_1/checkpoints/last.ckpt", weights_only=True)["global_step"] == 20
 
 
-def test_what_was_best_before_a_run_went_on_stays_the_best() -> None:
+def test_the_best_checkpoint_stays_the_best_in_a_resumed_run() -> None:
     assert run("fit", "--model.optimizer.lr", "0.01") == 0
     best = "runs/tiny/version_0/checkpoints/epoch=2-step=12.ckpt"
     worse = ["--trainer.max_epochs", "5", "--model.optimizer.maximize", "true"]
@@ -300,7 +302,7 @@ def test_what_was_best_before_a_run_went_on_stays_the_best() -> None:
     assert Path(best).is_file()
 
 
-def test_what_the_user_gave_wins_over_the_checkpoint_and_the_difference_is_told(
+def test_given_arguments_override_the_checkpoint_and_the_difference_is_reported(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert run("fit", "--model.rate", "0.02") == 0
@@ -310,7 +312,7 @@ def test_what_the_user_gave_wins_over_the_checkpoint_and_the_difference_is_told(
     assert saved(1)["model"]["init_args"]["rate"] == 0.5
 
 
-def test_what_the_user_left_open_is_taken_from_the_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
+def test_arguments_that_were_not_given_come_from_the_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("fit", "--model.rate", "0.02") == 0
     capsys.readouterr()
     assert run("validate", "--ckpt_path", "last") == 0
@@ -322,7 +324,7 @@ def test_what_the_user_left_open_is_taken_from_the_checkpoint(capsys: pytest.Cap
 # How a run ends
 
 
-def test_a_loss_that_is_no_number_ends_the_run_and_leaves_the_good_checkpoint(
+def test_a_nan_loss_ends_the_run_and_keeps_the_good_checkpoint(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert run("fit", "--model.nan_at", "6") == 1
@@ -337,29 +339,29 @@ def test_a_loss_that_is_no_number_ends_the_run_and_leaves_the_good_checkpoint(
 
 @pytest.fixture
 def ctrl_c() -> Iterator[None]:
-    """Ctrl-C as in a terminal: a shell starts what runs in its background with SIGINT ignored."""
+    """Ctrl-C as in a terminal: a shell starts background processes with SIGINT ignored."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.usefixtures("ctrl_c")
-def test_ctrl_c_saves_the_last_step_and_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
+def test_ctrl_c_saves_the_last_step_and_says_how_to_resume(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("fit", "--model.interrupt_at", "6") == 130
     said = capsys.readouterr().err
-    assert "interrupted: go on with --ckpt_path runs/tiny/version_0/checkpoints/last.ckpt" in said
+    assert "interrupted: resume with --ckpt_path runs/tiny/version_0/checkpoints/last.ckpt" in said
     assert "Traceback" not in said
     assert torch.load("runs/tiny/version_0/checkpoints/last.ckpt", weights_only=True)["global_step"] >= 6
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert run("fit", "--ckpt_path", "last", "--model.interrupt_at", "null") == 0
 
 
-def test_a_fault_of_the_program_shows_its_traceback() -> None:
+def test_a_bug_shows_its_traceback() -> None:
     with pytest.raises(ZeroDivisionError, match="a bug in the model"):
         run("fit", "--model.bug_at", "2")
 
 
-def test_a_full_gpu_is_told_in_a_sentence(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_gpu_is_reported(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*args: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total of ...")
 
@@ -371,7 +373,7 @@ def test_a_full_gpu_is_told_in_a_sentence(capsys: pytest.CaptureFixture[str], mo
     assert "Traceback" not in said
 
 
-# From outside
+# As a process
 
 
 def test_help_answers_in_few_cpu_seconds() -> None:
@@ -390,7 +392,7 @@ def test_a_typo_answers_in_few_cpu_seconds() -> None:
     assert seconds < CPU_SECONDS
 
 
-def test_a_wrong_file_name_is_answered_before_torch_is_loaded() -> None:
+def test_a_wrong_file_name_is_reported_before_torch_is_loaded() -> None:
     ended, seconds = module("recipes.fit", "--config", "tyni.yaml")
     assert ended.returncode == 2
     assert "did you mean tiny.yaml?" in ended.stderr
@@ -407,7 +409,7 @@ def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "words"), [("recipes.fit", []), ("recipes", ["fit"])])
-def test_two_processes_train_together_and_leave_one_folder(name: str, words: list[str]) -> None:
+def test_two_processes_train_together_in_one_folder(name: str, words: list[str]) -> None:
     ddp = ["--trainer.strategy", "ddp", "--trainer.devices", "2", "--trainer.max_epochs", "1"]
     ended, _ = module(name, *words, *CONFIG, *ddp)
     assert ended.returncode == 0, ended.stderr
@@ -418,7 +420,7 @@ def test_two_processes_train_together_and_leave_one_folder(name: str, words: lis
 
 
 @pytest.mark.slow
-def test_when_the_first_process_ends_with_a_sentence_the_others_say_nothing() -> None:
+def test_a_mistake_is_reported_by_the_first_process_alone() -> None:
     ddp = ["--trainer.strategy", "ddp", "--trainer.devices", "2"]
     ended, _ = module("recipes.fit", *CONFIG, *ddp, "--data.missing", "true")
     assert ended.returncode == 2
@@ -428,7 +430,7 @@ def test_when_the_first_process_ends_with_a_sentence_the_others_say_nothing() ->
 
 
 @pytest.mark.slow
-def test_two_processes_stop_together_when_the_loss_is_no_number() -> None:
+def test_two_processes_stop_together_at_a_nan_loss() -> None:
     ddp = ["--trainer.strategy", "ddp", "--trainer.devices", "2"]
     ended, _ = module("recipes.fit", *CONFIG, *ddp, "--model.nan_at", "3")
     assert ended.returncode == 1
