@@ -28,6 +28,7 @@ from recipes.messages import RecipeError
 from recipes.models.gguf import as_folder, config_location
 from recipes.models.pretrained import load_config, load_model, load_tokenizer, save, set_checkpointing
 from recipes.runs.history import RunHistory
+from recipes.runs.report import import_path
 from recipes.training.optimizer import Schedule, configure
 
 if TYPE_CHECKING:
@@ -117,8 +118,8 @@ class Recipe(LightningModule, Generic[Data]):
         data = getattr(self.trainer, "datamodule", None)
         if not isinstance(data, self.data_class):
             raise RecipeError(
-                f"{type(self).__name__} needs the data of {_import_name(self.data_class)}: set data to it"
-                + (f" (it is {_import_name(type(data))})" if data is not None else "")
+                f"{type(self).__name__} needs the data of {import_path(self.data_class)}: set data to it"
+                + (f" (it is {import_path(type(data))})" if data is not None else "")
             )
         return data  # type: ignore[return-value]
 
@@ -472,10 +473,3 @@ class RecipeData(LightningDataModule, ABC):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes up the place in the training split."""
         self._place = state_dict.get("place")
-
-
-def _import_name(cls: type) -> str:
-    """A class as a YAML names it: ``recipes.TextClassificationData``."""
-    import recipes
-
-    return f"recipes.{cls.__name__}" if cls.__name__ in recipes.__all__ else f"{cls.__module__}.{cls.__qualname__}"

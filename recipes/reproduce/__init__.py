@@ -1,1 +1,1 @@
-"""The parts of ``recipes.reproduce``: what differs in the environment, and in what came out."""
+"""``python -m recipes.reproduce``: repeats a run from its report and compares the results."""

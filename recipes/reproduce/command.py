@@ -1,4 +1,4 @@
-"""``python -m recipes.reproduce runs/cls/version_0/report.json``: run it again, and say whether the same came out."""
+"""``python -m recipes.reproduce runs/cls/version_0/report.json``: repeat a run, compare the results."""
 
 import json
 import shlex
@@ -16,14 +16,14 @@ from recipes.messages import RecipeError
 from recipes.runs.folder import RunFolder, runs_root, versions
 
 DESCRIPTION = """\
-Runs what a report has recorded once more, and compares: weights and metrics bit for bit, else number by number.
+Repeats the run of a report, and compares weights and metrics: bit for bit, else value by value.
 
-It says first in what this environment differs from the recorded one, then trains from the settings in the report
-(they need no file beside it), into a new folder of the same group of runs, and ends with one of
+Prints first how this environment differs from the recorded one. Then trains from the settings in the report (no other
+file is needed), in a new folder of the same group of runs. The result is one of
 
   identical               the same weights and the same metrics.csv, byte for byte        exit status 0
-  equal within TOLERANCE  every metric of every step differs by no more                   exit status 0
-  different               some metric differs by more: which, and from which step on      exit status 1
+  equal within TOLERANCE  no metric of any step differs by more                           exit status 0
+  different               a metric differs by more: which, and from which step            exit status 1
 
 A run repeats bit for bit on the same type of machine, with the same packages, threads and trainer.deterministic."""
 
@@ -34,7 +34,7 @@ PARTS: dict[str, type] = {
     **{f"provenance.{name}": dict for name in ("git", "image", "locks", "assets", "packages", "machine")},
     **dict.fromkeys(("recipe", "fingerprint.weights", "provenance.command", "provenance.config"), str),
 }
-"""What a report has to hold for its run to be repeated and compared."""
+"""The keys that a report needs for its run to be repeated, with their types."""
 
 
 def main(args: Sequence[str]) -> int:
@@ -44,21 +44,21 @@ def main(args: Sequence[str]) -> int:
         args: The command line after ``reproduce``.
 
     Returns:
-        0 if the same came out, exactly or within the tolerance; 1 if something else did, or the run failed.
+        0 if the results are identical or equal within the tolerance; 1 if they differ, or the run failed.
 
     Raises:
-        RecipeError: The report cannot be read, or is not of a kind that can be reproduced.
+        RecipeError: The report cannot be read, or its run cannot be repeated.
     """
     parser = CommandParser("reproduce", description=DESCRIPTION)
-    parser.add_argument("report", type=Path, help="report.json of a run, or the folder that it lies in")
+    parser.add_argument("report", type=Path, help="report.json of a run, or its folder")
     parser.add_argument(
         "--tolerance",
         type=float,
         default=1e-3,
-        help="largest relative difference between two metrics that counts as equal (default: %(default)s)",
+        help="largest relative difference of two metrics that count as equal (default: %(default)s)",
     )
-    parser.add_argument("--runs", metavar="FOLDER", help="folder of all runs to write to (default: as recorded)")
-    parser.add_argument("--check", action="store_true", help="say what differs in the environment, and train nothing")
+    parser.add_argument("--runs", metavar="FOLDER", help="folder of all runs to write to (default: the recorded one)")
+    parser.add_argument("--check", action="store_true", help="print how the environment differs, without training")
     options = parser.parse_args(args)
     if not options.tolerance >= 0:
         raise RecipeError(f"--tolerance is {options.tolerance}: give 0 or more")
@@ -71,7 +71,7 @@ def main(args: Sequence[str]) -> int:
     try:
         curves(recorded)
     except (TypeError, ValueError, KeyError) as error:
-        raise RecipeError(f"{file} is not as a run has written it: its curves cannot be read ({error!r})") from None
+        raise RecipeError(f"{file} is not a valid report: its curves cannot be read ({error!r})") from None
     found = list(differences(recorded["provenance"]))
     for difference in found:
         print(f"differs: {difference}")
@@ -84,29 +84,27 @@ def main(args: Sequence[str]) -> int:
         return 1
 
     verdict = compare(file.parent, recorded, again, read_report(again / "report.json"), options.tolerance)
-    print(f"{verdict.words}\n  recorded: {file}\n  again:    {again / 'report.json'}")
+    print(f"{verdict.message}\n  recorded: {file}\n  again:    {again / 'report.json'}")
     return 0 if verdict.same else 1
 
 
 def read_report(file: Path) -> dict[str, Any]:
-    """A report with what is needed to run it again.
+    """Reads a report whose run can be repeated.
 
     Raises:
-        RecipeError: There is none, it cannot be read, or it lacks what a run is repeated from.
+        RecipeError: The file is missing, cannot be read, or lacks a key that is needed.
     """
     try:
         report = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise RecipeError(f"{file} cannot be read as the report.json of a run: {error}") from None
     if not isinstance(report, dict) or "provenance" not in report or "fingerprint" not in report:
-        raise RecipeError(f"{file} holds no 'provenance' with the settings of its run: only such a run can be repeated")
+        raise RecipeError(f"{file} has no 'provenance' with the settings of its run, and cannot be repeated")
     wrong = [key for key, kind in PARTS.items() if not isinstance(_at(report, key), kind)]
     if wrong:
-        raise RecipeError(
-            f"{file} is not as a run has written it: {', '.join(wrong)} not there, or not as they have to be"
-        )
+        raise RecipeError(f"{file} is not a valid report: missing or of another type: {', '.join(wrong)}")
     if Path(report["recipe"]).name != report["recipe"] or report["recipe"] in ("", ".."):
-        raise RecipeError(f"{file} is not as a run has written it: recipe is '{report['recipe']}', no name of a recipe")
+        raise RecipeError(f"{file} is not a valid report: recipe is '{report['recipe']}', which is no name of a recipe")
     return report
 
 
@@ -117,39 +115,39 @@ def _at(report: Any, key: str) -> Any:
 
 
 def run_again(recorded: dict[str, Any], runs: str | None) -> Path | None:
-    """Trains from a report's settings in a process of its own, into a folder of the group that the run was in.
+    """Trains from a report's settings in a process of its own, in a new folder of the same group of runs.
 
     Returns:
-        The new run's folder; None if it failed, having said why.
+        The new run's folder; None if it failed, with its error message printed.
     """
     with tempfile.TemporaryDirectory() as folder:
-        # A config.yaml in a folder of this name belongs to the group of runs that is named above it.
+        # The name of the group of runs is that of the folder above version_0, as for a run's own config.yaml.
         config = Path(folder, recorded["recipe"], "version_0", "config.yaml")
         config.parent.mkdir(parents=True)
         config.write_text(recorded["provenance"]["config"], encoding="utf-8")
         command = [sys.executable, "-m", "recipes.fit", "--config", str(config)]
         if runs is not None:
             command.append(f"--trainer.default_root_dir={runs}")
-        print(f"Running again: python {shlex.join(command[1:])}", flush=True)
+        print(f"Running: python {shlex.join(command[1:])}", flush=True)
         status = _run(command)
         if status:
-            print(f"the run ended with exit status {status}: nothing to compare", file=sys.stderr)
+            print(f"the run ended with exit status {status}: there is nothing to compare", file=sys.stderr)
             return None
         settings = yaml.safe_load(recorded["provenance"]["config"])
         root = runs_root(runs or (settings.get("trainer") or {}).get("default_root_dir"))
-        # Other runs may have been started meanwhile: ours is the one that names this configuration.
+        # Other runs may have started meanwhile: ours has this configuration in its command.
         for version in reversed(versions(root, recorded["recipe"])):
             run = RunFolder(root, recorded["recipe"], version).path
             try:
                 if str(config) in read_report(run / "report.json")["provenance"]["command"]:
                     return run
             except RecipeError:
-                continue  # another's, which has not written it yet or is of an older version
-        raise RecipeError(f"the new run has left no report in {root / recorded['recipe']}")
+                continue  # of another run that has not finished, or of an older version
+        raise RecipeError(f"the new run has written no report in {root / recorded['recipe']}")
 
 
 def _run(command: list[str]) -> int:
-    """The exit status of a command, which on Ctrl-C saves its checkpoint in its own time."""
+    """Runs a command and returns its exit status. On Ctrl-C, waits until it has saved its checkpoint."""
     process, interrupt = subprocess.Popen(command), None
     while True:
         try:

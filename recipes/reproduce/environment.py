@@ -1,4 +1,4 @@
-"""In what this environment differs from the one that a report has recorded."""
+"""The differences between this environment and the one in a report."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -19,7 +19,7 @@ DIGITS = 12
 
 
 def differences(recorded: Mapping[str, Any]) -> Iterator[str]:
-    """What is not as it was, a sentence each: settings, code, image, packages, data and weights, machine.
+    """One sentence for each difference: settings, code, image, packages, data and weights, machine.
 
     Args:
         recorded: The ``provenance`` of a report.
@@ -37,7 +37,7 @@ def differences(recorded: Mapping[str, Any]) -> Iterator[str]:
         yield f"{len(changed) - SHOWN} more packages"
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     here = machine(device)
-    if recorded["machine"].get("accelerator") is None:  # the run asked for none, or there was none
+    if recorded["machine"].get("accelerator") is None:  # the run used none, or there was none
         here |= {"accelerator": here["accelerator"] if device.type == "cpu" else f"{here['accelerator']} (if used)"}
     yield from _values("machine", recorded["machine"], here)
     yield from _values("lock", recorded["locks"], locks())
@@ -55,7 +55,7 @@ def _assets(recorded: Mapping[str, str]) -> Iterator[str]:
         except (OmegaConfBaseException, OSError):
             found = None
         if found is None:
-            yield f"{name} is not here"
+            yield f"{name} is missing"
         elif found != digest:
             yield f"{name} has sha256 {found[:DIGITS]}..., recorded {digest[:DIGITS]}..."
 
@@ -69,7 +69,7 @@ def _repository(name: str, commit: str) -> Iterator[str]:
     elif found != commit:
         pin = "data.load_args.revision" if kind == "dataset" else f"{repository}@{commit}"
         commits = f"{found[:DIGITS]}..., recorded {commit[:DIGITS]}..."
-        yield f"the {kind} {value} of the hub is at commit {commits} ({pin} keeps to one)"
+        yield f"the {kind} {value} of the hub is at commit {commits} ({pin} pins one)"
 
 
 def _values(what: str, recorded: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Whether two runs came out the same: by their fingerprints, else metric by metric and step by step."""
+"""Whether two runs have the same results: by fingerprint, else metric by metric and step by step."""
 
 import csv
 import math
@@ -14,15 +14,15 @@ Metrics = dict[tuple[int, str], float]
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the comparison of two runs came to.
+    """The result of comparing two runs.
 
     Attributes:
         same: Whether they are identical, or equal within the tolerance.
-        words: The verdict as sentences.
+        message: The verdict in one sentence.
     """
 
     same: bool
-    words: str
+    message: str
 
 
 def compare(
@@ -31,12 +31,12 @@ def compare(
     """Compares two runs of the same settings.
 
     Args:
-        first: The folder of the recorded run; its ``metrics.csv`` is read if it is still there and as recorded, else
-            the curves in its report stand in for it.
+        first: The folder of the recorded run. If its ``metrics.csv`` is missing or has changed, the curves in the
+            report are used.
         first_report: Its report.
         second: The folder of the other run.
         second_report: Its report.
-        tolerance: Largest relative difference between two metrics that counts as equal.
+        tolerance: Largest relative difference of two metrics that count as equal.
     """
     recorded, again = first_report["fingerprint"], second_report["fingerprint"]
     if all(recorded.get(part) == again[part] for part in ("weights", "metrics")):
@@ -54,25 +54,25 @@ def compare(
     if before.keys() != now.keys():
         step, name = min(before.keys() ^ now.keys())
         which = "the recorded run" if (step, name) in before else "the new run"
-        return Verdict(False, f"different: {bits}; {name} of step {step} is in {which} alone")
+        return Verdict(False, f"different: {bits}; only {which} has {name} of step {step}")
     apart = {place: relative_difference(value, now[place]) for place, value in before.items()}
     worst = max(apart.values(), default=0.0)
     beyond = sorted(place for place, difference in apart.items() if difference > tolerance)
     if not beyond:
         return Verdict(
             True,
-            f"equal within {tolerance:g}: {bits}; the metrics differ by {worst:.1e} of their size at most",
+            f"equal within {tolerance:g}: {bits}; the largest relative difference of a metric is {worst:.1e}",
         )
     step, name = beyond[0]
     return Verdict(
         False,
-        f"different from step {step} on: {bits}; {name} was {before[step, name]:.6g} and is {now[step, name]:.6g}; "
-        f"{len(beyond)} of {len(apart)} metrics differ by more than {tolerance:g}, by {worst:.1e} at most",
+        f"different from step {step}: {bits}; {name} was {before[step, name]:.6g} and is {now[step, name]:.6g}; "
+        f"{len(beyond)} of {len(apart)} metrics differ by more than {tolerance:g}, by up to {worst:.1e}",
     )
 
 
 def relative_difference(a: float, b: float) -> float:
-    """|a - b| by the larger of |a| and |b|; 0 for two NaN, infinite where only one of them is finite."""
+    """|a - b| / max(|a|, |b|); 0 for two NaN, infinite if only one of them is finite."""
     if a == b or (math.isnan(a) and math.isnan(b)):
         return 0.0
     if not (math.isfinite(a) and math.isfinite(b)):
@@ -92,7 +92,7 @@ def read_metrics(file: Path) -> Metrics:
 
 
 def curves(report: Mapping[str, Any]) -> Metrics:
-    """The curves in a report, in the same form."""
+    """The curves of a report as ``{(step, metric): value}``."""
     return dict(_points(report))
 
 

@@ -5,6 +5,7 @@ A private name may change with any release: each is used in one module, which ha
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,13 +37,21 @@ def is_self(node: ast.AST) -> bool:
     return isinstance(node, ast.Name) and node.id in ("self", "cls")
 
 
+@cache
+def inherited_names() -> frozenset[str]:
+    """The names that any module of the recipes defines: on ``self`` they may come from a base class."""
+    files = (ROOT / "recipes").rglob("*.py")
+    return frozenset(name for file in files for name in own_names(ast.parse(file.read_text(encoding="utf-8"))))
+
+
 def private_names(source: str) -> Iterator[tuple[int, str]]:
-    """The private names that a module uses and does not define, with their lines."""
+    """The private names that a module uses and neither it nor, on ``self``, another one of the recipes defines."""
     tree = ast.parse(source)
     own = own_names(tree)
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and is_private(node.attr) and node.attr not in own:
-            yield node.lineno, ast.unparse(node)
+            if not (is_self(node.value) and node.attr in inherited_names()):
+                yield node.lineno, ast.unparse(node)
         elif isinstance(node, ast.Import):
             for alias in node.names:
                 if any(map(is_private, alias.name.split("."))):

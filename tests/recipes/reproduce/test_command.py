@@ -1,4 +1,4 @@
-"""A run is run again from its report alone."""
+"""A run is repeated from its report alone."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ WHOLE = {
 
 @pytest.fixture
 def report(tiny_model: Path, wires_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The report of a run of two steps, of which nothing else is left."""
+    """The report of a run of two steps, whose other files are deleted."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RUNS_DIR", raising=False)
     settings = {
@@ -50,7 +50,7 @@ def report(tiny_model: Path, wires_csv: Path, tmp_path: Path, monkeypatch: pytes
 def test_a_run_repeats_bit_for_bit_from_another_folder_and_thread_count(
     report: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # the settings in the report have the last word
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # the settings in the report override it
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
@@ -64,7 +64,7 @@ def test_a_run_repeats_bit_for_bit_from_another_folder_and_thread_count(
 
 
 @pytest.mark.slow
-def test_other_data_gives_another_result_and_exit_status_1(
+def test_other_data_gives_different_results_and_exit_status_1(
     report: Path, wires: pandas.DataFrame, wires_csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recorded = json.loads(report.read_text(encoding="utf-8"))
@@ -74,10 +74,10 @@ def test_other_data_gives_another_result_and_exit_status_1(
 
     assert main(["reproduce", str(report), "--tolerance", "1e-9"]) == 1
 
-    assert "different from step 1 on: not the same bits (weights, metrics)" in capsys.readouterr().out
+    assert "different from step 1: not the same bits (weights, metrics)" in capsys.readouterr().out
 
 
-def test_check_says_what_differs_and_trains_nothing(report: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_prints_the_differences_and_does_not_train(report: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recorded = json.loads(report.read_text(encoding="utf-8"))
     recorded["provenance"]["packages"]["lightning"] = "0.0"
     report.write_text(json.dumps(recorded), encoding="utf-8")
@@ -94,15 +94,15 @@ def test_check_says_what_differs_and_trains_nothing(report: Path, capsys: pytest
     [
         (None, "cannot be read as the report.json of a run"),
         ("{", "cannot be read as the report.json of a run"),
-        ('{"recipe": "cls"}', "holds no 'provenance'"),
-        ("[]", "holds no 'provenance'"),
+        ('{"recipe": "cls"}', "has no 'provenance'"),
+        ("[]", "has no 'provenance'"),
         ('{"provenance": null, "fingerprint": {}}', "metrics, history, provenance, "),
-        (json.dumps(WHOLE | {"metrics": None}), "is not as a run has written it: metrics not there"),
+        (json.dumps(WHOLE | {"metrics": None}), "is not a valid report: missing or of another type: metrics"),
         (
             json.dumps(WHOLE | {"steps": 1, "history": {"losses": [[1]], "evaluations": []}}),
             "its curves cannot be read",
         ),
-        (json.dumps(WHOLE | {"recipe": "../elsewhere"}), "recipe is '../elsewhere', no name of a recipe"),
+        (json.dumps(WHOLE | {"recipe": "../elsewhere"}), "recipe is '../elsewhere', which is no name of a recipe"),
     ],
     ids=[
         "missing",
@@ -110,12 +110,12 @@ def test_check_says_what_differs_and_trains_nothing(report: Path, capsys: pytest
         "of an older version",
         "a list",
         "empty",
-        "damaged",
+        "incomplete",
         "with half a curve",
         "of another folder",
     ],
 )
-def test_what_is_no_report_is_answered_with_a_sentence(
+def test_an_invalid_report_is_an_error_in_one_sentence(
     text: str | None, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "report.json"
@@ -127,7 +127,7 @@ def test_what_is_no_report_is_answered_with_a_sentence(
     assert said in capsys.readouterr().err
 
 
-def test_a_mistyped_option_is_answered_with_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_mistyped_option_is_an_error_in_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["reproduce", "report.json", "--tolerence", "1"]) == 2
 
     assert "unrecognized arguments: --tolerence 1; see python -m recipes.reproduce --help" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""What is said of an environment that is not the recorded one."""
+"""The differences between this environment and the recorded one."""
 
 import copy
 from pathlib import Path
@@ -19,11 +19,11 @@ def recorded() -> dict:
     return copy.deepcopy(provenance(SETTINGS, "a: 1\n", torch.device("cuda" if torch.cuda.is_available() else "cpu")))
 
 
-def test_the_same_environment_differs_in_nothing(recorded: dict) -> None:
+def test_the_same_environment_has_no_differences(recorded: dict) -> None:
     assert list(differences(recorded)) == []
 
 
-def test_a_package_of_another_version_and_one_that_is_gone_are_named(recorded: dict) -> None:
+def test_a_package_of_another_version_and_a_missing_one_are_named(recorded: dict) -> None:
     here = recorded["packages"]["torch"]
     recorded["packages"] |= {"torch": "1.0", "gone": "2.0"}
 
@@ -39,7 +39,7 @@ def test_many_changed_packages_are_counted(recorded: dict) -> None:
     assert list(differences(recorded))[-1] == "8 more packages"
 
 
-def test_another_commit_processor_and_lock_are_named(recorded: dict) -> None:
+def test_another_commit_cpu_and_lock_are_named(recorded: dict) -> None:
     recorded["git"]["commit"] = "0" * 40
     recorded["machine"]["processor"] = "Abacus"
     recorded["locks"]["cpu.txt"] = "f" * 64
@@ -51,7 +51,7 @@ def test_another_commit_processor_and_lock_are_named(recorded: dict) -> None:
     assert found[2].endswith("recorded ffffffffffff...")
 
 
-def test_settings_that_were_changed_after_the_run_are_told(recorded: dict) -> None:
+def test_settings_that_were_changed_after_the_run_are_named(recorded: dict) -> None:
     recorded["config"] = "a: 2\n"
 
     (found,) = differences(recorded)
@@ -60,7 +60,7 @@ def test_settings_that_were_changed_after_the_run_are_told(recorded: dict) -> No
     assert found.endswith(": the settings were changed after the run")
 
 
-def test_data_that_changed_or_is_gone_is_named(recorded: dict, tmp_path: Path) -> None:
+def test_changed_and_missing_data_are_named(recorded: dict, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("1", encoding="utf-8")
     recorded["assets"] = {
         f"{tmp_path}/a.csv": "0" * 64,
@@ -73,8 +73,8 @@ def test_data_that_changed_or_is_gone_is_named(recorded: dict, tmp_path: Path) -
 
     assert len(found) == 3
     assert f"{tmp_path}/a.csv has sha256" in found[0]
-    assert found[1] == f"{tmp_path}/b.csv is not here"
-    assert found[2] == "${wheel:no-such-wheel,x} is not here"
+    assert found[1] == f"{tmp_path}/b.csv is missing"
+    assert found[2] == "${wheel:no-such-wheel,x} is missing"
 
 
 def test_another_commit_of_a_repository_of_the_hub_is_named_with_how_to_pin_it(
@@ -92,6 +92,6 @@ def test_another_commit_of_a_repository_of_the_hub_is_named_with_how_to_pin_it(
 
     assert list(differences(recorded)) == [
         f"the model org/tiny of the hub is at commit 111111111111..., recorded 222222222222... (org/tiny@{'2' * 40} "
-        "keeps to one)",
+        "pins one)",
         "the dataset org/texts of the hub is not in the cache; it was at commit 333333333333...",
     ]

@@ -1,4 +1,4 @@
-"""The verdict on two runs: identical, equal within a tolerance, or different, and from which step on."""
+"""The verdict on two runs: identical, equal within a tolerance, or different, and from which step."""
 
 import copy
 import math
@@ -32,40 +32,40 @@ def verdict(
 ) -> tuple[bool, str]:
     recorded = {**REPORT, "fingerprint": {**REPORT["fingerprint"], "metrics": csv_of_first}}
     found = compare(tmp_path / "first", recorded, tmp_path / "second", report, tolerance)
-    return found.same, found.words
+    return found.same, found.message
 
 
 def test_the_same_bits_are_identical(tmp_path: Path) -> None:
-    same, words = verdict(tmp_path, copy.deepcopy(REPORT), tolerance=0)
+    same, message = verdict(tmp_path, copy.deepcopy(REPORT), tolerance=0)
 
     assert same
-    assert words.startswith("identical: weights aaaaaaaaaaaa...")
+    assert message.startswith("identical: weights aaaaaaaaaaaa...")
 
 
-def test_other_bits_and_close_numbers_are_equal_within_the_tolerance(tmp_path: Path) -> None:
-    same, words = verdict(tmp_path, other(loss_4=0.8004))
+def test_other_bits_and_close_values_are_equal_within_the_tolerance(tmp_path: Path) -> None:
+    same, message = verdict(tmp_path, other(loss_4=0.8004))
 
     assert same
-    assert words.startswith("equal within 0.001: not the same bits (weights, metrics)")
-    assert "5.0e-04" in words
+    assert message.startswith("equal within 0.001: not the same bits (weights, metrics)")
+    assert "5.0e-04" in message
 
 
-def test_a_difference_is_told_with_its_first_step(tmp_path: Path) -> None:
-    same, words = verdict(tmp_path, other(loss_2=1.1, loss_4=0.9, test=0.7))
+def test_a_difference_is_reported_with_its_first_step(tmp_path: Path) -> None:
+    same, message = verdict(tmp_path, other(loss_2=1.1, loss_4=0.9, test=0.7))
 
     assert not same
-    assert words.startswith("different from step 2 on")
-    assert "train/loss was 1 and is 1.1; 3 of 4 metrics differ" in words
+    assert message.startswith("different from step 2:")
+    assert "train/loss was 1 and is 1.1; 3 of 4 metrics differ" in message
 
 
 def test_a_run_that_ended_earlier_is_different(tmp_path: Path) -> None:
     report = other()
     report["history"]["losses"].pop()
 
-    same, words = verdict(tmp_path, report)
+    same, message = verdict(tmp_path, report)
 
     assert not same
-    assert "train/loss of step 4 is in the recorded run alone" in words
+    assert "only the recorded run has train/loss of step 4" in message
 
 
 def write_csv_files(tmp_path: Path) -> None:
@@ -76,28 +76,28 @@ def write_csv_files(tmp_path: Path) -> None:
         )
 
 
-def test_the_csv_files_are_compared_where_both_are_there(tmp_path: Path) -> None:
+def test_the_csv_files_are_compared_if_both_exist(tmp_path: Path) -> None:
     write_csv_files(tmp_path)
 
-    same, words = verdict(tmp_path, other(), csv_of_first=metrics_sha256(tmp_path / "first"))
+    same, message = verdict(tmp_path, other(), csv_of_first=metrics_sha256(tmp_path / "first"))
 
     assert not same
-    assert words.startswith("different from step 7 on")
+    assert message.startswith("different from step 7:")
     assert read_metrics(tmp_path / "first" / "metrics.csv") == {(7, "train/loss"): 0.25, (8, "lr"): 0.1}
 
 
-def test_a_csv_file_that_is_not_the_recorded_one_is_not_compared(tmp_path: Path) -> None:
+def test_a_changed_csv_file_is_not_compared(tmp_path: Path) -> None:
     write_csv_files(tmp_path)
 
-    same, words = verdict(tmp_path, other())
+    same, message = verdict(tmp_path, other())
 
     assert same
-    assert words.startswith("equal within 0.001")
+    assert message.startswith("equal within 0.001")
 
 
 @pytest.mark.parametrize(
     ("a", "b", "difference"),
     [(1.0, 1.0, 0), (0.0, 0.0, 0), (math.nan, math.nan, 0), (math.nan, 1.0, math.inf), (2.0, -2.0, 2), (0.0, 1e-9, 1)],
 )
-def test_differences_are_relative_to_the_larger_number(a: float, b: float, difference: float) -> None:
+def test_differences_are_relative_to_the_larger_value(a: float, b: float, difference: float) -> None:
     assert relative_difference(a, b) == relative_difference(b, a) == difference
