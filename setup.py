@@ -1,4 +1,4 @@
-"""What pyproject.toml cannot say: configs/ is installed as recipes.configs, beside the packages found."""
+"""Installs configs/ as recipes.configs in addition to the packages found, which pyproject.toml cannot express."""
 
 from setuptools import find_namespace_packages, setup
 

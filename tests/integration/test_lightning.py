@@ -1,4 +1,4 @@
-"""Lightning's ``Trainer`` with our optimizers: every precision, gradient clipping, beside the originals."""
+"""Lightning's ``Trainer`` with our optimizers: every precision and gradient clipping, compared with the originals."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -67,7 +67,7 @@ def fit(tmp_path: Path, new_model: NewModel, texts: Dataset[Any]) -> Fit:
 
 
 def assert_same_run(one: Module, other: Module, rtol: float, atol: float = 2e-5) -> None:
-    assert sum(one.losses[:6]) > sum(one.losses[6:]), "nothing was learnt"
+    assert sum(one.losses[:6]) > sum(one.losses[6:]), "the loss did not decrease"
     assert one.losses == pytest.approx(other.losses, rel=rtol)
     torch.testing.assert_close(one.state_dict(), other.state_dict(), rtol=rtol, atol=atol)
 
@@ -93,7 +93,7 @@ def test_equal_runs_with_a_grad_scaler_and_clipping(
     ours: NewOptimizer, theirs: NewOptimizer, arguments: dict[str, Any], fit: Fit
 ) -> None:
     def run(optimizer: NewOptimizer) -> tuple[Module, float]:
-        # Lightning turns precision="16-mixed" into bfloat16 on a CPU; its plugin runs there all the same.
+        # On a CPU Lightning replaces precision="16-mixed" by bfloat16; its plugin works there nevertheless.
         half = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=2.0**18))
         module = fit(optimizer, arguments, plugins=half)
         assert half.scaler is not None
@@ -128,7 +128,7 @@ def test_bf16_true_learns_with_clipping(stochastic_rounding: bool, fit: Fit) -> 
 
 @pytest.mark.parametrize("optimizer", [Adafactor, TransformersAdafactor])
 @pytest.mark.parametrize("precision", ["32-true", "bf16-true", "bf16-mixed"])
-def test_run_resumed_from_a_checkpoint_goes_on_as_if_never_stopped(
+def test_a_run_resumed_from_a_checkpoint_equals_an_uninterrupted_one(
     optimizer: NewOptimizer, precision: str, fit: Fit, tmp_path: Path
 ) -> None:
     checkpoint = pl.callbacks.ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1)

@@ -9,6 +9,7 @@ from typing import Any
 import lightning.fabric.plugins.io.torch_io as lightning_io
 import pytest
 import torch
+import yaml
 
 from recipes.cli.main import main
 from recipes.messages import RecipeError
@@ -73,7 +74,8 @@ def test_code_from_a_models_repository_is_trusted_only_where_the_user_says_so() 
         if given.get("trust_remote_code"):
             assert ast.unparse(given["trust_remote_code"]) == "False", where
     for path in (ROOT / "configs").rglob("*.yaml"):
-        assert "trust_remote_code: true" not in path.read_text().lower(), path
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        assert not settings.get("model", {}).get("init_args", {}).get("trust_remote_code"), path
 
 
 def test_models_are_loaded_from_safetensors_only() -> None:
