@@ -27,6 +27,7 @@ from recipes.data.splitting import split_fractions, split_off
 from recipes.messages import RecipeError
 from recipes.models.gguf import as_folder, config_location
 from recipes.models.pretrained import load_config, load_model, load_tokenizer, save, set_checkpointing
+from recipes.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt
 from recipes.runs.history import RunHistory
 from recipes.runs.report import import_path
 from recipes.training.optimizer import Schedule, configure
@@ -86,15 +87,13 @@ class Recipe(LightningModule, Generic[Data]):
         optimizer: OptimizerCallable,
         pretrained: str | None = None,
         schedule: Schedule | None = "linear",
-        warmup: float = 0.06,
+        warmup: NonNegativeFloat = 0.06,
         schedule_args: dict[str, Any] | None = None,
         gradient_checkpointing: bool = False,
         dtype: Literal["float32", "bfloat16"] = "float32",
         trust_remote_code: bool = False,
     ) -> None:
         super().__init__()
-        if warmup < 0:
-            raise RecipeError(f"model.warmup is {warmup}: give 0 or more")
         self.save_hyperparameters(ignore=["optimizer"])  # weights_only loading would refuse a callable
         self.optimizer = optimizer
         self.pretrained = pretrained
@@ -255,10 +254,10 @@ class RecipeData(LightningDataModule, ABC):
         name: str | None = None,
         load_args: dict[str, Any] | None = None,
         tokenizer: str | None = None,
-        batch_size: int = 32,
-        eval_batch_size: int = 64,
+        batch_size: PositiveInt = 32,
+        eval_batch_size: PositiveInt = 64,
         split_seed: int = 42,
-        num_workers: int = 0,
+        num_workers: NonNegativeInt = 0,
     ) -> None:
         super().__init__()
         self.sources: dict[str, str | list[str] | float | None] = {
@@ -274,9 +273,6 @@ class RecipeData(LightningDataModule, ABC):
         self.eval_batch_size = eval_batch_size
         self.split_seed = split_seed
         self.num_workers = num_workers
-        for key, least in (("batch_size", 1), ("eval_batch_size", 1), ("num_workers", 0)):
-            if getattr(self, key) < least:
-                raise RecipeError(f"data.{key} is {getattr(self, key)}: give {least} or more")
         self.splits: dict[str, Dataset] = {}
         self.tokenizer: PreTrainedTokenizerBase
         self._pretrained: str | None = None

@@ -10,8 +10,9 @@ from recipes.data.caching import Cached
 from recipes.data.sources import check_columns, check_text, load_split, suffix
 from recipes.data.splitting import split_fractions
 from recipes.language_modeling.packing import collate, pack
-from recipes.language_modeling.tokenizer import LEAST_SIZE, learn_tokenizer
+from recipes.language_modeling.tokenizer import learn_tokenizer
 from recipes.messages import RecipeError
+from recipes.ranges import IntFrom2, IntFrom257, PositiveInt
 from recipes.recipe import RecipeData
 
 if TYPE_CHECKING:
@@ -57,11 +58,11 @@ class LanguageModelingData(RecipeData):
         *,
         text: str = "text",
         load_args: dict[str, Any] | None = None,
-        vocabulary_size: int = 1024,
+        vocabulary_size: IntFrom257 = 1024,
         end_of_text: bool = True,
-        block_size: int = 512,
-        batch_size: int = 8,
-        eval_batch_size: int = 8,
+        block_size: IntFrom2 = 512,
+        batch_size: PositiveInt = 8,
+        eval_batch_size: PositiveInt = 8,
         **kwargs: Any,
     ) -> None:
         super().__init__(train, batch_size=batch_size, eval_batch_size=eval_batch_size, load_args=load_args, **kwargs)
@@ -69,9 +70,6 @@ class LanguageModelingData(RecipeData):
         self.vocabulary_size = vocabulary_size
         self.end_of_text = end_of_text
         self.block_size = block_size
-        for key, value, least in (("vocabulary_size", vocabulary_size, LEAST_SIZE), ("block_size", block_size, 2)):
-            if value < least:
-                raise RecipeError(f"data.{key} is {value}: give {least} or more")
         self.tokens: dict[str, int] = {}
 
     def load_splits(self, command: str) -> "dict[str, Dataset]":

@@ -17,6 +17,7 @@ from recipes.language_modeling.metrics import TokenMetrics, negative_log_likelih
 from recipes.language_modeling.packing import IGNORED
 from recipes.messages import RecipeError
 from recipes.models.pretrained import check_vocabulary
+from recipes.ranges import NonNegativeFloat, PositiveInt
 from recipes.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -65,15 +66,11 @@ class LanguageModel(Recipe[LanguageModelingData]):
         *,
         evaluate_before: bool = True,
         sample_prompts: list[str] | None = None,
-        sample_tokens: int = 40,
-        sample_temperature: float = 0.0,
+        sample_tokens: PositiveInt = 40,
+        sample_temperature: NonNegativeFloat = 0.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(optimizer=optimizer, pretrained=pretrained, **kwargs)
-        if sample_temperature < 0:
-            raise RecipeError(f"model.sample_temperature is {sample_temperature}: give 0 or more")
-        if sample_tokens < 1:
-            raise RecipeError(f"model.sample_tokens is {sample_tokens}: give 1 or more")
         if pretrained is None and not (architecture or {}).get("model_type"):
             raise RecipeError(
                 "model.pretrained is null: name a model to start from, or give model.architecture with a model_type "

@@ -11,6 +11,7 @@ from recipes.data.caching import Cached
 from recipes.data.sources import check_columns, check_text
 from recipes.messages import RecipeError
 from recipes.models.pretrained import load_config
+from recipes.ranges import IntFrom3, PositiveInt
 from recipes.recipe import RecipeData
 from recipes.text_classification.encoding import complete, encode
 from recipes.text_classification.labels import label_name, ordered, trained_labels
@@ -52,9 +53,9 @@ class TextClassificationData(RecipeData):
         train: str | list[str] | None = None,
         *,
         predict: str | list[str] | None = None,
-        max_length: int = 128,
+        max_length: IntFrom3 = 128,
         group_by_length: bool = True,
-        pad_to_multiple_of: int | None = 8,
+        pad_to_multiple_of: PositiveInt | None = 8,
         **kwargs: Any,
     ) -> None:
         super().__init__(train, **kwargs)
@@ -76,12 +77,6 @@ class TextClassificationData(RecipeData):
                 f"data.text ({', '.join(self.text)}) and data.label ({self.label}) name the same column: "
                 "each needs a column of its own"
             )
-        for key, value, least in (
-            ("max_length", self.max_length, 3),
-            ("pad_to_multiple_of", self.pad_to_multiple_of, 1),
-        ):
-            if value is not None and value < least:
-                raise RecipeError(f"data.{key} is {value}: give {least} or more")
 
     def inspect(self) -> None:
         """Finds tokenizer and labels as training does."""

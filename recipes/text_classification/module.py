@@ -10,6 +10,7 @@ from torchmetrics import MetricCollection
 from lightning_adafactor import Adafactor
 from recipes.messages import RecipeError
 from recipes.models.pretrained import check_vocabulary
+from recipes.ranges import FractionBelow1
 from recipes.recipe import Recipe
 from recipes.text_classification.data import TextClassificationData
 from recipes.text_classification.metrics import classification_metrics
@@ -53,15 +54,12 @@ class TextClassifier(Recipe[TextClassificationData]):
             params, lr=3e-4, scale_parameter=False, relative_step=False
         ),
         *,
-        label_smoothing: float = 0.0,
-        dropout: float | None = None,
+        label_smoothing: FractionBelow1 = 0.0,
+        dropout: FractionBelow1 | None = None,
         predictions: str = "predictions.csv",
         **kwargs: Any,
     ) -> None:
         super().__init__(optimizer=optimizer, pretrained=pretrained, **kwargs)
-        for key, value in (("label_smoothing", label_smoothing), ("dropout", dropout)):
-            if value is not None and not 0 <= value < 1:
-                raise RecipeError(f"model.{key} is {value}: give 0 or more, below 1")
         self.label_smoothing = label_smoothing
         self.dropout = dropout
         self.run_callbacks.append(PredictionWriter(predictions))

@@ -327,7 +327,7 @@ DATA = {
     ),
     "one column for both": ({"text": "desk"}, r"name the same column"),
     "a fraction that is too small": ({"validation": 0.0001}, r"data\.validation is 0\.0001, which splits off 0"),
-    "an empty batch": ({"batch_size": 0}, r"data\.batch_size is 0: give 1 or more"),
+    "an empty batch": ({"batch_size": 0}, r"data\.init_args\.batch_size is 0: expected a whole number above 0"),
     "a text without columns": ({"text": 3}, r"data\.init_args\.text is 3: expected a text or a list of text"),
 }
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonargparse import ArgumentError, ArgumentParser
 
-from recipes import ranges
+from recipes import LanguageModel, LanguageModelingData, TextClassificationData, TextClassifier, ranges
 
 BOUNDS: dict[str, tuple[float, float]] = {
     "PositiveInt": (1, float("inf")),
@@ -79,3 +79,38 @@ def test_a_checkpoint_may_hold_the_numbers() -> None:
     torch.save([taken(getattr(ranges, name), max(least, 0.5), True) for name, (least, _) in BOUNDS.items()], file)
     file.seek(0)
     assert len(torch.load(file, weights_only=True)) == len(BOUNDS)
+
+
+def refused(task: type, arguments: dict[str, Any], key: str, value: Any) -> bool:
+    """Whether a task's own signature refuses a value that a configuration gives to one of its arguments."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(task, "task", fail_untyped=False)
+    parser.parse_object({"task": arguments})
+    try:
+        parser.parse_object({"task": {**arguments, key: value}})
+    except ArgumentError as error:
+        return key in str(error)
+    return False
+
+
+@pytest.mark.parametrize(
+    ("task", "arguments", "key", "value"),
+    [
+        (TextClassifier, {"pretrained": "x"}, "warmup", -1.0),
+        (TextClassifier, {"pretrained": "x"}, "label_smoothing", 1.0),
+        (TextClassifier, {"pretrained": "x"}, "dropout", -0.1),
+        (TextClassificationData, {"text": "a", "label": "b"}, "max_length", 2),
+        (TextClassificationData, {"text": "a", "label": "b"}, "pad_to_multiple_of", 0),
+        (TextClassificationData, {"text": "a", "label": "b"}, "num_workers", -1),
+        (LanguageModel, {"pretrained": "x"}, "sample_tokens", 0),
+        (LanguageModel, {"pretrained": "x"}, "sample_temperature", -1.0),
+        (LanguageModelingData, {}, "block_size", 1),
+        (LanguageModelingData, {}, "batch_size", 0),
+        (LanguageModelingData, {}, "eval_batch_size", 0),
+        (LanguageModelingData, {}, "vocabulary_size", 256),
+    ],
+)
+def test_a_task_refuses_a_number_out_of_the_range_of_its_argument(
+    task: type, arguments: dict[str, Any], key: str, value: Any
+) -> None:
+    assert refused(task, arguments, key, value)

@@ -178,9 +178,6 @@ def test_a_model_from_nothing_gets_a_tokenizer_of_its_training_text(tales_csv: P
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"block_size": 1}, "data.block_size is 1: give 2 or more"),
-        ({"batch_size": 0}, "data.batch_size is 0: give 1 or more"),
-        ({"vocabulary_size": 100}, "data.vocabulary_size is 100: give 257 or more"),
         ({"text": "Contents"}, "data.text is 'Contents', but data.train has no such column.*did you mean 'Content'"),
         ({"block_size": 100_000}, r"data.train has \d+ tokens, too few for one block of data.block_size 100000"),
         ({"validation": 0.001}, "data.validation is 0.001, which splits off 0 of 30 training rows"),

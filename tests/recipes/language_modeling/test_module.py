@@ -159,8 +159,6 @@ def test_a_model_from_nothing_has_the_architecture_asked_for_and_reloads_with_it
     [
         ({}, "model.pretrained is null: name a model to start from, or give model.architecture"),
         ({"architecture": {"n_layer": 2}}, "model.pretrained is null"),
-        ({"pretrained": "x", "warmup": -1.0}, "model.warmup is -1.0: give 0 or more"),
-        ({"pretrained": "x", "sample_tokens": 0}, "model.sample_tokens is 0: give 1 or more"),
     ],
 )
 def test_a_wrong_argument_is_named_before_anything_is_loaded(arguments: dict, words: str) -> None:
