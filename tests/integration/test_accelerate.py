@@ -107,8 +107,14 @@ def test_equal_numbers(
     other_losses, other_weights = other.steps(12), other.weights
 
     assert sum(one_losses[:6]) > sum(one_losses[6:]), "the loss did not decrease"
-    assert one_losses == pytest.approx(other_losses, rel=1e-4)
-    torch.testing.assert_close(one_weights, other_weights, rtol=1e-4, atol=2e-5)
+    if options.get("mixed_precision") == "bf16":
+        # a difference in the last bit of a weight can change its rounding to bfloat16 in a later forward pass
+        assert one_losses[:4] == pytest.approx(other_losses[:4], rel=1e-4)
+        assert one_losses == pytest.approx(other_losses, rel=0.02)
+        torch.testing.assert_close(one_weights, other_weights, rtol=1e-4, atol=2e-3)
+    else:
+        assert one_losses == pytest.approx(other_losses, rel=1e-4)
+        torch.testing.assert_close(one_weights, other_weights, rtol=1e-4, atol=2e-5)
 
 
 def test_equal_numbers_with_bf16_parameters(new_model: NewModel, texts: Dataset[Any]) -> None:
