@@ -72,6 +72,12 @@ def assert_same_run(one: Module, other: Module, rtol: float, atol: float = 2e-5)
     torch.testing.assert_close(one.state_dict(), other.state_dict(), rtol=rtol, atol=atol)
 
 
+def assert_same_run_in_bf16(one: Module, other: Module) -> None:
+    """A difference in the last bit of a weight can change its rounding to bfloat16 in a later forward pass."""
+    assert one.losses[:4] == pytest.approx(other.losses[:4], rel=1e-4)
+    assert_same_run(one, other, rtol=0.02, atol=2e-3)
+
+
 @pytest.mark.parametrize("precision", ["32-true", "64-true", "bf16-mixed"])
 @pytest.mark.parametrize("algorithm", ["norm", "value"])
 @pytest.mark.parametrize(("ours", "theirs", "arguments"), PAIRS)
@@ -85,7 +91,12 @@ def test_equal_runs_with_clipping_in(
 ) -> None:
     options = {"precision": precision, "gradient_clip_algorithm": algorithm, "gradient_clip_val": 0.05}
 
-    assert_same_run(fit(ours, arguments, **options), fit(theirs, arguments, **options), rtol=1e-4)
+    one, other = fit(ours, arguments, **options), fit(theirs, arguments, **options)
+
+    if precision == "bf16-mixed":
+        assert_same_run_in_bf16(one, other)
+    else:
+        assert_same_run(one, other, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("ours", "theirs", "arguments"), PAIRS)

@@ -1,4 +1,4 @@
-"""The task that CONTRIBUTING.md shows is a whole one: every command works with that very code."""
+"""The task shown in CONTRIBUTING.md is complete: every command works with exactly that code."""
 
 import json
 import random
@@ -16,7 +16,7 @@ CODE = re.compile(r"```(?:python|yaml)\n# (\S+)\n(.*?)```", re.DOTALL)
 
 @pytest.fixture
 def task(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A working folder with the files that CONTRIBUTING.md shows and a film for each row; the options of every fit."""
+    """The options of every fit, in a working folder with the files from CONTRIBUTING.md and one review per row."""
     files = dict(CODE.findall(CONTRIBUTING.read_text(encoding="utf-8")))
     assert set(files) == {"regression.py", "regression_data.py", "regression.yaml"}
     for name, text in files.items():
@@ -29,7 +29,7 @@ def task(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> l
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))  # of the processes that compare and reproduce start
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))  # for the processes that compare and reproduce start
     monkeypatch.delenv("RUNS_DIR", raising=False)
     return [
         "--config",

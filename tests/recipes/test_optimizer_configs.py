@@ -1,4 +1,4 @@
-"""The files of configs/optimizer/ replace all of a recipe's optimizer, and train with the real classes."""
+"""The files in configs/optimizer/ replace the whole optimizer of a recipe, and train with the real classes."""
 
 import inspect
 import json
@@ -21,7 +21,7 @@ EXTRAS = {"bitsandbytes", "torchao"}
 
 @pytest.fixture(scope="module")
 def small_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A BERT of which some tensors are just large enough, 4096 elements, to be kept in 8 bits."""
+    """A BERT with some tensors of 4096 elements, the smallest size with 8-bit state."""
     folder = tmp_path_factory.mktemp("small-bert")
     shutil.copytree(tiny_model, folder, dirs_exist_ok=True)
     config = BertConfig.from_pretrained(tiny_model, hidden_size=64, intermediate_size=64)
@@ -44,13 +44,13 @@ def class_of(optimizer: dict[str, Any]) -> type:
     return getattr(import_module(module), name)
 
 
-def test_the_promised_ones_are_there() -> None:
-    promised = ["adafactor", "adafactor_transformers", "adamw", "adamw_8bit", "adamw_torchao_8bit", "torch_adafactor"]
-    assert [config.stem for config in OPTIMIZERS] == promised
+def test_the_documented_files_exist() -> None:
+    documented = ["adafactor", "adafactor_transformers", "adamw", "adamw_8bit", "adamw_torchao_8bit", "torch_adafactor"]
+    assert [config.stem for config in OPTIMIZERS] == documented
 
 
 @pytest.mark.parametrize("config", OPTIMIZERS, ids=names)
-def test_it_gives_every_argument_of_its_class_so_that_none_is_left_over_from_another(config: Path) -> None:
+def test_it_sets_every_argument_of_its_class_so_that_none_of_another_stays(config: Path) -> None:
     optimizer = optimizer_of(yaml.safe_load(config.read_text(encoding="utf-8")))
 
     assert set(optimizer["init_args"]) == set(inspect.signature(class_of(optimizer)).parameters) - {"params"}
@@ -58,7 +58,7 @@ def test_it_gives_every_argument_of_its_class_so_that_none_is_left_over_from_ano
 
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("config", OPTIMIZERS, ids=names)
-def test_over_a_recipe_the_parser_makes_of_it_exactly_what_it_says(
+def test_after_a_recipe_the_parsed_settings_are_exactly_those_of_the_file(
     config: Path, recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

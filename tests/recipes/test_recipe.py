@@ -1,4 +1,4 @@
-"""What every task gets from the contract: shares of the rows for each process, and rows that no metric counts twice."""
+"""What the base classes do for every task: sharding among processes, and metrics that count no row twice."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +12,7 @@ NODES, PER_NODE = 2, 2
 
 
 def share(data: Any, pretrained: Path, rank: int) -> list[int]:
-    """The numbers of the examples that a process draws."""
+    """The indices of the examples that a process draws."""
     data.tokenize_for(str(pretrained))
     data.trainer = SimpleNamespace(
         state=SimpleNamespace(fn="fit"),
@@ -29,7 +29,7 @@ def assert_disjoint_and_complete(shares: list[list[int]]) -> None:
     drawn = [number for numbers in shares for number in numbers]
     examples = set(drawn)
     assert examples == set(range(max(examples) + 1))
-    # the samplers repeat a few examples so that all shares are of one size
+    # the samplers repeat a few examples so that all shares have the same size
     assert len(drawn) - len(examples) < len(shares)
     assert len({len(numbers) for numbers in shares}) == 1
 
@@ -60,7 +60,7 @@ def test_processes_of_all_nodes_share_the_blocks(tiny_lm: Path, tales_csv: Path)
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 5])
-def test_no_row_is_evaluated_twice_whatever_the_number_of_processes(
+def test_no_row_is_evaluated_twice_for_any_number_of_processes(
     world_size: int, tiny_model: Path, wires_csv: Path
 ) -> None:
     data = TextClassificationData("headline", "desk", str(wires_csv), validation=0.19, max_length=16, eval_batch_size=4)

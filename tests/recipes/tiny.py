@@ -1,4 +1,4 @@
-"""A model and data small enough to run the whole command line in a blink; the tests import it by its name."""
+"""A model and data small enough to run the whole command line quickly; the tests import it by its name."""
 
 import os
 import signal
@@ -17,11 +17,11 @@ class TinyModel(LightningModule):
 
     Args:
         width: Inputs of the layer.
-        rate: Stored and compared with checkpoints, used for nothing.
+        rate: Stored in checkpoints and compared with them; otherwise not used.
         optimizer: The optimizer, without the parameters.
-        nan_at: Step at which the loss becomes NaN. Null: at none.
-        interrupt_at: Step at which the process gets a Ctrl-C. Null: at none.
-        bug_at: Step at which the model has a bug. Null: at none.
+        nan_at: Step at which the loss becomes NaN. Null: never.
+        interrupt_at: Step at which the process receives Ctrl-C. Null: never.
+        bug_at: Step at which the model raises an unexpected error. Null: never.
     """
 
     def __init__(
@@ -73,10 +73,10 @@ class TinyData(LightningDataModule):
     """Random numbers.
 
     Args:
-        width: Numbers in an example.
-        size: Examples.
-        batch_size: Examples in a batch.
-        missing: Whether to find, on rank 0 alone, that the data is missing.
+        width: Numbers per example.
+        size: Number of examples.
+        batch_size: Examples per batch.
+        missing: Whether to raise, on rank 0 only, that the data is missing.
     """
 
     def __init__(self, width: int = 4, size: int = 16, batch_size: int = 4, missing: bool = False) -> None:
@@ -103,7 +103,7 @@ class Leaf:
 
     Args:
         size: Any number.
-        names: Any texts.
+        names: Any strings.
     """
 
     def __init__(self, size: int, names: list[str] | None = None) -> None:
