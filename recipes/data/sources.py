@@ -208,7 +208,7 @@ def _load(key: str, where: str, *args: Any, **kwargs: Any) -> "Dataset":
         return datasets.load_dataset(*args, **kwargs)
     except (DatasetNotFoundError, ConnectionError) as error:
         raise RecipeError(
-            f"{key}: the dataset {where} is neither a folder here nor within reach on the Hugging Face hub: "
+            f"{key}: the dataset {where} is neither a local folder nor reachable on the Hugging Face hub: "
             f"check data.path, data.name and the network ({_first_line(error)})"
         ) from error
     except (DatasetsError, ValueError, TypeError, OSError) as error:

@@ -1,1 +1,1 @@
-"""Loading models and tokenizers of transformers from the hub, folders and GGUF files."""
+"""Loads models and tokenizers of transformers from the hub, folders and GGUF files."""

@@ -1,4 +1,4 @@
-"""GGUF files: converted once to a folder of safetensors, which every later run loads in a second."""
+"""GGUF files: converted once to a folder of safetensors, which later runs load in a second."""
 
 import io
 import os
@@ -25,10 +25,10 @@ def is_gguf(name: str) -> bool:
 
 
 def as_folder(name: str, key: str) -> str:
-    """The folder or hub name to load in a model's place: the name itself, or what a GGUF file is converted to.
+    """The folder or hub name to load a model from: the name itself, or the converted folder of a GGUF file.
 
-    Quantised weights are unpacked to float32, model and tokenizer saved below ``HF_HOME`` in
-    ``recipes/gguf/SHA256``, which is that of the file. An interrupted conversion leaves nothing there.
+    Quantized weights are dequantized to float32; model and tokenizer are saved in ``recipes/gguf/SHA256`` below
+    ``HF_HOME``, with the sha256 of the file. An interrupted conversion leaves nothing there.
 
     Args:
         name: A hub name, a folder, or a GGUF file.
@@ -46,21 +46,21 @@ def as_folder(name: str, key: str) -> str:
             _convert(file, key, folder)
         except OSError as error:
             raise RecipeError(
-                f"{key}: what '{name}' is converted to cannot be kept in {folder.parent} ({error.strerror or error}): "
-                "set the variable HF_HOME to a folder with room"
+                f"{key}: the conversion of '{name}' cannot be saved in {folder.parent} ({error.strerror or error}): "
+                "set the environment variable HF_HOME to a folder with enough space"
             ) from error
     return str(folder)
 
 
 def config_location(name: str, key: str) -> dict[str, str]:
-    """Where ``AutoConfig.from_pretrained`` finds a model's configuration; a GGUF file is not converted for it.
+    """Where ``AutoConfig.from_pretrained`` finds a model's configuration, without converting a GGUF file.
 
     Args:
         name: A hub name, a folder, or a GGUF file.
         key: The configuration key that the name stands under, for error messages.
 
     Returns:
-        ``name`` and, of a GGUF file that was not converted before, ``gguf_file``.
+        ``name`` and, for a GGUF file that was not converted before, ``gguf_file``.
 
     Raises:
         RecipeError: There is no such file, or it is of another kind.
@@ -80,7 +80,7 @@ def _folder_of(file: Path) -> Path:
 
 
 def gguf_file(name: str, key: str) -> Path:
-    """The GGUF file of a name, once it is known to be one.
+    """The GGUF file of a name, checked to be one.
 
     Args:
         name: The file.
@@ -94,13 +94,13 @@ def gguf_file(name: str, key: str) -> Path:
         raise RecipeError(f"{key}: there is no file '{name}' (looked from {os.getcwd()}): correct the path")
     with file.open("rb") as opened:
         if opened.read(4) != b"GGUF":
-            raise RecipeError(f"{key}: '{name}' is no GGUF file, or a corrupted one: it does not begin with GGUF")
+            raise RecipeError(f"{key}: '{name}' is not a GGUF file, or a corrupted one: it does not start with GGUF")
     return file
 
 
 @cache
 def _sha256(file: Path, size: int, changed: int) -> str:
-    """The sum of a file of several gigabytes, which is asked for several times."""
+    """The sha256 of a file, cached: it may be of several gigabytes and is needed several times."""
     return file_sha256(file)
 
 
@@ -117,7 +117,7 @@ def _convert(file: Path, key: str, folder: Path) -> None:
     rank_zero_info(f"Converting {file.name} to safetensors, once; the result is kept in {folder}.")
     source = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # Its progress bar is for terminals, but is drawn into files too.
+    # transformers draws this progress bar into files too.
     no_bar = nullcontext() if sys.stderr.isatty() else redirect_stderr(io.StringIO())
     try:
         with quiet(), no_bar:
@@ -126,11 +126,11 @@ def _convert(file: Path, key: str, folder: Path) -> None:
                 **source, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
             )
     except MemoryError as error:
-        raise RecipeError(f"{key}: '{file}' is larger, once unpacked to float32, than this machine's memory") from error
-    except Exception as error:  # what reading a corrupted file raises is not documented
+        raise RecipeError(f"{key}: '{file}' does not fit into this machine's memory in float32") from error
+    except Exception as error:  # reading a corrupted file can raise anything
         cause = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise RecipeError(f"{key}: '{file}' cannot be read, it is corrupted or of an unknown kind: {cause}") from error
-    # Else saving takes the weights for quantised ones still.
+    # Otherwise save_pretrained takes the weights for quantized ones.
     model.hf_quantizer = None  # type: ignore[assignment]
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
@@ -140,7 +140,7 @@ def _convert(file: Path, key: str, folder: Path) -> None:
         unfinished.chmod(0o755)
         unfinished.rename(folder)
     except OSError:
-        if not folder.is_dir():  # else another process was quicker
+        if not folder.is_dir():  # another process was faster
             raise
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Loading configurations, tokenizers and models of Hugging Face transformers, with errors in a sentence."""
+"""Loads configurations, tokenizers and models of Hugging Face transformers; errors are one sentence."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,12 +20,12 @@ def load_config(name: str, key: str, **kwargs: Any) -> "PretrainedConfig":
     """Loads the configuration of a model.
 
     Args:
-        name: A hub name, if need be with ``@`` and a commit, tag or branch, or a folder.
+        name: A hub name, optionally with ``@`` and a commit, tag or branch, or a folder.
         key: The configuration key that the name stands under, for error messages.
-        kwargs: Values put in place of the configuration's own.
+        kwargs: Values that override those of the configuration.
 
     Raises:
-        RecipeError: If it cannot be found or read.
+        RecipeError: It cannot be found or read.
     """
     from transformers import AutoConfig
 
@@ -38,13 +38,13 @@ def load_tokenizer(
     """Loads the tokenizer of a model; one without a padding token pads with its end-of-text token.
 
     Args:
-        name: A hub name, if need be with ``@`` and a commit, tag or branch, or a folder.
+        name: A hub name, optionally with ``@`` and a commit, tag or branch, or a folder.
         key: The configuration key that the name stands under, for error messages.
         padding: Whether a padding token is needed.
         trust_remote_code: Whether code that comes with the tokenizer may run.
 
     Raises:
-        RecipeError: If it cannot be found or read, or has nothing to pad with.
+        RecipeError: It cannot be found or read, or has no token to pad with.
     """
     from transformers import AutoTokenizer
 
@@ -53,7 +53,7 @@ def load_tokenizer(
         if tokenizer.eos_token is None:
             raise RecipeError(
                 f"{key}: the tokenizer '{name}' has neither a padding nor an end-of-text token, so texts "
-                "cannot share a batch: give one that has"
+                "cannot be batched: use one that has one of them"
             )
         tokenizer.pad_token = tokenizer.eos_token
         rank_zero_info(f"The tokenizer '{name}' has no padding token: padding with '{tokenizer.eos_token}'.")
@@ -63,21 +63,21 @@ def load_tokenizer(
 def load_model(
     auto_class: Any, name: str, key: str, config: "PretrainedConfig", dtype: str, trust_remote_code: bool = False
 ) -> "PreTrainedModel":
-    """Loads a model's safetensors weights in train mode and says which parameters they do not cover.
+    """Loads a model with safetensors weights, in train mode, and prints which parameters are not in them.
 
     Args:
         auto_class: One of transformers' ``AutoModelFor...`` classes.
-        name: A hub name, if need be with ``@`` and a commit, tag or branch, or a folder.
+        name: A hub name, optionally with ``@`` and a commit, tag or branch, or a folder.
         key: The configuration key that the name stands under, for error messages.
         config: The configuration to load with.
-        dtype: The parameters' dtype, whatever the file's; ``float32`` or ``bfloat16``.
+        dtype: The dtype of the parameters, ``float32`` or ``bfloat16``, whatever that of the file.
         trust_remote_code: Whether code that comes with the model may run.
 
     Returns:
         The model in train mode: ``from_pretrained`` returns eval mode, in which dropout stays off.
 
     Raises:
-        RecipeError: If the weights cannot be found or read.
+        RecipeError: The weights cannot be found or read.
     """
     folder = Path(name)
     if folder.is_dir() and not any(next(folder.glob(pattern), None) for pattern in WEIGHTS):
@@ -85,7 +85,7 @@ def load_model(
             f"{key}: the folder '{name}' holds no weights (model.safetensors): give a folder written by "
             "save_pretrained; pickled weights (.bin, .pt) are not loaded"
         )
-    # What is missing from the checkpoint is said below in one line instead of transformers' table.
+    # Missing weights are reported below in one line instead of transformers' table.
     with quiet():
         model, info = _load(
             auto_class.from_pretrained,
@@ -99,18 +99,18 @@ def load_model(
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    fresh = sorted({*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])})
-    if fresh:
-        rank_zero_info(f"Not in the weights of '{name}' and so random at first: {', '.join(fresh)}.")
+    missing = sorted({*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])})
+    if missing:
+        rank_zero_info(f"Not in the weights of '{name}', and randomly initialized: {', '.join(missing)}.")
     return model.train()
 
 
 def set_checkpointing(model: "PreTrainedModel", name: str | None) -> None:
-    """Lets a model compute its activations again in the backward pass.
+    """Turns on activation checkpointing: a model recomputes its activations in the backward pass.
 
     Args:
         model: The model.
-        name: What it was loaded from, for error messages; None for one of ``model.architecture``.
+        name: Where it was loaded from, for error messages; None for a model of ``model.architecture``.
 
     Raises:
         RecipeError: The model does not support it.
@@ -137,7 +137,7 @@ def check_vocabulary(
     if size is not None and len(tokenizer) > size:
         model = f"the model '{name}' embeds {size}: give the tokenizer that the model was trained with"
         if name is None:
-            model = f"model.architecture has vocab_size {size}: give {len(tokenizer)} or more, or leave it out"
+            model = f"model.architecture has vocab_size {size}: give {len(tokenizer)} or more, or omit it"
         raise RecipeError(f"{key}: the tokenizer has {len(tokenizer)} tokens but {model}")
 
 
@@ -162,7 +162,7 @@ def _load(load: Any, name: str, key: str, what: str, **kwargs: Any) -> Any:
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
-    huggingface_hub.logging.set_verbosity_error()  # its client reports each of its retries; we say it once
+    huggingface_hub.logging.set_verbosity_error()  # its client logs each retry; the error below is enough
     repository, revision = split_revision(name)
     if revision is not None:
         kwargs["revision"] = revision
@@ -171,13 +171,13 @@ def _load(load: Any, name: str, key: str, what: str, **kwargs: Any) -> Any:
     except (OSError, ValueError, ImportError, RuntimeError, KeyError, SafetensorError, StrictDataclassError) as error:
         if "trust_remote_code" in str(error):
             raise RecipeError(
-                f"{key}: '{name}' needs code that comes with it, which is run only where the setting "
-                "model.trust_remote_code, if the recipe has it, is true (or with --trust-remote-code of generate)"
+                f"{key}: '{name}' needs code that comes with it, which runs only with model.trust_remote_code: true "
+                "(in generate: --trust-remote-code)"
             ) from error
         cause = (str(error).strip() or type(error).__name__).splitlines()[0]
         if Path(name).is_dir():
             raise RecipeError(f"{key}: {what} cannot be loaded from the folder '{name}': {cause}") from error
         raise RecipeError(
-            f"{key}: '{name}' is neither a folder here nor within reach on the Hugging Face hub as {what}: "
+            f"{key}: '{name}' is neither a local folder nor reachable on the Hugging Face hub as {what}: "
             f"check the name and the network ({cause})"
         ) from error

@@ -1,4 +1,4 @@
-"""Names on the Hugging Face hub: ``org/model@revision``, and which commit of a name is in the cache."""
+"""Names on the Hugging Face hub: ``org/model@revision``, and the commit of a name in the cache."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 def split_revision(name: str) -> tuple[str, str | None]:
-    """A hub name and the commit, tag or branch that follows its ``@``, None if nothing does; paths stay whole."""
+    """A hub name and the commit, tag or branch after its ``@``, None without one; paths are not split."""
     repository, at, revision = name.partition("@")
     if not (at and revision and REPOSITORY.fullmatch(repository)) or Path(name).expanduser().exists():
         return name, None
@@ -20,8 +20,8 @@ def cached_commit(name: str, kind: Literal["model", "dataset"] = "model", revisi
 
     Args:
         name: The repository's name.
-        kind: What is in it.
-        revision: The commit, tag or branch that is asked for; the branch ``main`` if None.
+        kind: Its type.
+        revision: The commit, tag or branch; None for the branch ``main``.
 
     Returns:
         40 hexadecimal digits; None if the cache does not hold it, or holds several commits and does not tell which.

@@ -1,1 +1,1 @@
-"""What a run leaves: its folder, config, history, report, plot and provenance."""
+"""The output of a run: its folder, config, history, report, plot and provenance."""

@@ -1,4 +1,4 @@
-"""``config.yaml``: all settings of a run, in a form that another machine can run again."""
+"""``config.yaml``: all settings of a run, to run it again on any machine."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,8 +18,8 @@ FILE = "config.yaml"
 def recorded_config(parser: "LightningArgumentParser", config: "Namespace") -> str:
     """All settings of a run as YAML, defaults included.
 
-    Paths within wheels are written as the ``${wheel:...}`` that they came from: where a wheel lies differs from one
-    environment to the next.
+    Paths within wheels are replaced by their ``${wheel:...}`` reference: wheels are installed to other folders in other
+    environments.
     """
     text = parser.dump(config, skip_none=False)
     for located, reference in resolvers.located().items():
@@ -28,12 +28,12 @@ def recorded_config(parser: "LightningArgumentParser", config: "Namespace") -> s
 
 
 class RecordConfig(SaveConfigCallback):
-    """Writes :func:`recorded_config` into the run's folder before anything is trained."""
+    """Writes :func:`recorded_config` into the run's folder before the training."""
 
     _folder: str | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Asks for the folder on all ranks: the first one tells it to the others, who have to listen."""
+        """Gets the run's folder on all ranks: ``trainer.log_dir`` is broadcast from the first one."""
         self._folder = trainer.log_dir
         super().setup(trainer, pl_module, stage)
 

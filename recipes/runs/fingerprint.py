@@ -1,4 +1,4 @@
-"""What two runs are compared by: a sha256 of a model's weights, and one of a run's metrics."""
+"""The fingerprints of a run, to compare it with others: the sha256 of its weights and of its metrics."""
 
 import hashlib
 from collections.abc import Mapping
@@ -14,10 +14,10 @@ METRICS = "metrics.csv"
 
 @torch.no_grad()  # without it DTensor.to_local() would record a graph
 def weights_sha256(state_dict: Mapping[str, Tensor]) -> str:
-    """The sha256 of names, dtypes, shapes and bytes of all tensors, in the order of their names.
+    """The sha256 over names, dtypes, shapes and bytes of all tensors, in the order of their names.
 
-    It does not depend on the device or on how a folder divides weights into files. Of a DTensor, the part that this
-    process holds counts.
+    It does not depend on the device, or on how the weights are divided into files. Of a DTensor, it covers the local
+    shard.
     """
     digest = hashlib.sha256()
     for name, value in sorted(state_dict.items()):
@@ -28,6 +28,6 @@ def weights_sha256(state_dict: Mapping[str, Tensor]) -> str:
 
 
 def metrics_sha256(run: Path) -> str | None:
-    """The sha256 of a run's ``metrics.csv``; None for a run that has logged nothing."""
+    """The sha256 of a run's ``metrics.csv``; None for a run without one."""
     file = run / METRICS
     return file_sha256(file) if file.is_file() else None

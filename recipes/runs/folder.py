@@ -1,7 +1,7 @@
-"""Which folder a run writes to: ``runs/<config name>/version_N/``, a new one for every run.
+"""The folder of a run: ``runs/<config name>/version_N/``, a new one for every run.
 
-The number is taken by creating the folder, which the file system grants to one process only: two runs that
-start at once get two folders, and nothing in an older one is touched.
+A run takes its number by creating the folder, which succeeds for one process only: runs that start at the same time
+get different folders, and older ones are never written to.
 """
 
 import os
@@ -24,19 +24,19 @@ class RunFolder:
 
     @property
     def path(self) -> Path:
-        """Where the run writes."""
+        """The folder's path."""
         return self.root / self.name / f"version_{self.version}"
 
 
 def runs_root(default_root_dir: str | os.PathLike[str] | None = None) -> Path:
-    """The folder of all runs: ``trainer.default_root_dir``, else the variable RUNS_DIR, else ``runs``."""
+    """The folder of all runs: ``trainer.default_root_dir``, else the environment variable RUNS_DIR, else ``runs``."""
     return Path(default_root_dir or os.environ.get("RUNS_DIR") or "runs").expanduser()
 
 
 def config_name(config: str | os.PathLike[str] | None) -> str:
-    """The name of a run's group: the stem of its first ``--config``; ``run`` where there is none.
+    """The name of a run's group: the stem of its first ``--config``, or ``run`` without one.
 
-    The ``config.yaml`` that a run has left belongs to the group of that run.
+    The ``config.yaml`` of a run belongs to the group of that run.
     """
     if config is None:
         return "run"
@@ -47,7 +47,7 @@ def config_name(config: str | os.PathLike[str] | None) -> str:
 
 
 def versions(root: Path, name: str) -> list[int]:
-    """The numbers taken in the folder of a group, in ascending order."""
+    """The version numbers in the folder of a group, in ascending order."""
     try:
         entries = os.listdir(root / name)
     except (FileNotFoundError, NotADirectoryError):
@@ -56,12 +56,12 @@ def versions(root: Path, name: str) -> list[int]:
 
 
 def next_folder(root: Path, name: str) -> RunFolder:
-    """The folder that the next run would take, without taking it."""
+    """The folder that the next run would get, not yet created."""
     return RunFolder(root, name, max(versions(root, name), default=-1) + 1)
 
 
 def claim(root: Path, name: str) -> RunFolder:
-    """Creates the folder of a new run, with the next number that nobody else has taken.
+    """Creates the folder of a new run, with the next free number.
 
     Raises:
         RecipeError: The folder cannot be created or written.
@@ -78,12 +78,12 @@ def claim(root: Path, name: str) -> RunFolder:
     except OSError as error:
         raise RecipeError(
             f"the run's folder {root / name}{os.sep}version_N cannot be created ({error.strerror}): "
-            "name another place with --trainer.default_root_dir or the variable RUNS_DIR"
+            "give another folder with --trainer.default_root_dir or the environment variable RUNS_DIR"
         ) from None
 
 
 def give_back(run: RunFolder) -> None:
-    """Removes the folder of a run that failed before it wrote anything, and its group's if that is empty."""
+    """Removes the folder of a run that failed before it wrote anything, and its group's folder if that is empty."""
     for folder in (run.path, run.path.parent):
         try:
             folder.rmdir()

@@ -1,4 +1,4 @@
-"""``report.png``: loss and evaluation curves, and the optimizer's memory against AdamW's, in one picture."""
+"""``report.png``: loss and evaluation curves, and the memory of the optimizer and of AdamW."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
 ADAFACTOR, ADAMW, ACCENT = "#0b6e4f", "#b0b7bf", "#d1495b"
 COLORS = (ADAFACTOR, ACCENT, "#33658a", "#edae49")
-SHARES = ("accuracy", "f1")  # between 0 and 1; what is not, such as perplexity, gets an axis of its own
+SHARES = ("accuracy", "f1")  # between 0 and 1; other metrics, such as perplexity, get an axis of their own
 
 
 def draw(

@@ -1,15 +1,15 @@
-"""Where a run comes from: code, image, packages, data and weights, machine, and the command that started it.
+"""The provenance of a run: code, image, packages, data and weights, machine, and its command.
 
 ``provenance`` in ``report.json`` holds
 
 ============= ==================================================================================================
-git           ``commit`` of the repository that the recipes lie in and whether it was ``dirty`` (files changed since).
-              In an image, what the image was built from (``GIT_COMMIT``, ``GIT_DIRTY``); null where unknown.
-code_sha256   sha256 of the Python files of ``recipes`` and ``lightning_adafactor``: what ran, whatever git says.
-image         ``version`` and ``digest`` of the container image (``IMAGE_VERSION``, ``IMAGE_DIGEST``); null outside.
+git           ``commit`` of the repository of the recipes, and whether it was ``dirty`` (with uncommitted changes).
+              In an image, those it was built from (``GIT_COMMIT``, ``GIT_DIRTY``); null if unknown.
+code_sha256   sha256 of the Python files of ``recipes`` and ``lightning_adafactor`` that ran.
+image         ``version`` and ``digest`` of the container image (``IMAGE_VERSION``, ``IMAGE_DIGEST``), or null.
 locks         sha256 of each lock file.
-assets        Each file or folder that the configuration names, with its sha256 (of a folder: of its files' names and
-              sums), and each repository of the Hugging Face hub, with its commit (where the cache tells which).
+assets        sha256 of each file or folder in the configuration (of a folder: over the names and sha256 of its
+              files), and the commit of each repository of the Hugging Face hub, if the cache holds it.
 packages      Version of every installed package.
 machine       ``python``, ``platform``, ``processor``, ``processors`` (how many), ``accelerator``, ``cuda``.
 threads       Threads that torch computed with on the CPU.
@@ -39,18 +39,18 @@ from recipes.checksums import file_sha256
 from recipes.models.revisions import cached_commit, split_revision
 
 FOLDERS = ("pretrained", "tokenizer", "path")
-"""Arguments whose value may be the name of a folder, though it looks like any word."""
+"""Arguments whose value may be the name of a folder, even without a slash or suffix."""
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def provenance(settings: Mapping[str, Any], config: str, device: torch.device) -> dict[str, Any]:
-    """Collects what this module describes.
+    """Collects a run's provenance, as described above.
 
     Args:
         settings: All settings of the run, with paths as they are on this machine.
-        config: The same as ``config.yaml`` has them.
-        device: Where the run computes.
+        config: The same settings as in ``config.yaml``.
+        device: The device of the run.
     """
     return {
         "git": {"commit": git_commit(), "dirty": git_dirty()},
@@ -69,20 +69,20 @@ def provenance(settings: Mapping[str, Any], config: str, device: torch.device) -
 
 
 def command_line() -> list[str]:
-    """What follows ``python -m recipes``, whichever way the run was started."""
+    """The arguments after ``python -m recipes``, also of a run started with ``python -m recipes.fit``."""
     module = getattr(sys.modules.get("__main__"), "__spec__", None)
     return ["fit", *sys.argv[1:]] if module is not None and module.name == "recipes.fit" else sys.argv[1:]
 
 
 def assets(settings: Any) -> Iterator[tuple[str, str]]:
-    """What settings name, each with its sum.
+    """The files, folders and hub repositories in settings, each with its sha256 or commit.
 
     Returns:
-        Files and folders, those of wheels by their reference, with their sha256; repositories of the hub as
+        Files and folders (in wheels, their ``${wheel:...}`` reference) with their sha256; repositories of the hub, as
         ``hub:model/NAME`` and ``hub:dataset/NAME``, with their commit.
     """
     located = resolvers.located()
-    named = set(_texts({name: settings.get(name) for name in ("model", "data")}, ""))
+    named = set(_strings({name: settings.get(name) for name in ("model", "data")}, ""))
     folders = {value for value, key in named if key in FOLDERS and Path(value).is_dir()}
     for value in sorted({value for value, _ in named}):
         yield from _repositories(value, settings)
@@ -91,7 +91,7 @@ def assets(settings: Any) -> Iterator[tuple[str, str]]:
         try:
             for name in sorted(glob.glob(os.path.expanduser(value), recursive=True)):
                 yield located.get(name, name), file_sha256(Path(name))
-        except OSError:  # not a path after all, or one that may not be read
+        except OSError:  # not a path, or one that cannot be read
             continue
 
 
@@ -105,25 +105,25 @@ def _repositories(value: str, settings: Mapping[str, Any]) -> Iterator[tuple[str
         yield f"hub:dataset/{value}", commit
 
 
-def _texts(value: Any, key: str) -> Iterator[tuple[str, str]]:
-    """Each text in settings, with the key that it stands under."""
+def _strings(value: Any, key: str) -> Iterator[tuple[str, str]]:
+    """Each string in settings, with its key."""
     if isinstance(value, str):
         yield value, key
     elif isinstance(value, Mapping):
         for name, item in value.items():
-            yield from _texts(item, name)
+            yield from _strings(item, name)
     elif isinstance(value, list):
         for item in value:
-            yield from _texts(item, key)
+            yield from _strings(item, key)
 
 
 def image() -> dict[str, str | None]:
-    """Version and digest of the container image that this process runs in, as its environment tells them."""
+    """Version and digest of the container image that this process runs in, from environment variables."""
     return {name: os.environ.get(f"IMAGE_{name.upper()}") or None for name in ("version", "digest")}
 
 
 def code_sha256() -> str:
-    """The sha256 over names and sums of the Python files of both packages."""
+    """The sha256 over the names and sha256 of the Python files of both packages."""
     files = sorted(file for package in ("recipes", "lightning_adafactor") for file in (ROOT / package).rglob("*.py"))
     lines = (f"{file_sha256(file)}  {file.relative_to(ROOT).as_posix()}\n" for file in files)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
@@ -139,13 +139,13 @@ def packages() -> dict[str, str]:
     found: dict[str, str] = {}
     for distribution in importlib.metadata.distributions():
         name = distribution.metadata["Name"]
-        if name:  # a broken installation leaves folders without one; of two of the same name, the first is imported
+        if name:  # a broken installation may lack it; of two with the same name, the first is imported
             found.setdefault(name.lower(), distribution.version)
     return dict(sorted(found.items()))
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """What the run was computed on."""
+    """The machine of the run."""
     cuda = device.type == "cuda"
     return {
         "python": platform.python_version(),
@@ -168,12 +168,12 @@ def cpu_name() -> str:
 
 
 def git_commit() -> str | None:
-    """The commit that this package's repository is at, or that its image was built from; None where unknown."""
+    """The commit of this package's repository, or the one that its image was built from; None if unknown."""
     return _git("rev-parse", "HEAD") or os.environ.get("GIT_COMMIT") or None
 
 
 def git_dirty() -> bool | None:
-    """Whether files of the repository have changed since that commit; None where unknown."""
+    """Whether the repository has changes since that commit; None if unknown."""
     status = _git("status", "--porcelain")
     if status is not None:
         return bool(status)

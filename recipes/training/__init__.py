@@ -1,1 +1,1 @@
-"""What every training has, whatever its task: trainer defaults, optimizer, checkpoints, progress."""
+"""What every training shares, whatever the task: trainer defaults, optimizer, checkpoints, progress."""

@@ -1,4 +1,4 @@
-"""Checkpoints: the last one of a run, which one ``--ckpt_path`` means, and the settings kept in it."""
+"""Checkpoints: the last one of a run, the one that ``--ckpt_path`` means, and the hyperparameters in it."""
 
 import pickle
 from collections.abc import Collection, Mapping
@@ -19,9 +19,9 @@ INHERITED = ("best_model_path", "best_model_score", "best_k_models", "kth_best_m
 
 
 class LoadedByName(TorchCheckpointIO):
-    """Loads into the processor's memory by its name, where Lightning passes a function that does the same.
+    """Loads checkpoints with ``map_location="cpu"``; Lightning passes a function to the same effect.
 
-    torch rebuilds tensor subclasses such as torchao's 8-bit state only on a device that is named.
+    torch loads tensor subclasses such as torchao's 8-bit state only with the name of a device.
     """
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
@@ -30,19 +30,19 @@ class LoadedByName(TorchCheckpointIO):
 
 
 def load_by_name(trainer: Trainer) -> None:
-    """Has a trainer load its checkpoints so, unless its strategy or its settings have a way of their own."""
+    """Makes a trainer use :class:`LoadedByName`, unless its strategy or its settings have their own checkpoint IO."""
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
         trainer.strategy.checkpoint_io = LoadedByName()
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Keeps the best checkpoint; a run that goes on from another remembers what was best there.
+    """Keeps the best checkpoint; a resumed run knows the best one of the run before.
 
-    Lightning forgets that when the folder changes, and would take the first checkpoint after it for the best.
+    Lightning forgets it when the folder changes, so that the first checkpoint after a resume would become the best.
     """
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes over the best checkpoint of the run before, if its file is there. It is never removed."""
+        """Takes over the best checkpoint of the run before, if its file exists. It is never deleted."""
         if Path(state_dict["best_model_path"]).is_file():
             for name in INHERITED:
                 setattr(self, name, state_dict[name])
@@ -51,8 +51,8 @@ class BestCheckpoint(ModelCheckpoint):
 class LastCheckpoint(ModelCheckpoint):
     """Keeps ``last.ckpt``, written after every validation, at the end, and when the user interrupts the run.
 
-    :class:`~lightning.pytorch.callbacks.ModelCheckpoint` with ``save_last=True`` writes it only when the best
-    checkpoint is written too, so that a run which no longer improves could not be taken up where it ended.
+    :class:`~lightning.pytorch.callbacks.ModelCheckpoint` with ``save_last=True`` writes it only together with the best
+    checkpoint, so that a run which no longer improves could not be resumed from its end.
     """
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class LastCheckpoint(ModelCheckpoint):
         return self.best_model_path or None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes nothing over: the file of the run before is not this run's last."""
+        """Ignores the state: the file of the run before is not this run's last."""
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves the steps since the last validation."""
@@ -86,7 +86,7 @@ def resolve(ckpt_path: str, command: str, root: Path, name: str) -> str:
 
     Args:
         ckpt_path: A file; the folder of a run; ``best`` or ``last`` of the newest run of this config name.
-        command: Of a run's folder, ``fit`` takes the last checkpoint, every other command the best.
+        command: For a run's folder, ``fit`` takes the last checkpoint, every other command the best.
         root: Folder of all runs.
         name: Config name.
 
@@ -99,13 +99,13 @@ def resolve(ckpt_path: str, command: str, root: Path, name: str) -> str:
             if found:
                 return str(found)
         raise RecipeError(
-            f"--ckpt_path {ckpt_path}: no run in {root / name} has a checkpoint; `fit` first or name a file"
+            f"--ckpt_path {ckpt_path}: no run in {root / name} has a checkpoint; run `fit` first or give a file"
         )
     path = Path(ckpt_path)
     if path.is_dir() and (path / "checkpoints").is_dir():
         found = _in_run(path, "last" if command == "fit" else "best")
         if not found:
-            raise RecipeError(f"--ckpt_path {ckpt_path}: that run has kept no checkpoint in checkpoints/")
+            raise RecipeError(f"--ckpt_path {ckpt_path}: the run has no checkpoint in checkpoints/")
         return str(found)
     if not path.exists() and "://" not in ckpt_path and ckpt_path not in ("hpc", "registry"):
         if ckpt_path.startswith("registry:"):
@@ -117,7 +117,7 @@ def resolve(ckpt_path: str, command: str, root: Path, name: str) -> str:
 
 
 def _in_run(run: Path, which: str) -> Path | None:
-    """A run's best or last checkpoint; either stands in for the other where only one was kept."""
+    """A run's best or last checkpoint, or the other one if only that exists."""
     folder = run / "checkpoints"
     last = folder / LAST
     best = sorted((path for path in folder.glob("*.ckpt") if path.name != LAST), key=lambda path: path.stat().st_mtime)
@@ -129,7 +129,7 @@ def _in_run(run: Path, which: str) -> Path | None:
 
 
 def _recorded_best(folder: Path, candidates: list[Path]) -> Path | None:
-    """The best one by the record in the newest checkpoint, for runs that keep several."""
+    """The best of several checkpoints, as recorded in the newest one."""
     newest = max(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime)
     for state in load(newest).get("callbacks", {}).values():
         name = Path(state.get("best_model_path") or "").name if isinstance(state, Mapping) else ""
@@ -143,7 +143,7 @@ def load(path: str | Path) -> dict[str, Any]:
     """Reads a checkpoint on the CPU; tensors and plain values only, never code.
 
     Raises:
-        RecipeError: It is no checkpoint, is damaged, or holds objects that could run code.
+        RecipeError: It is not a checkpoint, is corrupted, or holds objects that could run code.
     """
     try:
         checkpoint = torch.load(path, weights_only=True, map_location="cpu")
@@ -151,20 +151,20 @@ def load(path: str | Path) -> dict[str, Any]:
         raise RecipeError(
             f"--ckpt_path {path}: not a checkpoint, or one that holds more than tensors and plain values"
         ) from None
-    except Exception:  # what reading something else as a pickle raises is anybody's guess
-        raise RecipeError(f"--ckpt_path {path}: not a checkpoint, or a damaged one") from None
+    except Exception:  # reading another file as a pickle can raise anything
+        raise RecipeError(f"--ckpt_path {path}: not a checkpoint, or a corrupted one") from None
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise RecipeError(f"--ckpt_path {path}: not a checkpoint of Lightning, it holds no state_dict")
+        raise RecipeError(f"--ckpt_path {path}: not a checkpoint of Lightning: it has no state_dict")
     return checkpoint
 
 
 def adopt(
     path: str | Path, class_path: str, current: Mapping[str, Any], given: Collection[str]
 ) -> tuple[dict[str, Any], list[str]]:
-    """Which of the model's arguments a checkpoint decides, when its own differ from those of this run.
+    """The model's arguments to take from a checkpoint, where its hyperparameters differ from those of this run.
 
-    What the user gave, in a file or on the command line, holds; only what was left to its default is taken
-    from the checkpoint.
+    Arguments that the user gave, in a file or on the command line, are kept; only defaults are replaced by the
+    checkpoint's.
 
     Args:
         path: The checkpoint.
@@ -173,13 +173,13 @@ def adopt(
         given: Names of those arguments that the user gave.
 
     Returns:
-        The arguments taken from the checkpoint, and a sentence for every difference.
+        The arguments taken from the checkpoint, and a sentence for each difference.
     """
     saved = dict(load(path).get("hyper_parameters", {}))
     saved.pop("_instantiator", None)
     saved_class = saved.pop("_class_path", class_path)
     if saved_class != class_path:
-        return {}, [f"{path} was saved by {saved_class}, and is loaded into {class_path} as asked for"]
+        return {}, [f"{path} was saved by {saved_class}, and is loaded into {class_path} as given"]
     differing = {name: value for name, value in saved.items() if value != current.get(name, value)}
     adopted = {name: value for name, value in differing.items() if name not in given}
     notes = [

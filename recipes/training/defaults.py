@@ -1,4 +1,4 @@
-"""What every run's trainer has unless the configuration says otherwise: loggers, progress bar, callbacks."""
+"""The defaults of every run's trainer: loggers, progress bar, callbacks."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,9 +17,9 @@ from recipes.training.resume import OptimizerAsGiven
 
 
 def loggers_of(run: RunFolder, trainer: Mapping[str, Any]) -> list[Logger] | bool:
-    """The loggers of a run: metrics.csv and TensorBoard's events in its folder, then ``trainer.logger``'s.
+    """The loggers of a run: metrics.csv and TensorBoard events in its folder, then those of ``trainer.logger``.
 
-    The first one names the run's folder to the rest of Lightning (``trainer.log_dir``), so it is always ours;
+    Lightning takes ``trainer.log_dir``, the run's folder, from the first logger, so that one is always ours;
     ``trainer.logger: false`` turns all off.
     """
     own = trainer["logger"]
@@ -35,12 +35,12 @@ def loggers_of(run: RunFolder, trainer: Mapping[str, Any]) -> list[Logger] | boo
 
 
 def default_callbacks(command: str, trainer: Mapping[str, Any], best: ModelCheckpoint) -> list[Callback]:
-    """The callbacks of a run: those of ``trainer.callbacks``, then ours where they name none of the kind.
+    """The callbacks of a run: those of ``trainer.callbacks``, then each default of which they have none.
 
     Args:
-        command: ``fit`` gets those that concern training.
+        command: The callbacks for training are for ``fit`` only.
         trainer: Arguments of the trainer.
-        best: Keeps the best checkpoint.
+        best: The callback that keeps the best checkpoint.
     """
     configured = trainer["callbacks"] or []
     callbacks = [configured] if isinstance(configured, Callback) else list(configured)
@@ -62,7 +62,7 @@ def default_callbacks(command: str, trainer: Mapping[str, Any], best: ModelCheck
     if trainer["logger"] is not False:
         add(LearningRateMonitor("step"), LearningRateMonitor)
     if trainer["enable_checkpointing"] is not False:
-        # Lightning takes the first one for the run's best.
+        # Lightning takes the first one as trainer.checkpoint_callback, which is to be the best.
         add(best, ModelCheckpoint)
         add(LastCheckpoint(), LastCheckpoint)
     return callbacks

@@ -1,4 +1,4 @@
-"""Stops a training whose loss is no longer a number, before a checkpoint of it is written."""
+"""Stops a training whose loss became NaN or infinite, before a checkpoint of it is written."""
 
 from pathlib import Path
 from typing import Any
@@ -13,22 +13,22 @@ from recipes.messages import TrainingDiverged
 class StopOnDivergence(Callback):
     """Raises :class:`~recipes.messages.TrainingDiverged` when a training loss was NaN or infinite.
 
-    Each step only marks, on the device, the first step that went wrong. The mark is read at the trainer's log
-    interval and before every checkpoint, so that the GPU is not waited for at every step and no checkpoint of
-    spoilt weights replaces a good one. All ranks stop together.
+    Each step only records, on the device, the first step with such a loss. The record is read at the trainer's log
+    interval and before every checkpoint: there is no synchronization with the GPU at every step, and no checkpoint of
+    corrupted weights replaces a good one. All ranks stop together.
     """
 
     def __init__(self) -> None:
         self._first: Tensor | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forgets what an earlier training left."""
+        """Resets the record of an earlier training."""
         self._first = None
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Marks a bad loss; reads the mark every ``log_every_n_steps`` batches and after the last one."""
+        """Records a bad loss; reads the record every ``log_every_n_steps`` batches and after the last one."""
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
         if isinstance(loss, Tensor):
             bad = ~torch.isfinite(loss.detach()).all()
@@ -41,11 +41,11 @@ class StopOnDivergence(Callback):
             self._check(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Reads the mark before time is spent on validation."""
+        """Reads the record before a validation."""
         self._check(trainer)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Reads the mark before a checkpoint is written."""
+        """Reads the record before a checkpoint is written."""
         self._check(trainer)
 
     def _check(self, trainer: Trainer) -> None:
@@ -61,7 +61,7 @@ class StopOnDivergence(Callback):
 
 
 def _kept(trainer: Trainer) -> str:
-    """What can be gone on from. A path that a callback was about to write does not count."""
+    """The last checkpoint file; a path that a callback was about to write does not count."""
     folders = {getattr(callback, "dirpath", None) for callback in trainer.checkpoint_callbacks}
     files = [file for folder in folders if folder for file in Path(folder).glob("*.ckpt")]
     if not files:

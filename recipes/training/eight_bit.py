@@ -1,4 +1,4 @@
-"""Whether an 8-bit optimizer can serve this device: found out by a step taken before training."""
+"""Whether an 8-bit optimizer supports this device: checked with a step before training."""
 
 import warnings
 
@@ -11,21 +11,21 @@ from recipes.messages import RecipeError
 
 LIBRARIES = ("bitsandbytes", "torchao")
 ELEMENTS = 4096
-"""Of the parameter that is tried: the least that both libraries keep in 8 bits."""
+"""The size of the parameter for the check: the smallest that both libraries keep in 8 bits."""
 
 
-def refuse_if_it_cannot_step(make: OptimizerCallable, built: Optimizer) -> None:
-    """Takes a step with an optimizer of bitsandbytes or torchao; others are taken to work.
+def check_device_support(make: OptimizerCallable, built: Optimizer) -> None:
+    """Takes a step with an optimizer of bitsandbytes or torchao; others are not checked.
 
-    These libraries load compiled code, or compile it, when they take their first step. The random numbers that follow
-    are the same as without this step.
+    These libraries load compiled code, or compile it, at their first step. The random numbers that follow are the same
+    as without the check.
 
     Args:
         make: Builds the optimizer from parameters.
-        built: What it has built for the model.
+        built: The optimizer that it has built for the model.
 
     Raises:
-        RecipeError: The step failed, or the library announced that it does something else on this device.
+        RecipeError: The step failed, or the library warned that it falls back to something else on this device.
     """
     library = type(built).__module__.partition(".")[0]
     if library not in LIBRARIES:
@@ -38,14 +38,14 @@ def refuse_if_it_cannot_step(make: OptimizerCallable, built: Optimizer) -> None:
         warnings.filterwarnings("error", message=".*[Ff]alling back.*")
         try:
             make([parameter]).step()
-        except Exception as error:  # whatever a library that cannot do it runs into
-            raise RecipeError(_sentence(built, like.device, library, error)) from error
+        except Exception as error:  # each library fails in its own ways
+            raise RecipeError(_message(built, like.device, library, error)) from error
 
 
-def _sentence(built: Optimizer, device: torch.device, library: str, error: Exception) -> str:
+def _message(built: Optimizer, device: torch.device, library: str, error: Exception) -> str:
     reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__).rstrip(".")
     remedy = "choose another optimizer, such as configs/optimizer/adafactor.yaml"
     if "compiler" in reason.lower():
-        remedy = "install a compiler (Debian, Ubuntu: apt install g++) or name it with the variable CXX"
+        remedy = "install a compiler (Debian, Ubuntu: apt install g++) or set the environment variable CXX to it"
     name = f"{library}'s {type(built).__name__}"
-    return f"model.optimizer is {name}, which cannot take a step on this machine's {device.type}: {reason}; {remedy}"
+    return f"model.optimizer is {name}, which does not support this machine's {device.type}: {reason}; {remedy}"

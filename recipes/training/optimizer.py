@@ -1,4 +1,4 @@
-"""What every recipe asks of its optimizer: groups without weight decay, and a learning-rate schedule."""
+"""The optimizer of a recipe: parameter groups without weight decay, and a learning-rate schedule."""
 
 from typing import Any, Literal
 
@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from recipes.messages import RecipeError
-from recipes.training.eight_bit import refuse_if_it_cannot_step
+from recipes.training.eight_bit import check_device_support
 
 Schedule = Literal[
     "linear",
@@ -23,21 +23,21 @@ Schedule = Literal[
 ]
 
 # The names that transformers' Trainer exempts from weight decay.
-UNDECAYED = (r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)")
+NO_WEIGHT_DECAY = (r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)")
 
 
 def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
-    """Two groups of the trainable parameters: the decayed, and biases and norms with ``weight_decay`` 0.
+    """Two groups of the trainable parameters: those with weight decay, and biases and norms without.
 
     Args:
-        model: The model; frozen parameters are left out.
+        model: The model; its frozen parameters are in no group.
 
     Returns:
-        Groups for an optimizer, empty ones left out.
+        The groups for an optimizer, without empty ones; the second one has ``weight_decay`` 0.
     """
     from transformers.trainer_pt_utils import get_parameter_names
 
-    names = set(get_parameter_names(model, [nn.LayerNorm, nn.RMSNorm], list(UNDECAYED)))
+    names = set(get_parameter_names(model, [nn.LayerNorm, nn.RMSNorm], list(NO_WEIGHT_DECAY)))
     trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     groups: list[dict[str, Any]] = [
         {"params": [parameter for name, parameter in trainable.items() if name in names]},
@@ -57,34 +57,34 @@ def configure(
     warmup: float,
     schedule_args: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """Builds what ``configure_optimizers`` returns: the optimizer and, if there is one, its schedule.
+    """Builds the optimizer and, if there is one, its schedule, as ``configure_optimizers`` returns them.
 
     Args:
         model: The model whose trainable parameters are optimized.
-        trainer: Tells the number of optimizer steps.
+        trainer: Knows the number of optimizer steps.
         optimizer: Builds the optimizer from parameter groups.
-        schedule: Name of the schedule, or None for the optimizer's own learning rate throughout.
-        warmup: Share of the steps (below 1) or number of steps in which the learning rate rises to its full
+        schedule: Name of the schedule; None for the optimizer's own learning rate.
+        warmup: Fraction of the steps (below 1) or number of steps over which the learning rate rises to its full
             value.
         schedule_args: More arguments of the schedule.
 
     Raises:
-        RecipeError: If the optimizer refuses its arguments or cannot serve the device, or the schedule needs an end
-            that the run has not, a learning rate that the optimizer has not, or other arguments.
+        RecipeError: The optimizer cannot be created or does not support the device, or the schedule needs a number of
+            steps that the run does not have, a learning rate that the optimizer does not have, or other arguments.
     """
     groups = parameter_groups(model)
     if not groups:
-        raise RecipeError("model has no trainable parameters: unfreeze some before they are handed to the optimizer")
+        raise RecipeError("model has no trainable parameters: unfreeze some before the optimizer is created")
     try:
         built: Optimizer = optimizer(groups)
     except (RuntimeError, ValueError) as error:
-        raise RecipeError(f"model.optimizer refuses its arguments: {error}") from error
-    refuse_if_it_cannot_step(optimizer, built)
+        raise RecipeError(f"model.optimizer cannot be created: {error}") from error
+    check_device_support(optimizer, built)
     if schedule is None:
         return {"optimizer": built}
     if any(group["lr"] is None for group in built.param_groups):
         raise RecipeError(
-            f"model.schedule is '{schedule}', but {type(built).__name__} sets its rate itself (lr is null): "
+            f"model.schedule is '{schedule}', but {type(built).__name__} computes its own learning rate (lr is null): "
             "set model.schedule to null, or give the optimizer an lr"
         )
     from transformers import get_scheduler
@@ -92,7 +92,8 @@ def configure(
     steps = trainer.estimated_stepping_batches
     if steps == float("inf"):
         raise RecipeError(
-            f"model.schedule is '{schedule}', but the run has no end: set trainer.max_epochs or trainer.max_steps"
+            f"model.schedule is '{schedule}', but the run has no fixed number of steps: set trainer.max_epochs or "
+            "trainer.max_steps"
         )
     try:
         scheduler = get_scheduler(
@@ -103,5 +104,5 @@ def configure(
             scheduler_specific_kwargs=schedule_args,
         )
     except (TypeError, ValueError) as error:
-        raise RecipeError(f"model.schedule_args do not suit model.schedule '{schedule}': {error}") from error
+        raise RecipeError(f"model.schedule_args are not valid for model.schedule '{schedule}': {error}") from error
     return {"optimizer": built, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -1,4 +1,4 @@
-"""The progress bar: Lightning's own on a terminal, whole lines where the output goes to a file or a pipe."""
+"""The progress bar: Lightning's own on a terminal, lines of text in a file or a pipe."""
 
 import sys
 import time
@@ -13,17 +13,17 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 def progress_bar() -> ProgressBar:
-    """The bar that suits the standard output of this process."""
+    """The progress bar for the standard output of this process."""
     return RichProgressBar() if sys.stdout.isatty() else ProgressLines()
 
 
 class ProgressLines(ProgressBar):
-    """Prints a progress bar as a line of its own every few seconds, and at the end of every epoch.
+    """Prints the progress as a line every few seconds, and at the end of every epoch.
 
-    A log file shows it as it was meant, where the redrawn bar of a terminal leaves one endless line.
+    In a log file, a progress bar that redraws itself would be one endless line.
 
     Args:
-        seconds: Least time between two lines.
+        seconds: Minimum time between two lines.
     """
 
     def __init__(self, seconds: float = SECONDS_BETWEEN_LINES) -> None:
@@ -33,11 +33,11 @@ class ProgressLines(ProgressBar):
         self._started = self._printed = 0.0
 
     def enable(self) -> None:
-        """Prints from now on."""
+        """Turns printing on."""
         self._enabled = True
 
     def disable(self) -> None:
-        """Prints no more; called on all ranks but the first."""
+        """Turns printing off; called on all ranks but the first."""
         self._enabled = False
 
     def _start(self) -> None:
@@ -77,7 +77,7 @@ class ProgressLines(ProgressBar):
         self._line(batch_idx + 1, self.total_train_batches, title, self.get_metrics(trainer, pl_module))
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Notes when validation began; outside of training, starts its clock."""
+        """Starts the clock of a validation."""
         self._evaluation_started = time.monotonic()
         if trainer.state.fn != TrainerFn.FITTING:
             self._start()

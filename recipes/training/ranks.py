@@ -1,4 +1,4 @@
-"""When the first of several processes ends with a sentence, the others end without a word."""
+"""When the first rank ends with an error message, the others end silently."""
 
 import signal
 
@@ -8,10 +8,10 @@ from recipes.messages import RecipeError
 
 
 class EndOtherRanks(Callback):
-    """Stops the processes that this one has started, before they find it gone and print a traceback each."""
+    """Ends the processes that this one has started, before each prints a traceback about its exit."""
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Called while the other ranks still wait for this one."""
+        """Ends them while they still wait for this rank."""
         kill = getattr(trainer.strategy.launcher, "kill", None)
         if isinstance(exception, RecipeError) and trainer.is_global_zero and kill is not None:
             kill(signal.SIGTERM)

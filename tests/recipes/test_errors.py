@@ -363,7 +363,7 @@ def test_a_model_folder_without_weights(
 def test_an_unreachable_hub_model(cls: dict, capsys: pytest.CaptureFixture[str]) -> None:
     cls["model"]["init_args"]["pretrained"] = "no-one/nothing"
     said = refused(capsys, cls)
-    assert re.search(r"model\.pretrained: 'no-one/nothing' is neither a folder here nor within reach", said)
+    assert re.search(r"model\.pretrained: 'no-one/nothing' is neither a local folder nor reachable", said)
 
 
 def test_nothing_to_predict(cls: dict, capsys: pytest.CaptureFixture[str]) -> None:

@@ -76,7 +76,7 @@ def test_the_folder_of_the_model_is_accepted_too(run: Path, capsys: pytest.Captu
         (["--promt=Once"], "unrecognized arguments: --promt=Once"),
     ],
 )
-def test_a_mistake_is_a_sentence_and_exit_status_2(
+def test_an_error_is_one_sentence_and_exit_status_2(
     run: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, args: list[str], words: str
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
@@ -89,36 +89,36 @@ def test_a_mistake_is_a_sentence_and_exit_status_2(
 
 def test_a_missing_folder_is_named(capsys: pytest.CaptureFixture) -> None:
     assert generate("--run=runs/nowhere", "--prompt=Once") == 2
-    assert "--run runs/nowhere: there is no such folder" in capsys.readouterr().err
+    assert "--run runs/nowhere: no such folder" in capsys.readouterr().err
 
 
 def test_the_error_for_a_folder_of_runs_names_the_run(run: Path, capsys: pytest.CaptureFixture) -> None:
     assert generate(f"--run={run.parent}", "--prompt=Once") == 2
-    assert f"there is no model/ in it; did you mean {run}?" in capsys.readouterr().err
+    assert f"it has no model/; did you mean {run}?" in capsys.readouterr().err
 
 
-def test_an_unfinished_run_is_reported_to_have_no_model(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_run_that_has_not_finished_has_no_model(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert generate(f"--run={tmp_path}", "--prompt=Once") == 2
-    assert "there is no model/ in it: did the run come to its end?" in capsys.readouterr().err
+    assert "it has no model/: has the run finished?" in capsys.readouterr().err
 
 
-def test_a_classifier_is_refused(run: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_classifier_is_an_error(run: Path, capsys: pytest.CaptureFixture) -> None:
     config = json.loads((run / "model" / "config.json").read_text(encoding="utf-8"))
     config["architectures"] = ["BertForSequenceClassification"]
     (run / "model" / "config.json").write_text(json.dumps(config), encoding="utf-8")
 
     assert generate(f"--run={run}", "--prompt=Once") == 2
-    assert "has left a BertForSequenceClassification, which labels texts and writes none" in capsys.readouterr().err
+    assert "its model is a BertForSequenceClassification, which cannot generate text" in capsys.readouterr().err
 
 
-def test_a_model_without_weights_is_reported(run: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_model_without_weights_is_an_error(run: Path, capsys: pytest.CaptureFixture) -> None:
     (run / "model" / "model.safetensors").unlink()
 
     assert generate(f"--run={run}", "--prompt=Once") == 2
     assert "holds no weights" in capsys.readouterr().err
 
 
-def test_code_from_the_models_folder_runs_only_if_it_is_trusted(
+def test_code_that_comes_with_the_model_runs_only_if_trusted(
     run: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
@@ -133,12 +133,12 @@ def test_code_from_the_models_folder_runs_only_if_it_is_trusted(
     )
 
     assert generate(f"--run={run}", "--prompt=Once") == 2
-    assert "(or with --trust-remote-code of generate)" in capsys.readouterr().err
+    assert "(in generate: --trust-remote-code)" in capsys.readouterr().err
     assert generate(f"--run={run}", "--prompt=Once", "--max-new-tokens=3", "--trust-remote-code") == 0
     assert capsys.readouterr().out.startswith("Once")
 
 
-def test_a_full_gpu_is_reported_in_a_sentence(
+def test_out_of_memory_on_the_gpu_is_an_error_in_one_sentence(
     run: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*args: object, **kwargs: object) -> str:
@@ -147,7 +147,7 @@ def test_a_full_gpu_is_reported_in_a_sentence(
     monkeypatch.setattr("recipes.language_modeling.generation.continue_text", full)
 
     assert generate(f"--run={run}", "--prompt=Once") == 2
-    assert capsys.readouterr().err.startswith("error: the GPU's memory is full: ")
+    assert capsys.readouterr().err.startswith("error: the GPU is out of memory: ")
 
 
 def test_its_help_explains_each_option(capsys: pytest.CaptureFixture) -> None:

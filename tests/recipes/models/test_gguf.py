@@ -1,4 +1,4 @@
-"""A GGUF file is unpacked once, whole or not at all, and what is wrong with it is said in a sentence."""
+"""A GGUF file is converted once, completely or not at all, and its errors are one sentence."""
 
 import importlib.util
 import os
@@ -28,7 +28,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="module")
 def gguf_file(tiny_lm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Llama of one layer with the tiny model's tokenizer, its embedding quantised to 8 bits."""
+    """A Llama of one layer with the tiny model's tokenizer, its embedding quantized to 8 bits."""
     tokenizer = AutoTokenizer.from_pretrained(tiny_lm)
     vocabulary = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().__getitem__)
     merges = [" ".join(pair) for pair in _merges(tokenizer)]
@@ -79,7 +79,7 @@ def _merges(tokenizer) -> list:
     return json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]
 
 
-def test_names_of_other_models_stay_as_they_are() -> None:
+def test_names_of_other_models_are_not_changed() -> None:
     assert as_folder("org/model", "model.pretrained") == "org/model"
     assert as_folder("some/folder", "model.pretrained") == "some/folder"
 
@@ -120,7 +120,7 @@ def test_a_conversion_that_is_broken_off_leaves_nothing(
     assert list(cache.iterdir()) == []
 
 
-def test_of_two_conversions_at_once_the_first_to_end_stays(
+def test_of_two_conversions_at_once_the_first_to_finish_is_kept(
     gguf_file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     really_save = gguf_conversion.save
@@ -138,7 +138,7 @@ def test_of_two_conversions_at_once_the_first_to_end_stays(
     assert (folder / "first").is_file()
 
 
-def test_a_file_that_is_not_there_is_named(cache: Path) -> None:
+def test_a_missing_file_is_named(cache: Path) -> None:
     with pytest.raises(RecipeError, match=r"model\.pretrained: there is no file 'nowhere\.gguf'"):
         as_folder("nowhere.gguf", "model.pretrained")
 
@@ -147,7 +147,7 @@ def test_a_file_of_another_kind_is_said_to_be_no_gguf(tmp_path: Path, cache: Pat
     file = tmp_path / "text.gguf"
     file.write_text("Once upon a time", encoding="utf-8")
 
-    with pytest.raises(RecipeError, match="is no GGUF file, or a corrupted one"):
+    with pytest.raises(RecipeError, match="is not a GGUF file, or a corrupted one"):
         as_folder(str(file), "model.pretrained")
 
 
@@ -165,7 +165,7 @@ def test_a_file_that_ends_too_early_is_said_to_be_corrupted(
 
 
 @pytest.mark.parametrize("package", ["gguf", "accelerate"])
-def test_a_missing_reader_is_named_with_the_command_that_installs_it(
+def test_a_missing_package_is_named_with_the_command_that_installs_it(
     gguf_file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:
     find_spec = importlib.util.find_spec
@@ -179,5 +179,5 @@ def test_a_cache_that_cannot_be_written_is_named(gguf_file: Path, cache: Path) -
     cache.parent.mkdir(parents=True)
     cache.touch()  # a file where the folder should be: not even root can write into it
 
-    with pytest.raises(RecipeError, match="set the variable HF_HOME to a folder with room"):
+    with pytest.raises(RecipeError, match="set the environment variable HF_HOME to a folder with enough space"):
         as_folder(str(gguf_file), "model.pretrained")

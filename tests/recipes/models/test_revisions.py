@@ -1,4 +1,4 @@
-"""Which commit of a hub repository a run loads, and how a name asks for one."""
+"""Which commit of a hub repository a run loads, and how a name pins one."""
 
 from pathlib import Path
 
@@ -43,11 +43,11 @@ def test_a_folder_with_an_at_sign_is_a_folder(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize(("revision", "commit"), [(None, 1), ("main", 1), ("v1", 0), (COMMITS[0], 0)])
-def test_the_commit_is_that_of_the_revision_else_of_main(cache: Path, revision: str | None, commit: int) -> None:
+def test_the_commit_is_that_of_the_revision_or_of_main(cache: Path, revision: str | None, commit: int) -> None:
     assert cached_commit("org/tiny", revision=revision) == COMMITS[commit]
 
 
-def test_what_is_not_in_the_cache_has_no_commit(cache: Path) -> None:
+def test_a_repository_that_is_not_in_the_cache_has_no_commit(cache: Path) -> None:
     assert cached_commit("org/other") is None
     assert cached_commit("org/tiny", revision="v2") is None
     assert cached_commit("org/tiny", kind="dataset") is None
@@ -63,5 +63,5 @@ def test_a_dataset_without_references_has_its_only_commit(cache: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "width"), [("org/tiny", 12), ("org/tiny@v1", 11), (f"org/tiny@{COMMITS[0]}", 11)])
-def test_the_model_that_is_loaded_is_of_the_revision_asked_for(cache: Path, name: str, width: int) -> None:
+def test_the_loaded_model_is_of_the_given_revision(cache: Path, name: str, width: int) -> None:
     assert load_config(name, "model.pretrained").hidden_size == width

@@ -1,4 +1,4 @@
-"""The config.yaml of a run holds on another machine too."""
+"""The config.yaml of a run works on another machine too."""
 
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def test_the_threads_that_were_used_are_recorded(tiny_recipe: Path) -> None:
         assert yaml.safe_load(recorded)["threads"] == 1
 
 
-def test_threads_below_one_are_refused_in_a_sentence(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_threads_below_one_are_an_error_in_one_sentence(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", "--config", "tiny.yaml", "--threads", "0"]) == 2
 
     assert "threads is '0'" in capsys.readouterr().err

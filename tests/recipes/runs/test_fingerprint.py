@@ -1,4 +1,4 @@
-"""Fingerprints: equal for equal bits, and for nothing else."""
+"""Fingerprints are equal only for equal bits."""
 
 import hashlib
 from pathlib import Path
@@ -28,29 +28,29 @@ def test_equal_weights_have_the_same_fingerprint_in_any_order() -> None:
     ],
     ids=["one ulp", "shape", "dtype", "name"],
 )
-def test_other_weights_have_another(other: dict[str, torch.Tensor]) -> None:
+def test_other_weights_have_another_fingerprint(other: dict[str, torch.Tensor]) -> None:
     assert weights_sha256(other) != weights_sha256(WEIGHTS)
 
 
-def test_a_transposed_view_counts_as_the_numbers_that_it_shows() -> None:
+def test_a_transposed_view_has_the_fingerprint_of_its_values() -> None:
     matrix = torch.arange(6.0).reshape(2, 3)
 
     assert weights_sha256({"w": matrix.T}) == weights_sha256({"w": matrix.T.contiguous()})
     assert weights_sha256({"w": matrix.T}) != weights_sha256({"w": matrix.reshape(3, 2)})
 
 
-def test_the_sum_of_a_file_is_sha256sums(tmp_path: Path) -> None:
+def test_the_sha256_of_a_file_is_that_of_sha256sum(tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").write_bytes(b"step,loss\n")
 
     assert metrics_sha256(tmp_path) == file_sha256(tmp_path / "metrics.csv")
     assert file_sha256(tmp_path / "metrics.csv") == hashlib.sha256(b"step,loss\n").hexdigest()
 
 
-def test_a_run_that_logged_nothing_has_no_fingerprint_of_metrics(tmp_path: Path) -> None:
+def test_a_run_without_logged_metrics_has_no_fingerprint_of_them(tmp_path: Path) -> None:
     assert metrics_sha256(tmp_path) is None
 
 
-def test_the_sum_of_a_folder_changes_with_a_byte_or_a_name_in_it(tmp_path: Path) -> None:
+def test_the_sha256_of_a_folder_changes_with_a_byte_or_a_name_in_it(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     file = tmp_path / "deep" / "a.txt"
     file.write_text("one", encoding="utf-8")

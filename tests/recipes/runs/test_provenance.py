@@ -1,4 +1,4 @@
-"""What a report says of where its run comes from."""
+"""The provenance in a report."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def test_assets_are_the_files_and_folders_that_settings_name(tmp_path: Path) -> 
     }
 
 
-def test_a_folder_named_by_a_word_alone_is_an_asset_only_where_a_folder_is_meant(
+def test_a_folder_named_by_a_single_word_is_an_asset_only_in_keys_for_folders(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -48,9 +48,7 @@ def test_an_asset_of_a_wheel_is_named_by_its_reference(monkeypatch: pytest.Monke
     }
 
 
-def test_an_image_tells_its_commit_where_there_is_no_repository(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_repository_the_commit_is_that_of_the_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "ROOT", tmp_path)
     monkeypatch.setenv("GIT_COMMIT", "0123abc")
     monkeypatch.setenv("GIT_DIRTY", "false")
@@ -61,7 +59,7 @@ def test_an_image_tells_its_commit_where_there_is_no_repository(
     assert image() == {"version": None, "digest": "sha256:ab"}
 
 
-def test_nothing_is_made_up_where_nothing_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_values_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "ROOT", tmp_path)
     for name in ("GIT_COMMIT", "GIT_DIRTY"):
         monkeypatch.delenv(name, raising=False)
@@ -69,14 +67,14 @@ def test_nothing_is_made_up_where_nothing_is_known(tmp_path: Path, monkeypatch: 
     assert (git_commit(), git_dirty(), locks()) == (None, None, {})
 
 
-def test_the_machine_of_a_run_on_the_processor_has_no_accelerator() -> None:
+def test_the_machine_of_a_run_on_the_cpu_has_no_accelerator() -> None:
     found = machine(torch.device("cpu"))
 
     assert found["accelerator"] is None
     assert found["processor"]
 
 
-def test_the_settings_have_a_sum_of_their_own() -> None:
+def test_the_settings_have_their_own_sha256() -> None:
     settings = {"trainer": {"precision": "bf16-mixed"}, "model": {}, "data": {}}
     first, second = (provenance(settings, config, torch.device("cpu")) for config in ("a: 1\n", "a: 2\n"))
 

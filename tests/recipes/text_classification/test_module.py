@@ -101,7 +101,7 @@ def test_what_is_random_is_said(tiny_model: Path, wires_csv: Path, caplog: pytes
     with caplog.at_level("INFO"):
         fit(TextClassifier(str(tiny_model), adafactor), data_of(wires_csv), max_steps=1)
 
-    assert "random at first: classifier.bias, classifier.weight." in caplog.text
+    assert "randomly initialized: classifier.bias, classifier.weight." in caplog.text
 
 
 def test_adafactor_with_a_learning_rate_of_its_own_is_the_default(tiny_model: Path, wires_csv: Path) -> None:

@@ -1,4 +1,4 @@
-"""Which checkpoint is meant, and whose settings hold."""
+"""Which checkpoint is meant, which hyperparameters are used, and when the last one is written."""
 
 import os
 from pathlib import Path
@@ -23,7 +23,7 @@ def save(path: Path, age: int = 0, **content: Any) -> Path:
 
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
-    """Two runs, the newer with a best and a last checkpoint, and one that has only begun."""
+    """Two runs, the newer with a best and a last checkpoint, and one that has only started."""
     save(tmp_path / "cls/version_0/checkpoints/last.ckpt")
     save(tmp_path / "cls/version_9/checkpoints/epoch=1-step=8.ckpt", age=9)
     save(tmp_path / "cls/version_9/checkpoints/last.ckpt")
@@ -42,11 +42,11 @@ def test_of_a_runs_folder_fit_takes_the_last_and_the_others_the_best(command: st
     assert resolve(str(folder), command, runs, "other") == str(folder / "checkpoints" / name)
 
 
-def test_the_last_stands_in_for_the_best(runs: Path) -> None:
+def test_the_last_one_is_used_if_there_is_no_best_one(runs: Path) -> None:
     assert resolve(str(runs / "cls/version_0"), "test", runs, "cls").endswith("version_0/checkpoints/last.ckpt")
 
 
-def test_of_several_the_best_is_the_one_on_record(runs: Path) -> None:
+def test_of_several_the_best_is_the_recorded_one(runs: Path) -> None:
     folder = runs / "cls/version_9/checkpoints"
     best = save(folder / "epoch=2-step=12.ckpt", age=5)
     save(folder / "epoch=3-step=16.ckpt", age=2)
@@ -55,32 +55,32 @@ def test_of_several_the_best_is_the_one_on_record(runs: Path) -> None:
     assert resolve("best", "test", runs, "cls") == str(best)
 
 
-def test_files_and_addresses_are_taken_as_they_are(runs: Path) -> None:
+def test_files_and_urls_are_not_changed(runs: Path) -> None:
     path = str(runs / "cls/version_0/checkpoints/last.ckpt")
     for given in (path, "s3://bucket/last.ckpt", "registry:model", "hpc"):
         assert resolve(given, "fit", runs, "cls") == given
 
 
 @pytest.mark.parametrize("given", ["nowhere.ckpt", "best"])
-def test_what_is_not_there_is_told(given: str, tmp_path: Path) -> None:
+def test_a_missing_checkpoint_is_an_error(given: str, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=f"--ckpt_path {given}: no "):
         resolve(given, "fit", tmp_path, "cls")
 
 
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 damaged"])
-def test_what_is_no_checkpoint_is_told(content: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 corrupted"])
+def test_another_file_is_not_a_checkpoint(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "x.ckpt").write_bytes(content)
     with pytest.raises(RecipeError, match=r"x\.ckpt: not a checkpoint"):
         load(tmp_path / "x.ckpt")
 
 
-def test_weights_alone_are_no_checkpoint(tmp_path: Path) -> None:
+def test_weights_alone_are_not_a_checkpoint(tmp_path: Path) -> None:
     torch.save({"layer.weight": torch.ones(1)}, tmp_path / "x.ckpt")
-    with pytest.raises(RecipeError, match="it holds no state_dict"):
+    with pytest.raises(RecipeError, match="it has no state_dict"):
         load(tmp_path / "x.ckpt")
 
 
-def test_what_was_given_holds_and_the_rest_is_taken_from_the_checkpoint(tmp_path: Path) -> None:
+def test_given_arguments_are_kept_and_defaults_are_taken_from_the_checkpoint(tmp_path: Path) -> None:
     saved = {"_class_path": "M", "_instantiator": "i", "rate": 0.02, "width": 6, "same": 1, "gone": 2}
     path = save(tmp_path / "x.ckpt", hyper_parameters=saved)
     adopted, notes = adopt(path, "M", {"rate": 0.5, "width": 4, "same": 1}, given={"rate"})
@@ -91,11 +91,11 @@ def test_what_was_given_holds_and_the_rest_is_taken_from_the_checkpoint(tmp_path
     ]
 
 
-def test_a_checkpoint_of_another_class_decides_nothing(tmp_path: Path) -> None:
+def test_hyperparameters_of_another_class_are_ignored(tmp_path: Path) -> None:
     path = save(tmp_path / "x.ckpt", hyper_parameters={"_class_path": "Other", "rate": 0.02})
     adopted, notes = adopt(path, "M", {"rate": 0.5}, given=set())
     assert adopted == {}
-    assert notes == [f"{path} was saved by Other, and is loaded into M as asked for"]
+    assert notes == [f"{path} was saved by Other, and is loaded into M as given"]
 
 
 class Failing(BoringModel):

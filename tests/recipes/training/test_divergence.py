@@ -1,4 +1,4 @@
-"""A loss that is no number stops the run."""
+"""A loss that is NaN or infinite stops the run."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -57,20 +57,22 @@ def _fit(model: LightningModule, folder: Path | None = None, log_every: int = 3)
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("as_dict", [False, True])
-def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step(value: float, as_dict: bool, tmp_path: Path) -> None:
+def test_a_loss_that_is_nan_or_infinite_stops_the_run_and_names_the_step(
+    value: float, as_dict: bool, tmp_path: Path
+) -> None:
     with pytest.raises(TrainingDiverged, match="NaN or infinite at step 5"):
         _fit(_Model(4, value, as_dict), tmp_path)
 
 
 @pytest.mark.parametrize(("log_every", "steps"), [(1, 3), (5, 5), (100, 8)])
-def test_the_loss_is_looked_at_every_log_interval_and_at_the_end_of_an_epoch(log_every: int, steps: int) -> None:
+def test_the_loss_is_checked_every_log_interval_and_at_the_end_of_an_epoch(log_every: int, steps: int) -> None:
     model = _Model(2, float("nan"))
     with pytest.raises(TrainingDiverged, match="at step 3"):
         _fit(model, log_every=log_every)
     assert model.steps == steps
 
 
-def test_no_checkpoint_is_written_after_the_loss_went_wrong(tmp_path: Path) -> None:
+def test_no_checkpoint_is_written_after_a_loss_that_is_nan(tmp_path: Path) -> None:
     with pytest.raises(TrainingDiverged, match=r"last good checkpoint is .*step=2\.ckpt"):
         _fit(_Model(2, float("nan")), tmp_path, log_every=100)
     assert [path.name for path in tmp_path.iterdir()] == ["step=2.ckpt"]
@@ -83,13 +85,13 @@ def test_a_run_that_wrote_no_checkpoint_says_so(tmp_path: Path) -> None:
         _fit(_Model(0, float("nan")), tmp_path)
 
 
-def test_a_good_run_is_left_alone(tmp_path: Path) -> None:
+def test_a_run_with_finite_losses_is_not_stopped(tmp_path: Path) -> None:
     trainer = _fit(_Model(None, 1.0), tmp_path)
     assert trainer.global_step == 16
 
 
-def test_the_value_of_a_loss_is_not_asked_for_at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Asking for a value makes the host wait for the GPU. The mark's value is asked for with int()."""
+def test_there_is_no_synchronization_at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading a value makes the host wait for the GPU. The record is read with int()."""
     asked: list[int] = []
     original = Tensor.__int__
     monkeypatch.setattr(Tensor, "__int__", lambda self: asked.append(1) or original(self))

@@ -45,7 +45,7 @@ def test_a_file_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(progress_bar(), ProgressLines)
 
 
-def test_every_epoch_ends_with_a_line_and_what_validation_found(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_epoch_ends_with_a_line_and_the_validation_metrics(capsys: pytest.CaptureFixture[str]) -> None:
     _trainer(ProgressLines(seconds=1000)).fit(_Model())
     printed = capsys.readouterr().out
     lines = [line for line in printed.splitlines() if line.startswith(("epoch", "validation"))]
@@ -78,7 +78,7 @@ def test_evaluations_and_predictions_are_shown_too(capsys: pytest.CaptureFixture
     assert "predict: 100%" in printed
 
 
-def test_a_bar_that_is_disabled_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_disabled_bar_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     bar = ProgressLines(seconds=0)
     bar.disable()
     _trainer(bar).fit(_Model())

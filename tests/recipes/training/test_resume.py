@@ -1,4 +1,4 @@
-"""Going on from a checkpoint with other settings of the optimizer."""
+"""Resuming from a checkpoint with other optimizer settings."""
 
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ def checkpoint(scheduled: bool, tmp_path: Path) -> Path:
     return path
 
 
-def test_a_rate_given_for_the_rest_of_a_run_is_used_and_told(
+def test_a_new_learning_rate_is_used_and_printed(
     scheduled: bool, checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = _Model(scheduled, lr=0.02, weight_decay=0.01)
@@ -69,7 +69,7 @@ def test_a_rate_given_for_the_rest_of_a_run_is_used_and_told(
     assert told == "note: optimizer.lr is 0.02 as given; the checkpoint was trained with 0.1\n"
 
 
-def test_other_options_are_put_back_group_by_group(
+def test_other_options_are_restored_for_each_group(
     scheduled: bool, checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trainer = _fit(_Model(scheduled, lr=0.1, weight_decay=0.3), epochs=2, checkpoint=checkpoint)
@@ -77,7 +77,7 @@ def test_other_options_are_put_back_group_by_group(
     assert "weight_decay is 0.3 as given; the checkpoint was trained with 0.01" in capsys.readouterr().err
 
 
-def test_nothing_is_said_where_nothing_differs(
+def test_nothing_is_printed_if_nothing_differs(
     scheduled: bool, checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = _Model(scheduled, lr=0.1, weight_decay=0.01)
