@@ -143,7 +143,7 @@ class LanguageModelingData(RecipeData):
         if suffix(source if isinstance(source, str) else source[0] if source else "") == ".txt":
             load_args = {"sample_by": "document", **(load_args or {})}
         rows = load_split(source, key=key, path=self.path, name=self.name, load_args=load_args)
-        check_columns(rows, {self.text: "data.text"}, key)
+        check_columns(rows, {self.text: "data.text"}, key, source)
         check_text(rows, self.text, key)
         documents = rows.filter(Cached(not_blank), batched=True, input_columns=[self.text], desc=f"Reading {split}")
         if len(documents) == 0:

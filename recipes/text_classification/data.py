@@ -128,7 +128,9 @@ class TextClassificationData(RecipeData):
             return None
         key = f"data.{split}"
         columns = dict.fromkeys(self.text, "data.text")
-        check_columns(rows, columns if split == "predict" else {**columns, self.label: "data.label"}, key)
+        check_columns(
+            rows, columns if split == "predict" else {**columns, self.label: "data.label"}, key, self.sources[split]
+        )
         for column in self.text:
             check_text(rows, column, key)
             _refuse_numbers(rows, column, key)
