@@ -96,7 +96,7 @@ class Recipe(LightningModule, Generic[Data]):
             raise RecipeError(f"model.warmup is {warmup}: give 0 or more")
         self.save_hyperparameters(ignore=["optimizer"])  # weights_only loading would refuse a callable
         self.optimizer = optimizer
-        self.pretrained = pretrained
+        self.pretrained = _expanded(pretrained)
         self.schedule = schedule
         self.warmup = warmup
         self.schedule_args = schedule_args
@@ -265,10 +265,10 @@ class RecipeData(LightningDataModule, ABC):
             "validation": validation,
             "test": test,
         }
-        self.path = path
+        self.path = _expanded(path)
         self.name = name
         self.load_args = load_args
-        self.tokenizer_name = tokenizer
+        self.tokenizer_name = _expanded(tokenizer)
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.split_seed = split_seed
@@ -472,6 +472,10 @@ class RecipeData(LightningDataModule, ABC):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes up the place in the training split."""
         self._place = state_dict.get("place")
+
+
+def _expanded(name: str | None) -> str | None:
+    return None if name is None else os.path.expanduser(name)
 
 
 def _import_name(cls: type) -> str:
