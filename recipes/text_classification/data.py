@@ -9,11 +9,11 @@ from torch.utils.data import DistributedSampler
 
 from recipes.data.caching import Cached
 from recipes.data.sources import check_columns, check_text
-from recipes.messages import RecipeError
+from recipes.messages import RecipeError, tell
 from recipes.models.pretrained import load_config
 from recipes.recipe import RecipeData
 from recipes.text_classification.encoding import complete, encode
-from recipes.text_classification.labels import label_name, ordered, trained_labels
+from recipes.text_classification.labels import doubtful, folded, label_name, ordered, trained_labels
 from recipes.text_classification.metrics import IGNORED
 from recipes.text_classification.sampler import LengthGroupedSampler
 
@@ -36,6 +36,7 @@ class TextClassificationData(RecipeData):
             knows its labels.
         predict: File or files, or a split of ``path``, to label with ``predict``. They need no label column.
         max_length: Texts are cut after so many tokens. Time and activation memory grow with it.
+        max_labels: Most different labels that training rows may have. Null: 100, or half as many as there are rows.
         group_by_length: Whether training batches hold texts of similar length, for less padding.
         pad_to_multiple_of: Batches are padded to the longest text, rounded up to a multiple of this.
         kwargs: The arguments of the data of every recipe.
@@ -53,6 +54,7 @@ class TextClassificationData(RecipeData):
         *,
         predict: str | list[str] | None = None,
         max_length: int = 128,
+        max_labels: int | None = None,
         group_by_length: bool = True,
         pad_to_multiple_of: int | None = 8,
         **kwargs: Any,
@@ -62,6 +64,7 @@ class TextClassificationData(RecipeData):
         self.label = label
         self.sources["predict"] = predict
         self.max_length = max_length
+        self.max_labels = max_labels
         self.group_by_length = group_by_length
         self.pad_to_multiple_of = pad_to_multiple_of
         self._check_arguments()
@@ -78,6 +81,7 @@ class TextClassificationData(RecipeData):
             )
         for key, value, least in (
             ("max_length", self.max_length, 3),
+            ("max_labels", self.max_labels, 2),
             ("pad_to_multiple_of", self.pad_to_multiple_of, 1),
         ):
             if value is not None and value < least:
@@ -108,7 +112,9 @@ class TextClassificationData(RecipeData):
     def _load_predict(self) -> "Dataset":
         if not self.labels:
             self.labels = trained_labels(self._model_config())
-        if not self.labels:
+        # A checkpoint may have been trained on others than the model that it began with.
+        from_data = self.sources["train"] is not None and self.trainer is not None and self.trainer.ckpt_path
+        if from_data or not self.labels:
             train = self.read("train")
             if train is None:
                 raise RecipeError(
@@ -133,7 +139,11 @@ class TextClassificationData(RecipeData):
         )
         for column in self.text:
             check_text(rows, column, key)
-            _refuse_numbers(rows, column, key)
+            if split == "train":
+                _refuse_numbers(rows, column, key)
+        names = getattr(rows.features.get(self.label), "names", None) or []
+        if any(not name.strip() for name in names):
+            raise RecipeError(f"data.label: a class of column '{self.label}' of {key} has no name: name all of them")
         return rows
 
     def _model_config(self) -> Any:
@@ -150,19 +160,33 @@ class TextClassificationData(RecipeData):
                 )
             return known
         found = self._names(train) - {""}
-        if found and found <= set(known):
+        if found and {folded(name) for name in found} <= {folded(name) for name in known}:
             return known
         if len(found) < 2:
             raise RecipeError(
                 f"data.label: column '{self.label}' of data.train holds {len(found)} different labels: "
                 "a classifier needs two or more"
             )
-        if len(found) > max(100, len(train) // 2):
+        if len(found) > (self.max_labels or max(100, len(train) // 2)):
             raise RecipeError(
                 f"data.label: column '{self.label}' holds {len(found)} different values in {len(train)} rows "
-                "of data.train: name the column of the labels"
+                f"of data.train: name the column of the labels, or set data.max_labels to {len(found)} if these are "
+                "labels"
             )
+        self._refuse_other_labels(known, found)
+        for note in doubtful(found):
+            tell(f"data.label: {note}")
         return ordered(found)
+
+    def _refuse_other_labels(self, known: list[str], found: set[str]) -> None:
+        """What a trained head puts out has its own labels, and only training can give it others."""
+        trainer = self.trainer
+        if not known or trainer is None or trainer.state.fn in (None, "fit") or trainer.ckpt_path:
+            return
+        raise RecipeError(
+            f"model.pretrained: '{self._pretrained}' was trained on the labels {_listed(known)}, and data.train has "
+            f"{_listed(ordered(found))}: give data with its labels, or the --ckpt_path of a run with these"
+        )
 
     def _names(self, dataset: "Dataset") -> set[str]:
         class_names = getattr(dataset.features[self.label], "names", None)
@@ -178,20 +202,29 @@ class TextClassificationData(RecipeData):
         from datasets import ClassLabel
 
         labelled = split != "predict"
-        class_names = None
+        class_names, aliases = None, {}
         if labelled:
             class_names = getattr(dataset.features[self.label], "names", None)
-            unknown = ordered(self._names(dataset) - {"", *self.labels})
+            names = self._names(dataset) - {"", *self.labels}
+            aliases = self._aliases(names)
+            unknown = ordered(names - aliases.keys())
             if unknown:
                 raise RecipeError(
                     f"data.{split} has labels that data.train has not: {', '.join(map(repr, unknown[:5]))}"
                     + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
+                    + "".join(
+                        f"; '{name}' is there as '{label}'"
+                        for name in unknown[:5]
+                        for label in self.labels
+                        if folded(name) == folded(label)
+                    )
                     + ("; -1 marks rows without a label on the hub" if "-1" in unknown else "")
                     + f": correct column '{self.label}' or choose another split"
                 )
         rows = dataset
         if labelled:
-            rows = dataset.filter(Cached(complete), batched=True, fn_kwargs={"columns": [*self.text, self.label]})
+            columns = {"text": self.text, "label": self.label, "class_names": class_names}
+            rows = dataset.filter(Cached(complete), batched=True, fn_kwargs=columns)
             if dropped := len(dataset) - len(rows):
                 rank_zero_info(f"data.{split}: dropped {dropped} of {len(dataset)} rows, without a text or a label.")
             if len(rows) == 0:
@@ -208,9 +241,23 @@ class TextClassificationData(RecipeData):
                 "labels": self.labels,
                 "class_names": class_names,
                 "max_length": self.max_length,
+                "aliases": aliases,
             },
         )
         return encoded.cast_column("labels", ClassLabel(names=self.labels)) if labelled else encoded
+
+    def _aliases(self, names: set[str]) -> dict[str, str]:
+        """Which label of the model each name is, where they differ only in case, blanks or the format of a number."""
+        if not names or self.labels != trained_labels(self._model_config()):
+            return {}
+        by_fold: dict[str, list[str]] = {}
+        for label in self.labels:
+            by_fold.setdefault(folded(label), []).append(label)
+        found = {name: by_fold.get(folded(name), []) for name in sorted(names)}
+        aliases = {name: labels[0] for name, labels in found.items() if len(labels) == 1}
+        for name, label in aliases.items():
+            tell(f"data.label: '{name}' is read as '{label}', as '{self._pretrained}' calls it")
+        return aliases
 
     def train_sampler(self, rows: "Dataset", **shard: Any) -> DistributedSampler:
         """Batches of similar lengths, if asked for."""
@@ -239,6 +286,10 @@ class TextClassificationData(RecipeData):
         return {**batch, "labels": torch.zeros(self.batch_size, dtype=torch.long)}
 
 
+def _listed(names: list[str]) -> str:
+    return ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
 def _longest_first(rows: "Dataset") -> "Dataset":
     return rows.select(torch.tensor(rows["length"][:]).argsort(descending=True, stable=True).tolist())
 
@@ -246,5 +297,5 @@ def _longest_first(rows: "Dataset") -> "Dataset":
 def _refuse_numbers(rows: "Dataset", column: str, key: str) -> None:
     """Columns of delimited files are always read as text, so a column of numbers shows only in its values."""
     sample = [value for value in rows[column][:1000] if value]
-    if sample and all(value.replace(".", "", 1).lstrip("+-").isdigit() for value in sample):
+    if sample and all(value.replace(".", "", 1).lstrip("+-").isdecimal() for value in sample):
         raise RecipeError(f"data.text: column '{column}' of {key} holds numbers, not text: name a column of texts")
