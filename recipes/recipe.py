@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 from recipes.data.loader import ResumableLoader
 from recipes.data.sources import load_split
 from recipes.data.splitting import split_fractions, split_off
+from recipes.data.summary import print_summary
 from recipes.messages import RecipeError
 from recipes.models.gguf import as_folder, config_location
 from recipes.models.pretrained import load_config, load_model, load_tokenizer, save, set_checkpointing
@@ -330,6 +331,14 @@ class RecipeData(LightningDataModule, ABC):
         """
         return row
 
+    def summary(self) -> dict[str, dict[str, Any]]:
+        """What was understood of each split, for the table before training and ``data`` in the report.
+
+        Returns:
+            Of each split, whole numbers and shares by their names; ``labels`` may hold the rows of each label.
+        """
+        return {split: {"rows": len(rows)} for split, rows in self.splits.items()}
+
     # What it gets
 
     def tokenize_for(self, pretrained: str | None, trust_remote_code: bool = False) -> None:
@@ -396,6 +405,8 @@ class RecipeData(LightningDataModule, ABC):
     def setup(self, stage: str) -> None:
         """Makes the splits that ``stage`` (fit, validate, test or predict) needs ready to be batched."""
         self._load()
+        if stage == "fit" and self.trainer is not None and self.trainer.is_global_zero:
+            print_summary(self.summary())
 
     def _load(self) -> None:
         assert self.trainer is not None

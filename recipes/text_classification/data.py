@@ -1,5 +1,8 @@
 """The data of text classification: one or two text columns and a label column, tokenized and batched."""
 
+import os
+from collections import Counter
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,6 +12,7 @@ from torch.utils.data import DistributedSampler
 
 from recipes.data.caching import Cached
 from recipes.data.sources import check_columns, check_text
+from recipes.data.summary import count_duplicates, padding_share
 from recipes.messages import RecipeError, tell
 from recipes.models.pretrained import load_config
 from recipes.recipe import RecipeData
@@ -70,6 +74,7 @@ class TextClassificationData(RecipeData):
         self._check_arguments()
         self.labels: list[str] = []
         self.predict_rows: Dataset
+        self._dropped: dict[str, int] = {}
 
     def _check_arguments(self) -> None:
         if not 1 <= len(self.text) <= 2:
@@ -225,7 +230,8 @@ class TextClassificationData(RecipeData):
         if labelled:
             columns = {"text": self.text, "label": self.label, "class_names": class_names}
             rows = dataset.filter(Cached(complete), batched=True, fn_kwargs=columns)
-            if dropped := len(dataset) - len(rows):
+            self._dropped[split] = len(dataset) - len(rows)
+            if dropped := self._dropped[split]:
                 rank_zero_info(f"data.{split}: dropped {dropped} of {len(dataset)} rows, without a text or a label.")
             if len(rows) == 0:
                 raise RecipeError(f"data.{split} has {len(dataset)} rows, but none with both a text and a label")
@@ -265,6 +271,31 @@ class TextClassificationData(RecipeData):
             return super().train_sampler(rows, **shard)
         return LengthGroupedSampler(rows["length"][:], self.batch_size, **shard)
 
+    def summary(self) -> dict[str, dict[str, Any]]:
+        """Of each split its rows and labels, rows dropped, duplicates of training rows, tokens cut off and padding."""
+        splits = {split: rows for split, rows in self.splits.items() if split != "predict"}
+        summary: dict[str, dict[str, Any]] = {}
+        for split, rows in splits.items():
+            counts = Counter(rows["labels"][:])
+            summary[split] = {
+                "rows": len(rows),
+                "labels": {name: counts[number] for number, name in enumerate(self.labels)},
+                "rows_dropped_without_text_or_label": self._dropped.get(split, 0),
+                "tokens_cut_off": sum(rows["cut"][:]),
+            }
+            if split != "train" and "train" in splits:
+                summary[split]["duplicates_of_training_rows"] = count_duplicates(
+                    _tokens(rows), _tokens(splits["train"])
+                )
+        if "train" in splits:
+            sampler = self.train_sampler(
+                splits["train"], num_replicas=1, rank=0, seed=int(os.environ.get("PL_GLOBAL_SEED", "0"))
+            )
+            lengths = splits["train"]["length"][:]
+            share = padding_share(lengths, sampler, self.batch_size, self.pad_to_multiple_of or 1)
+            summary["train"]["share_of_padding"] = share
+        return summary
+
     def filler(self, row: dict[str, Any]) -> dict[str, Any]:
         """The row without its label."""
         return {**row, "labels": IGNORED}
@@ -273,7 +304,7 @@ class TextClassificationData(RecipeData):
         """Pads rows to the longest of them."""
         from transformers import DataCollatorWithPadding
 
-        rows = [{name: value for name, value in row.items() if name != "length"} for row in rows]
+        rows = [{name: value for name, value in row.items() if name not in ("length", "cut")} for row in rows]
         return dict(DataCollatorWithPadding(self.tokenizer, pad_to_multiple_of=self.pad_to_multiple_of)(rows))
 
     def largest_batch(self) -> dict[str, Tensor]:
@@ -288,6 +319,10 @@ class TextClassificationData(RecipeData):
 
 def _listed(names: list[str]) -> str:
     return ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _tokens(rows: "Dataset") -> Iterator[tuple[int, ...]]:
+    return (tuple(tokens) for batch in rows.select_columns("input_ids").iter(1000) for tokens in batch["input_ids"])
 
 
 def _longest_first(rows: "Dataset") -> "Dataset":

@@ -43,11 +43,18 @@ def encode(
         aliases: Labels under other names, as the label column has them.
 
     Returns:
-        The tokenizer's columns, ``length`` in tokens and, with a label column, ``labels``.
+        The tokenizer's columns, ``length`` in tokens, ``cut``, the tokens after it, and, with a label column,
+        ``labels``.
     """
     texts = [[value or "" for value in batch[column]] for column in text]
     encoded = dict(tokenizer(*texts, truncation=True, max_length=max_length))
     encoded["length"] = [len(tokens) for tokens in encoded["input_ids"]]
+    encoded["cut"] = [0] * len(encoded["length"])
+    full = [row for row, length in enumerate(encoded["length"]) if length >= max_length]
+    if full:
+        whole = tokenizer(*([column[row] for row in full] for column in texts), truncation=False, verbose=False)
+        for row, tokens in zip(full, whole["input_ids"], strict=True):
+            encoded["cut"][row] = len(tokens) - encoded["length"][row]
     if label is not None:
         numbers = {name: i for i, name in enumerate(labels)}
         numbers |= {alias: numbers[name] for alias, name in (aliases or {}).items()}
