@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 from recipes.data.loader import ResumableLoader
 from recipes.data.sources import load_split
 from recipes.data.splitting import split_fractions, split_off
+from recipes.data.summary import print_summary
 from recipes.messages import RecipeError
 from recipes.models.gguf import as_folder, config_location
 from recipes.models.pretrained import load_config, load_model, load_tokenizer, save, set_checkpointing
@@ -96,7 +97,7 @@ class Recipe(LightningModule, Generic[Data]):
         super().__init__()
         self.save_hyperparameters(ignore=["optimizer"])  # weights_only loading would refuse a callable
         self.optimizer = optimizer
-        self.pretrained = pretrained
+        self.pretrained = _expanded(pretrained)
         self.schedule = schedule
         self.warmup = warmup
         self.schedule_args = schedule_args
@@ -265,10 +266,10 @@ class RecipeData(LightningDataModule, ABC):
             "validation": validation,
             "test": test,
         }
-        self.path = path
+        self.path = _expanded(path)
         self.name = name
         self.load_args = load_args
-        self.tokenizer_name = tokenizer
+        self.tokenizer_name = _expanded(tokenizer)
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.split_seed = split_seed
@@ -326,6 +327,14 @@ class RecipeData(LightningDataModule, ABC):
             row: A row of the split.
         """
         return row
+
+    def summary(self) -> dict[str, dict[str, Any]]:
+        """What was understood of each split, for the table before training and ``data`` in the report.
+
+        Returns:
+            Of each split, whole numbers and shares by their names; ``labels`` may hold the rows of each label.
+        """
+        return {split: {"rows": len(rows)} for split, rows in self.splits.items()}
 
     # What it gets
 
@@ -393,6 +402,8 @@ class RecipeData(LightningDataModule, ABC):
     def setup(self, stage: str) -> None:
         """Makes the splits that ``stage`` (fit, validate, test or predict) needs ready to be batched."""
         self._load()
+        if stage == "fit" and self.trainer is not None and self.trainer.is_global_zero:
+            print_summary(self.summary())
 
     def _load(self) -> None:
         assert self.trainer is not None
@@ -469,3 +480,7 @@ class RecipeData(LightningDataModule, ABC):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes up the place in the training split."""
         self._place = state_dict.get("place")
+
+
+def _expanded(name: str | None) -> str | None:
+    return None if name is None else os.path.expanduser(name)

@@ -45,6 +45,7 @@ def finish(
         "metrics": metrics_sha256(folder),
     }
     report |= recipe.report_details()
+    report["data"] = data.summary()
     report["history"] = {"losses": history.losses, "evaluations": history.evaluations}
     report["provenance"] = provenance(settings, recorded_config, trainer.strategy.root_device)
     (folder / "report.json").write_text(as_json(report), encoding="utf-8")

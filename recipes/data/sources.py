@@ -1,12 +1,16 @@
 """From a YAML's data section to ``datasets`` splits: from the hub, csv, tab, json, parquet or text."""
 
 import glob
+import json
 import os
+import warnings
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from recipes.data.damage import DAMAGED, cannot_decode, check_json, first_line
+from recipes.data.delimited import reading
 from recipes.messages import RecipeError
 
 if TYPE_CHECKING:
@@ -24,18 +28,6 @@ READERS = {
     ".txt": "text",
 }
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
-SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
-ORANGE_TYPES = {"", "c", "continuous", "d", "discrete", "s", "string", "t", "time"}
-PANDAS_ARGUMENTS = (
-    "sep",
-    "delimiter",
-    "skiprows",
-    "encoding",
-    "quoting",
-    "quotechar",
-    "escapechar",
-    "comment",
-)
 
 
 def load_split(
@@ -74,24 +66,37 @@ def load_split(
     return _load_hub(source, key, path, name, load_args or {})
 
 
-def check_columns(rows: "Dataset", columns: Mapping[str, str], key: str) -> None:
+def check_columns(rows: "Dataset", columns: Mapping[str, str], key: str, source: Any = None) -> None:
     """Refuses rows that lack a column.
 
     Args:
         rows: The rows.
         columns: Each column that is needed, and the configuration key that names it.
         key: The configuration key of the rows.
+        source: What they were read from, for a hint at the ``load_args`` that reads them.
 
     Raises:
         RecipeError: A column is missing; names those there are.
     """
     for column, argument in columns.items():
         if column not in rows.column_names:
-            near = get_close_matches(column, rows.column_names, 1)
             raise RecipeError(
                 f"{argument} is '{column}', but {key} has no such column: it has {', '.join(rows.column_names)}"
-                + (f"; did you mean '{near[0]}'?" if near else "")
+                + _column_hint(column, rows.column_names, source)
             )
+
+
+def _column_hint(column: str, names: list[str], source: Any) -> str:
+    first = source[0] if isinstance(source, list) and source else source
+    delimited = isinstance(first, str) and READERS.get(suffix(first)) == "csv"
+    if delimited:
+        for sep in (";", "\t", "|", ","):
+            if any(column in (part.strip() for part in name.split(sep)) for name in names):
+                return f"; set data.load_args {{sep: {json.dumps(sep)}}}, which seems to stand between its columns"
+    near = get_close_matches(column, names, 1)
+    if near:
+        return f"; did you mean '{near[0]}'?"
+    return "; name the columns of a file without a header with data.load_args {column_names: [...]}" * delimited
 
 
 def check_text(rows: "Dataset", column: str, key: str) -> None:
@@ -112,7 +117,7 @@ def check_text(rows: "Dataset", column: str, key: str) -> None:
 
 def suffix(file: str) -> str:
     """The suffix that tells a file's format, in lower case (``.csv`` of ``a.CSV.gz``)."""
-    path = Path(file.split("?", maxsplit=1)[0])
+    path = Path(file.split("?", maxsplit=1)[0] if "://" in file else file)
     return Path(path.stem if path.suffix.lower() in COMPRESSIONS else path.name).suffix.lower()
 
 
@@ -128,10 +133,49 @@ def _load_files(source: str | list[str], key: str, load_args: dict[str, Any]) ->
             f"{', '.join(READERS)}"
         )
     ending = endings.pop()
-    reader = READERS[ending]
+    reader, expected = READERS[ending], None
     if reader == "csv":
-        load_args = _delimited_args(files, key, ending, load_args)
-    return _load(key, f"'{files[0]}'", reader, data_files=files, split="train", **load_args)
+        how = reading(files, key, ending, load_args)
+        load_args, expected = how.args, how.rows
+    elif reader == "json":
+        for file in files:
+            if "://" not in file:
+                check_json(file, key, load_args.get("encoding"))
+    on_lost_cells = "ignore" if expected is not None else "error"
+    try:
+        rows = _load_files_as(reader, files, key, load_args, on_lost_cells)
+    except RecipeError:
+        if len(files) > 1:
+            _name_odd_file(reader, files, key, load_args)
+        raise
+    if expected is not None and len(rows) != expected:
+        raise RecipeError(
+            f"{key}: '{files[0]}' has {expected} rows by its lines, but pandas reads {len(rows)}: look for stray "
+            "quotation marks or carriage returns"
+        )
+    return rows
+
+
+def _load_files_as(reader: str, files: list[str], key: str, load_args: dict[str, Any], on_lost_cells: Any) -> "Dataset":
+    # datasets takes names for patterns.
+    names = [file if "://" in file else glob.escape(file) for file in files]
+    with warnings.catch_warnings():
+        # pandas only warns when it leaves out cells; where the lines are checked, these are empty ones.
+        warnings.filterwarnings(on_lost_cells, message="Length of header or names does not match")
+        return _load(key, f"'{files[0]}'", reader, data_files=names, split="train", **load_args)
+
+
+def _name_odd_file(reader: str, files: list[str], key: str, load_args: dict[str, Any]) -> None:
+    """Names the file that cannot be read, or has other columns than the first one."""
+    first: list[str] = []
+    for file in files:
+        columns = _load_files_as(reader, [file], key, load_args, "ignore").column_names
+        first = first or columns
+        if set(columns) != set(first):
+            raise RecipeError(
+                f"{key}: '{file}' has the columns {', '.join(columns)}, and '{files[0]}' has {', '.join(first)}: give "
+                "files with the same columns"
+            )
 
 
 def _existing(pattern: str, key: str) -> list[str]:
@@ -143,50 +187,6 @@ def _existing(pattern: str, key: str) -> list[str]:
     if glob.has_magic(pattern) and (matches := sorted(glob.glob(pattern, recursive=True))):
         return matches
     raise RecipeError(f"{key}: there is no file '{pattern}' (looked from {os.getcwd()}): correct the path")
-
-
-def _delimited_args(files: list[str], key: str, ending: str, load_args: dict[str, Any]) -> dict[str, Any]:
-    """Arguments that read delimited text as it stands: strings all, ``NA`` a text and not a missing value."""
-    import pandas
-    from datasets import Features, Value
-
-    args: dict[str, Any] = {
-        "sep": SEPARATORS[ending],
-        "encoding": "utf-8-sig",
-        "keep_default_na": False,
-        # Else pandas takes the first column for an index when rows have one field more than the header.
-        "index_col": False,
-        **load_args,
-    }
-    if "features" in args:
-        return args
-    pandas_args = {name: args[name] for name in PANDAS_ARGUMENTS if name in args}
-    names = args.get("column_names") or args.get("names")
-    if names:
-        columns = list(names)
-    else:
-        try:
-            head = pandas.read_csv(files[0], nrows=2, dtype=str, keep_default_na=False, index_col=False, **pandas_args)
-        except (ValueError, OSError) as error:  # pandas' own errors and UnicodeDecodeError are ValueErrors
-            raise RecipeError(f"{key}: '{files[0]}' cannot be read as a table: {_first_line(error)}") from error
-        columns = [str(column) for column in head.columns]
-        if ending == ".tab" and "skiprows" not in load_args and _has_orange_header(head.values.tolist()):
-            args["skiprows"] = [1, 2]
-    args["features"] = Features({column: Value("string") for column in columns})
-    return args
-
-
-def _has_orange_header(rows: list[list[str]]) -> bool:
-    """Whether the two rows after the names are Orange's types (``string``) and flags (``class``)."""
-    if len(rows) < 2:
-        return False
-    types, flags = rows
-    known_flags = {"", "class", "c", "meta", "m", "ignore", "i", "skip", "weight", "w", "string", "basket"}
-    return (
-        all(cell in ORANGE_TYPES for cell in types)
-        and any(types)
-        and all(word in known_flags or "=" in word for cell in flags for word in (cell.split() or [""]))
-    )
 
 
 def _load_hub(split: str, key: str, path: str, name: str | None, load_args: dict[str, Any]) -> "Dataset":
@@ -209,17 +209,20 @@ def _load(key: str, where: str, *args: Any, **kwargs: Any) -> "Dataset":
     except (DatasetNotFoundError, ConnectionError) as error:
         raise RecipeError(
             f"{key}: the dataset {where} is neither a local folder nor reachable on the Hugging Face hub: "
-            f"check data.path, data.name and the network ({_first_line(error)})"
+            f"check data.path, data.name and the network ({first_line(error)})"
         ) from error
-    except (DatasetsError, ValueError, TypeError, OSError) as error:
+    except (DatasetsError, ValueError, TypeError, KeyError, Warning, *DAMAGED) as error:
         if "corresponds to no data" in str(error):
             raise RecipeError(f"{key}: {where} has no rows: give a file or split that has") from error
-        raise RecipeError(f"{key}: {where} cannot be loaded: {_first_line(error)}") from error
+        cause = _undecoded(error)
+        if cause is not None:
+            raise cannot_decode(key, where.strip("'"), cause) from error
+        raise RecipeError(f"{key}: {where} cannot be loaded: {first_line(error)}") from error
     finally:
         datasets.logging.set_verbosity(verbosity)
 
 
-def _first_line(error: BaseException) -> str:
-    while error.__cause__ is not None:
+def _undecoded(error: BaseException | None) -> UnicodeError | None:
+    while error is not None and not isinstance(error, UnicodeError):
         error = error.__cause__
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return error

@@ -9,6 +9,7 @@ from torch import Tensor
 from recipes.data.caching import Cached
 from recipes.data.sources import check_columns, check_text, load_split, suffix
 from recipes.data.splitting import split_fractions
+from recipes.data.summary import count_duplicates
 from recipes.language_modeling.packing import collate, pack
 from recipes.language_modeling.tokenizer import learn_tokenizer
 from recipes.messages import RecipeError
@@ -71,6 +72,8 @@ class LanguageModelingData(RecipeData):
         self.end_of_text = end_of_text
         self.block_size = block_size
         self.tokens: dict[str, int] = {}
+        self._documents_of: dict[str, dict[str, Any]] = {}
+        self._dropped: dict[str, int] = {}
 
     def load_splits(self, command: str) -> "dict[str, Dataset]":
         """Reads, checks, tokenizes and packs the documents of each split."""
@@ -86,7 +89,25 @@ class LanguageModelingData(RecipeData):
                 "data.end_of_text is true, but the tokenizer has no end-of-text token: give another tokenizer, or set "
                 "data.end_of_text to false to join documents without one"
             )
+        for split, rows in documents.items():
+            self._documents_of[split] = {"documents": len(rows), "blank_documents_dropped": self._dropped.get(split, 0)}
+            if split != "train" and "train" in documents:
+                texts, known = (
+                    (text for batch in part.iter(1000) for text in batch[self.text])
+                    for part in (rows, documents["train"])
+                )
+                self._documents_of[split]["duplicates_of_training_documents"] = count_duplicates(texts, known)
         return {split: self._pack(split, rows) for split, rows in documents.items()}
+
+    def summary(self) -> dict[str, dict[str, Any]]:
+        """Of each split its documents, blocks and tokens, what was dropped, and duplicates of training documents."""
+        summary = {
+            split: {**self._documents_of.get(split, {}), "blocks": len(rows), "tokens": self.tokens[split]}
+            for split, rows in self.splits.items()
+        }
+        if "train" in summary:
+            summary["train"]["tokens_that_fill_no_block"] = self.tokens["dropped"]
+        return summary
 
     def inspect(self) -> None:
         """Learns the vocabulary of a model that is trained from scratch, as training does."""
@@ -141,12 +162,13 @@ class LanguageModelingData(RecipeData):
         if suffix(source if isinstance(source, str) else source[0] if source else "") == ".txt":
             load_args = {"sample_by": "document", **(load_args or {})}
         rows = load_split(source, key=key, path=self.path, name=self.name, load_args=load_args)
-        check_columns(rows, {self.text: "data.text"}, key)
+        check_columns(rows, {self.text: "data.text"}, key, source)
         check_text(rows, self.text, key)
         documents = rows.filter(Cached(not_blank), batched=True, input_columns=[self.text], desc=f"Reading {split}")
         if len(documents) == 0:
             raise RecipeError(f"{key} has no text: all of its {len(rows)} documents are empty or blank")
-        if dropped := len(rows) - len(documents):
+        self._dropped[split] = len(rows) - len(documents)
+        if dropped := self._dropped[split]:
             rank_zero_info(f"{key}: dropped {dropped} of {len(rows)} documents, which are blank.")
         return documents
 

@@ -126,6 +126,7 @@ class LanguageModel(Recipe[LanguageModelingData]):
         """Encoders such as BERT load as language models too, but see the very token they are to predict."""
         training = model.training
         tokens = torch.tensor([[1, 2, 3, 4], [1, 2, 3, 5]], device=model.device)
+        tokens %= getattr(model.config.get_text_config(), "vocab_size", 6)
         with torch.no_grad(), isolate_rng():
             logits = model.eval()(input_ids=tokens, use_cache=False).logits.float()
         model.train(training)

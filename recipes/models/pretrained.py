@@ -49,6 +49,7 @@ def load_tokenizer(
     from transformers import AutoTokenizer
 
     tokenizer = _load(AutoTokenizer.from_pretrained, name, key, "a tokenizer", trust_remote_code=trust_remote_code)
+    _refuse_without_files(tokenizer, Path(name), key)
     if padding and tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             raise RecipeError(
@@ -58,6 +59,19 @@ def load_tokenizer(
         tokenizer.pad_token = tokenizer.eos_token
         rank_zero_info(f"The tokenizer '{name}' has no padding token: padding with '{tokenizer.eos_token}'.")
     return tokenizer
+
+
+def _refuse_without_files(tokenizer: "PreTrainedTokenizerBase", folder: Path, key: str) -> None:
+    """Refuses the few special tokens that transformers makes a tokenizer of where its vocabulary is missing."""
+    files = [file for file in tokenizer.vocab_files_names.values() if isinstance(file, str)]
+    others = ("*.model", "*.tiktoken", "tekken.json")
+    if not folder.is_dir() or not files or any((folder / file).exists() for file in files):
+        return
+    if not any(next(folder.glob(pattern), None) for pattern in others):
+        raise RecipeError(
+            f"{key}: the folder '{folder}' holds no tokenizer (none of {', '.join(files)}): give a folder that "
+            "has one, or name one in data.tokenizer"
+        )
 
 
 def load_model(
@@ -162,13 +176,15 @@ def _load(load: Any, name: str, key: str, what: str, **kwargs: Any) -> Any:
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
+    # TypeError and AttributeError are for a config.json that holds a list.
+    expected = (OSError, ValueError, ImportError, RuntimeError, KeyError, SafetensorError, StrictDataclassError)
     huggingface_hub.logging.set_verbosity_error()  # its client logs each retry; the error below is enough
     repository, revision = split_revision(name)
     if revision is not None:
         kwargs["revision"] = revision
     try:
         return load(repository, **kwargs)
-    except (OSError, ValueError, ImportError, RuntimeError, KeyError, SafetensorError, StrictDataclassError) as error:
+    except (*expected, TypeError, AttributeError) as error:
         if "trust_remote_code" in str(error):
             raise RecipeError(
                 f"{key}: '{name}' needs code that comes with it, which runs only with model.trust_remote_code: true "

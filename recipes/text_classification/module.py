@@ -85,12 +85,30 @@ class TextClassifier(Recipe[TextClassificationData]):
             raise RecipeError(
                 f"data.max_length is {data.max_length}, but '{self.pretrained}' reads {positions} tokens at most"
             )
-        if config.pad_token_id is None:
-            config.pad_token_id = data.tokenizer.pad_token_id
+        # A decoder takes the last token that is no padding for the text, as its configuration knows padding.
+        for part in {id(part): part for part in (config, config.get_text_config())}.values():
+            part.pad_token_id = data.tokenizer.pad_token_id
         for name in DROPOUTS:
             if self.dropout is not None and hasattr(config, name):
                 setattr(config, name, self.dropout)
         return config
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps the labels that the outputs stand for."""
+        checkpoint["labels"] = list(self.data.labels)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Compares the labels of a checkpoint with those of the data.
+
+        Raises:
+            RecipeError: They are not the same, or in another order.
+        """
+        trained = checkpoint.get("labels")
+        if trained is not None and trained != self.data.labels:
+            raise RecipeError(
+                f"--ckpt_path: the checkpoint was trained on the labels {', '.join(map(repr, trained[:5]))}, and the "
+                f"data has {', '.join(map(repr, self.data.labels[:5]))}: give the data.train that it was trained on"
+            )
 
     def forward(self, **inputs: Tensor) -> Tensor:
         """Logits of shape (batch, labels), in float32, of tokens of shape (batch, tokens)."""

@@ -20,7 +20,8 @@ class PredictionWriter(BasePredictionWriter):
 
     A row of a ``.csv`` has the columns of the source, then ``predicted`` (the most probable label),
     ``probability`` (its probability) and ``p(LABEL)`` for each label. A line of a ``.jsonl`` has the same,
-    the probabilities in an object ``probabilities``.
+    the probabilities in an object ``probabilities``. Where the source has a column of one of these names, it is kept
+    and ours is called ``predicted_2``.
 
     Args:
         file: The file to write, a .csv or .jsonl, within the run's folder unless absolute. It must not exist.
@@ -83,17 +84,28 @@ def write(path: Path, rows: Iterable[dict[str, Any]], probabilities: Tensor, lab
     with path.open("x", encoding="utf-8", newline="") as file:
         if path.suffix == ".jsonl":
             for row, label, values in _predicted(rows, probabilities, labels):
-                line = {**row, "predicted": label, "probability": values[label], "probabilities": values}
+                line = _beside(row, {"predicted": label, "probability": values[label], "probabilities": values})
                 file.write(json.dumps(line, ensure_ascii=False, default=str) + "\n")
             return
         writer: csv.DictWriter | None = None
         for row, label, values in _predicted(rows, probabilities, labels):
-            line = {**row, "predicted": label, "probability": values[label]}
-            line |= {f"p({name})": value for name, value in values.items()}
+            named = {f"p({name})": value for name, value in values.items()}
+            line = _beside(row, {"predicted": label, "probability": values[label], **named})
             if writer is None:
                 writer = csv.DictWriter(file, fieldnames=list(line))
                 writer.writeheader()
             writer.writerow(line)
+
+
+def _beside(row: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
+    """A row and what is added to it, under names that it does not have."""
+    line = dict(row)
+    for name, value in ours.items():
+        number, free = 2, name
+        while free in row:
+            free, number = f"{name}_{number}", number + 1
+        line[free] = value
+    return line
 
 
 def _predicted(

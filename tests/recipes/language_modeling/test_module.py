@@ -232,6 +232,13 @@ def test_an_encoder_that_sees_what_it_should_foretell_is_refused(
         fitted(tmp_path, tales_csv, data_args={"end_of_text": False})
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_a_model_of_few_tokens_is_found_causal(size: int) -> None:
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**GPT2, vocab_size=size))
+
+    LanguageModel(architecture=GPT2)._check_causal(model)
+
+
 def test_pickled_weights_are_refused(tiny_lm: Path, tales_csv: Path, tmp_path: Path) -> None:
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         (tmp_path / name).write_bytes((tiny_lm / name).read_bytes())

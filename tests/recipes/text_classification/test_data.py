@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from recipes.messages import RecipeError
 from recipes.text_classification.data import TextClassificationData
+from recipes.text_classification.module import TextClassifier
 
 
 def load(pretrained: Path | str, stage: str = "fit", **arguments: Any) -> TextClassificationData:
@@ -184,6 +185,129 @@ def test_order_depends_on_seed_and_epoch_alone(
     assert order("1", 0) == order("1", 0)
     assert order("1", 0) != order("1", 1)
     assert order("1", 0) != order("7", 0)
+
+
+def test_the_missing_label_of_a_class_label_is_dropped_from_each_split_and_counted(
+    tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = Dataset.from_dict({"headline": ["apple", "iron", "saw"] * 10, "desk": [1, 0, -1] * 10})
+    for split in ("train", "validation", "test"):
+        rows.cast_column("desk", ClassLabel(names=["yes", "no"])).to_parquet(tmp_path / f"{split}.parquet")
+    files = {split: str(tmp_path / f"{split}.parquet") for split in ("train", "validation", "test")}
+
+    with caplog.at_level("INFO"):
+        data = load(tiny_model, **files)
+
+    assert data.labels == ["no", "yes"]
+    for split in files:
+        assert len(data.splits[split]) == 20
+        assert f"data.{split}: dropped 10 of 30 rows" in caplog.text
+
+
+def test_a_class_without_a_name_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    rows = Dataset.from_dict({"headline": ["apple", "iron"] * 10, "desk": [1, 0] * 10})
+    rows.cast_column("desk", ClassLabel(names=["", "no"])).to_parquet(tmp_path / "a.parquet")
+
+    with pytest.raises(RecipeError, match="has no name"):
+        load(tiny_model, train=str(tmp_path / "a.parquet"))
+
+
+def model_with_labels(tiny_model: Path, folder: Path, labels: list[str]) -> Path:
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(folder)
+    config = AutoConfig.from_pretrained(tiny_model)
+    config.id2label = dict(enumerate(labels))
+    config.save_pretrained(folder)
+    return folder
+
+
+def test_labels_of_the_model_in_another_case_are_matched(
+    tiny_model: Path, wires_csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    data = load(model_with_labels(tiny_model, tmp_path, ["TOOL", "METAL", "FRUIT"]), train=str(wires_csv))
+
+    assert data.labels == ["TOOL", "METAL", "FRUIT"]
+    assert "'fruit' is read as 'FRUIT'" in capsys.readouterr().err
+
+
+def test_a_model_of_other_labels_is_trained_on_these_but_not_tested(
+    tiny_model: Path, wires_csv: Path, tmp_path: Path
+) -> None:
+    folder = model_with_labels(tiny_model, tmp_path, ["a", "b", "c"])
+
+    assert load(folder, train=str(wires_csv)).labels == ["fruit", "metal", "tool"]
+    with pytest.raises(RecipeError, match="was trained on the labels 'a', 'b', 'c'"):
+        load(folder, "test", train=str(wires_csv), test=str(wires_csv))
+
+
+def test_labels_written_in_another_way_in_the_validation_are_pointed_out(tiny_model: Path, tmp_path: Path) -> None:
+    for name, labels in (("train", ["0", "1"]), ("val", ["0.0", "1.0"])):
+        pandas.DataFrame({"headline": ["apple", "iron"] * 10, "desk": labels * 10}).to_csv(
+            tmp_path / f"{name}.csv", index=False
+        )
+
+    with pytest.raises(RecipeError, match=r"'0\.0' is there as '0'"):
+        load(tiny_model, train=str(tmp_path / "train.csv"), validation=str(tmp_path / "val.csv"))
+
+
+def test_labels_that_differ_only_in_case_are_pointed_out(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    rows = {"headline": ["apple", "iron", "saw"] * 10, "desk": ["pos", "Pos", "neg"] * 10}
+    pandas.DataFrame(rows).to_csv(tmp_path / "a.csv", index=False)
+
+    assert load(tiny_model, train=str(tmp_path / "a.csv")).labels == ["Pos", "neg", "pos"]
+    assert "'Pos', 'pos' differ only in case" in capsys.readouterr().err
+
+
+def test_texts_of_numbers_are_predicted(tiny_model: Path, wires_csv: Path, tmp_path: Path) -> None:
+    (tmp_path / "new.csv").write_text("headline\n12345\n", encoding="utf-8")
+
+    data = load(tiny_model, "predict", train=str(wires_csv), predict=str(tmp_path / "new.csv"))
+
+    assert data.predict_rows["headline"][:] == ["12345"]
+
+
+def test_as_many_labels_as_rows_are_believed_when_told(tiny_model: Path, tmp_path: Path) -> None:
+    rows = pandas.DataFrame({"headline": ["apple"] * 150, "desk": [f"desk {i}" for i in range(150)]})
+    rows.to_csv(tmp_path / "a.csv", index=False)
+
+    with pytest.raises(RecipeError, match=r"data\.max_labels to 150"):
+        load(tiny_model, train=str(tmp_path / "a.csv"))
+    data = load(tiny_model, train=str(tmp_path / "a.csv"), validation=0.1, max_labels=150)
+    assert (len(data.labels), len(data.splits["validation"])) == (150, 15)
+
+
+@pytest.mark.parametrize("key", ["tokenizer", "model", "path"])
+def test_a_home_folder_is_found(key: str, tiny_model: Path, wires_csv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tiny_model.parent))
+    home = f"~/{tiny_model.name}"
+
+    if key == "model":
+        assert TextClassifier(home).pretrained == str(tiny_model)
+    elif key == "path":
+        assert TextClassificationData("headline", "desk", path=home).path == str(tiny_model)
+    else:
+        assert len(load(tiny_model, train=str(wires_csv), tokenizer=home).tokenizer) == 20
+
+
+def test_a_folder_without_the_files_of_its_tokenizer_is_refused(
+    tiny_model: Path, wires_csv: Path, tmp_path: Path
+) -> None:
+    for name in ("config.json", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes((tiny_model / name).read_bytes())
+
+    with pytest.raises(RecipeError, match=r"model\.pretrained: .* no tokenizer|cannot be loaded"):
+        load(tmp_path, train=str(wires_csv))
+
+
+@pytest.mark.parametrize("content", ["[1, 2]", '"text"', "null", "[" * 100_000 + "]" * 100_000])
+def test_a_configuration_that_is_none_is_told(content: str, tiny_model: Path, wires_csv: Path, tmp_path: Path) -> None:
+    for file in tiny_model.glob("token*"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "config.json").write_text(content, encoding="utf-8")
+
+    with pytest.raises(RecipeError, match=r"model\.pretrained"):
+        load(tmp_path, train=str(wires_csv))
 
 
 MISTAKES: dict[str, tuple[dict[str, Any], list[str]]] = {

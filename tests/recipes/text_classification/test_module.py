@@ -15,7 +15,7 @@ from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from sklearn.metrics import accuracy_score, f1_score
 from transformers import Adafactor as TheirAdafactor
-from transformers import AutoTokenizer, pipeline
+from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification, pipeline
 
 from lightning_adafactor import Adafactor
 from recipes import TextClassificationData, TextClassifier
@@ -402,3 +402,55 @@ def test_two_processes_fit_and_predict_as_one(
     classify = pipeline("text-classification", model=str(run / "model"))
     alone = [result["label"] for result in classify(wires["headline"].tolist(), truncation=True)]
     assert predicted["predicted"].tolist() == alone
+
+
+def test_a_decoder_that_pads_with_another_token_than_its_tokenizer_gives_the_same_alone_and_in_a_batch(
+    tiny_model: Path, wires_csv: Path, tmp_path: Path
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.save_pretrained(tmp_path)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=32,
+        pad_token_id=5,
+        num_labels=3,
+    )
+    LlamaForSequenceClassification(config).save_pretrained(tmp_path)
+    probabilities = []
+    for texts in (["apple"], ["apple", "iron gold tin saw file"]):
+        (tmp_path / f"{len(texts)}.csv").write_text("\n".join(["headline", *texts]) + "\n", encoding="utf-8")
+        data = TextClassificationData(
+            "headline", "desk", str(wires_csv), predict=str(tmp_path / f"{len(texts)}.csv"), max_length=16
+        )
+        seed_everything(0, verbose=False)
+        trainer = Trainer(logger=False, enable_progress_bar=False, accelerator="cpu")
+        module = TextClassifier(str(tmp_path), predictions=str(tmp_path / f"p{len(texts)}.csv"))
+        trainer.predict(module, data)
+        assert module.model.config.pad_token_id == tokenizer.pad_token_id
+        probabilities.append(pandas.read_csv(tmp_path / f"p{len(texts)}.csv").filter(like="p(").iloc[0].tolist())
+
+    assert probabilities[0] == pytest.approx(probabilities[1], abs=2e-6)
+
+
+def test_a_checkpoint_of_other_labels_is_refused(
+    tiny_model: Path, wires: pandas.DataFrame, wires_csv: Path, tmp_path: Path
+) -> None:
+    def run(file: Path, command: str, **arguments: Any) -> Trainer:
+        data = TextClassificationData("headline", "desk", str(file), validation=0.2, test=str(file), max_length=16)
+        trainer = Trainer(
+            logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu", max_steps=1
+        )
+        getattr(trainer, command)(TextClassifier(str(tiny_model)), datamodule=data, **arguments)
+        return trainer
+
+    run(wires_csv, "fit").save_checkpoint(tmp_path / "a.ckpt")
+    wires.assign(desk=wires["desk"].map({"fruit": "A", "metal": "B", "tool": "C"})).to_csv(tmp_path / "b.csv")
+
+    run(wires_csv, "test", ckpt_path=str(tmp_path / "a.ckpt"))
+    for command in ("test", "fit"):
+        with pytest.raises(RecipeError, match="trained on the labels 'fruit', 'metal', 'tool'"):
+            run(tmp_path / "b.csv", command, ckpt_path=str(tmp_path / "a.ckpt"))

@@ -82,3 +82,15 @@ def test_an_existing_file_stops_the_run_before_it_computes(tiny_model: Path, wir
 def test_a_file_of_another_kind_is_refused() -> None:
     with pytest.raises(RecipeError, match=r"model\.predictions is 'p\.xlsx'"):
         PredictionWriter("p.xlsx")
+
+
+@pytest.mark.parametrize("name", ["p.csv", "p.jsonl"])
+def test_columns_of_the_source_are_kept_beside_ours(name: str, tmp_path: Path) -> None:
+    rows = [{"predicted": "mine", "predicted_2": "too", "p(no)": "0.5", "probabilities": "x"}]
+
+    write(tmp_path / name, rows, PROBABILITIES[:1], ["no", "yes"])
+
+    text = (tmp_path / name).read_text(encoding="utf-8")
+    written = json.loads(text) if name == "p.jsonl" else next(csv.DictReader(text.splitlines()))
+    assert rows[0].items() <= written.items()
+    assert written["predicted_3"] == "yes"
