@@ -220,8 +220,12 @@ class RecipeCLI(LightningCLI):
             return
         model = settings["model"]
         given = {key.split(".")[1] for source in self._given for key in plain_keys(source.settings, "model")}
-        adopted, notes = checkpoints.adopt(path, model["class_path"], model["init_args"].as_dict(), given)
-        for note in notes:
+        checkpoint = checkpoints.load(path)
+        checkpoints.check_contents(path, checkpoint, command)
+        own = model["init_args"].as_dict()
+        adopted, notes = checkpoints.adopt(path, checkpoint, model["class_path"], own, given)
+        finished = checkpoints.nothing_left(checkpoint, settings["trainer"]) if command == "fit" else None
+        for note in [*notes, *([finished] if finished else [])]:
             tell(note)
         if adopted:
             settings = {command: {"model": {"class_path": model["class_path"], "init_args": adopted}}}
@@ -282,7 +286,7 @@ class RecipeCLI(LightningCLI):
             raise
         except ValueError as error:
             raise RecipeError(f"trainer: {' '.join(str(error).split())}") from error
-        checkpoints.load_by_name(trainer)
+        checkpoints.write_whole_files(trainer)
         return trainer
 
     def before_fit(self) -> None:

@@ -6,9 +6,11 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from recipes.messages import tell
+from recipes.messages import RecipeError, tell
+from recipes.runs.report import import_path
 
 Groups = list[dict[str, Any]]
+NOT_OPTIONS = {"params", "param_names", "initial_lr"}
 
 
 class OptimizerAsGiven(Callback):
@@ -20,12 +22,42 @@ class OptimizerAsGiven(Callback):
 
     def __init__(self) -> None:
         self._given: list[Groups] = []
+        self._classes: list[str] = []
+        self._saved_classes: list[str] = []
+        self._saved_options: list[set[str]] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """The classes of the optimizers, for a run that goes on from here."""
+        return {"optimizers": self._classes}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Notes the classes of the optimizers whose state the checkpoint holds."""
+        self._saved_classes = list(state_dict.get("optimizers", []))
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Notes the options that the checkpoint holds."""
+        states = checkpoint.get("optimizer_states", [])
+        self._saved_options = [{key for group in state["param_groups"] for key in group} for state in states]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Notes the options, before Lightning loads the checkpoint's."""
         self._given = []
+        self._classes = [import_path(type(optimizer)) for optimizer in trainer.optimizers]
         if trainer.ckpt_path:
+            self._refuse_other_classes(trainer)
             self._given = [[_options(group) for group in optimizer.param_groups] for optimizer in trainer.optimizers]
+
+    def _refuse_other_classes(self, trainer: Trainer) -> None:
+        for i, (optimizer, name) in enumerate(zip(trainer.optimizers, self._classes, strict=True)):
+            own = {key for group in optimizer.param_groups for key in group} - NOT_OPTIONS
+            saved = self._saved_options[i] - NOT_OPTIONS if i < len(self._saved_options) else own
+            before = self._saved_classes[i] if i < len(self._saved_classes) else name
+            if before != name or not (own <= saved or saved <= own):
+                other = before if before != name else f"another one, with the options {', '.join(sorted(saved))}"
+                raise RecipeError(
+                    f"--ckpt_path {trainer.ckpt_path}: the optimizer is {name}, and the state in the checkpoint is of "
+                    f"{other}: a run goes on with the optimizer it was begun with, or starts anew without --ckpt_path"
+                )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compares them with the checkpoint's."""

@@ -138,7 +138,8 @@ def test_a_run_leaves_its_settings_metrics_events_and_checkpoints_in_one_folder(
     left = {path.name.split(".")[0] for path in Path("runs/tiny/version_0").iterdir()}
     assert left == {"config", "metrics", "events", "checkpoints", "hparams"}
     checkpoints = {path.name for path in Path("runs/tiny/version_0/checkpoints").iterdir()}
-    assert checkpoints == {"epoch=2-step=12.ckpt", "last.ckpt"}
+    kept = {"epoch=2-step=12.ckpt", "last.ckpt"}
+    assert checkpoints == kept | {f"{name}.sha256" for name in kept}
     with Path("runs/tiny/version_0/metrics.csv").open(encoding="utf-8") as file:
         columns = set(next(csv.reader(file)))
     assert {"step", "train/loss", "val/loss", "lr-SGD", "optimizer/state_mb"} <= columns
@@ -254,6 +255,36 @@ def test_a_run_goes_on_where_the_last_one_ended() -> None:
     assert run("fit") == 0
     assert run("fit", "--ckpt_path", "last", "--trainer.max_epochs", "5") == 0
     assert torch.load("runs/tiny/version_1/checkpoints/last.ckpt", weights_only=True)["global_step"] == 20
+
+
+def test_a_finished_run_that_is_resumed_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("fit") == 0
+    assert run("fit", "--ckpt_path", "last") == 0
+    said = capsys.readouterr().err
+    assert "note: nothing is left to train: 3 epochs are done; to go on, give --trainer.max_epochs above 3" in said
+
+
+def test_checkpoints_have_checksums_and_damaged_ones_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("fit", "--trainer.max_epochs", "1") == 0
+    folder = Path("runs/tiny/version_0/checkpoints")
+    assert {f"{file.name}.sha256" for file in folder.glob("*.ckpt")} == {file.name for file in folder.glob("*.sha256")}
+    last = folder / "last.ckpt"
+    content = bytearray(last.read_bytes())
+    content[len(content) // 2] ^= 1
+    last.write_bytes(content)
+    assert run("fit", "--ckpt_path", str(last)) == 2
+    assert "last.ckpt: the file is damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("settings", [[], ["--checkpoint.save_weights_only", "true"]])
+def test_what_cannot_be_gone_on_from_is_a_mistake(settings: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("fit", "--trainer.max_epochs", "1", *settings) == 0
+    best = next(Path("runs/tiny/version_0/checkpoints").glob("epoch*.ckpt"))
+    changed = [] if settings else ["--model.optimizer", "torch.optim.AdamW"]
+    assert run("fit", "--ckpt_path", str(best), *changed) == 2
+    said = capsys.readouterr().err
+    assert ("holds the weights only" if settings else "the optimizer is torch.optim.AdamW") in said
+    assert "Traceback" not in said
 
 
 def test_what_was_best_before_a_run_went_on_stays_the_best() -> None:
