@@ -5,17 +5,18 @@ It knows no task: ``model`` and ``data`` are whatever classes the YAML names.
 
 import importlib
 import signal
+import sys
 from argparse import SUPPRESS, ArgumentError
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from jsonargparse import ActionConfigFile, set_parsing_settings
 from jsonargparse.typing import PositiveInt
 from lightning import LightningDataModule, LightningModule, Trainer, __version__
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf.errors import OmegaConfBaseException
 
@@ -107,8 +108,7 @@ class RecipeCLI(LightningCLI):
         except BaseException as error:
             self._leave_no_empty_folder()
             if isinstance(error, SystemExit) and self._interrupted():
-                signal.signal(signal.SIGINT, signal.default_int_handler)
-                raise KeyboardInterrupt(self._where_it_stopped()) from None
+                self._end_as_stopped(error)
             raise
 
     def _leave_no_empty_folder(self) -> None:
@@ -119,8 +119,23 @@ class RecipeCLI(LightningCLI):
         """Whether Lightning has ended the process because of Ctrl-C."""
         return hasattr(self, "trainer") and self.trainer.interrupted
 
+    def _end_as_stopped(self, error: SystemExit) -> NoReturn:
+        """Says where to go on; the exit status is 130 after Ctrl-C, else 128 and the number of the signal."""
+        where = self._where_it_stopped()
+        if not isinstance(error, SIGTERMException):
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            raise KeyboardInterrupt(where) from None
+        last = self._last_checkpoint()
+        signum = signal.Signals((last and last.stopped_by) or signal.SIGTERM)
+        if is_first_rank():
+            print(f"\nstopped by {signum.name}{f': {where}' if where else ''}", file=sys.stderr)
+        raise SystemExit(128 + signum) from None
+
+    def _last_checkpoint(self) -> checkpoints.LastCheckpoint | None:
+        return next((c for c in self.trainer.checkpoint_callbacks if isinstance(c, checkpoints.LastCheckpoint)), None)
+
     def _where_it_stopped(self) -> str:
-        last = next((c for c in self.trainer.checkpoint_callbacks if isinstance(c, checkpoints.LastCheckpoint)), None)
+        last = self._last_checkpoint()
         if self.subcommand != "fit" or last is None or not last.path:
             return ""
         return f"go on with --ckpt_path {last.path}"

@@ -14,6 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from recipes.messages import RecipeError, tell
 from recipes.runs.folder import RunFolder, settings_of, versions
 from recipes.training import whole_files
+from recipes.training.stop_signals import StopSignals
 
 LAST = "last.ckpt"
 SHARDED = ("meta.pt", ".metadata")
@@ -86,14 +87,22 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """Keeps ``last.ckpt``, written after every validation, at the end, and when the user interrupts the run.
+    """Keeps ``last.ckpt``, written after every validation, at the end, and when the run is asked to stop.
 
     :class:`~lightning.pytorch.callbacks.ModelCheckpoint` with ``save_last=True`` writes it only when the best
     checkpoint is written too, so that a run which no longer improves could not be taken up where it ended.
+
+    A run that is asked to stop (:class:`~recipes.training.stop_signals.StopSignals`) ends the batch, saves and leaves:
+    Lightning runs checkpoint callbacks last, so what the others note of the batch is saved too.
+
+    Attributes:
+        stopped_by: The signal that has ended the run; None without one.
     """
 
     def __init__(self) -> None:
         super().__init__(filename=LAST.removesuffix(".ckpt"), enable_version_counter=False)
+        self._signals = StopSignals()
+        self.stopped_by: int | None = None
 
     @property
     def path(self) -> str | None:
@@ -103,19 +112,68 @@ class LastCheckpoint(ModelCheckpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes nothing over: the file of the run before is not this run's last."""
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """From here on a signal lets the batch end."""
+        super().on_train_start(trainer, pl_module)
+        self.stopped_by = None
+        self._signals.install()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Saves and leaves if asked to; where a validation is due, which a resumed run would skip, after that."""
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if not self._asked(trainer):
+            return
+        if trainer.global_step:
+            self._save_now(trainer)
+        loop = trainer.fit_loop
+        if trainer.global_step and loop.epoch_loop._should_check_val_fx(loop._data_fetcher):  # type: ignore[arg-type]
+            self._last_global_step_saved = -1  # that was in case of a kill; the validation goes into the next one
+            return
+        self._leave()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves; leaves if asked to."""
+        super().on_validation_end(trainer, pl_module)
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and self._asked(trainer):
+            self._leave()
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Saves the steps since the last validation."""
-        self.on_validation_end(trainer, pl_module)  # saves nothing if the last step is saved
+        """Saves the steps since the last validation; leaves if asked to."""
+        super().on_validation_end(trainer, pl_module)  # saves nothing if the last step is saved
+        asked = self._asked(trainer)
+        self._signals.restore()
+        if asked:
+            self._leave()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Saves on Ctrl-C; not after an error, when the weights may be corrupted or the other ranks gone.
+        """Saves nothing: the batch may be half done, the weights corrupted, or the other ranks gone."""
+        self._signals.restore()
 
-        ``save_on_exception`` would save after every exception, and on one rank while the others wait elsewhere.
-        """
-        fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and trainer.global_step
-        if isinstance(exception, KeyboardInterrupt) and fitting and trainer.world_size == 1:
-            self.best_model_path = self.format_checkpoint_name({})
-            trainer.save_checkpoint(self.best_model_path, weights_only=False)
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Puts the handlers of signals back."""
+        self._signals.restore()
+
+    def _asked(self, trainer: Trainer) -> bool:
+        """Whether a signal has reached any of the ranks."""
+        signum = self._signals.received or 0
+        if trainer.world_size > 1:
+            local = torch.tensor(signum, device=trainer.strategy.root_device)
+            signum = int(trainer.strategy.reduce(local, reduce_op="max"))
+        self._signals.received = signum or None
+        return bool(signum)
+
+    def _save_now(self, trainer: Trainer) -> None:
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        self.best_model_path = self.format_checkpoint_name({})
+        self._save_checkpoint(trainer, self.best_model_path)
+
+    def _leave(self) -> None:
+        self.stopped_by = self._signals.received
+        assert self.stopped_by is not None
+        self._signals.leave()
 
 
 def resolve(ckpt_path: str, command: str, root: Path, name: str) -> str:

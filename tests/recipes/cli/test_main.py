@@ -347,9 +347,19 @@ def test_ctrl_c_saves_the_last_step_and_says_how_to_go_on(capsys: pytest.Capture
     said = capsys.readouterr().err
     assert "interrupted: go on with --ckpt_path runs/tiny/version_0/checkpoints/last.ckpt" in said
     assert "Traceback" not in said
-    assert torch.load("runs/tiny/version_0/checkpoints/last.ckpt", weights_only=True)["global_step"] >= 6
+    assert torch.load("runs/tiny/version_0/checkpoints/last.ckpt", weights_only=True)["global_step"] == 7
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert run("fit", "--ckpt_path", "last", "--model.interrupt_at", "null") == 0
+
+
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 138)])
+def test_other_signals_stop_a_run_as_ctrl_c_does(
+    signum: signal.Signals, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("fit", "--model.interrupt_at", "6", "--model.interrupt_with", str(int(signum))) == status
+    said = capsys.readouterr().err
+    assert f"stopped by {signum.name}: go on with --ckpt_path runs/tiny/version_0/checkpoints/last.ckpt" in said
+    assert torch.load("runs/tiny/version_0/checkpoints/last.ckpt", weights_only=True)["global_step"] == 7
 
 
 def test_a_fault_of_the_program_shows_its_traceback() -> None:

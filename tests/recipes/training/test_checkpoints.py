@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.demos.boring_classes import BoringModel
 
-from recipes.messages import RecipeError
 from recipes.checksums import file_sha256
+from recipes.messages import RecipeError
+from recipes.training import stop_signals
 from recipes.training.checkpoints import LastCheckpoint, WholeFiles, adopt, check_contents, load, resolve
 
 
@@ -249,7 +251,7 @@ class Failing(BoringModel):
         return super().training_step(batch, batch_idx)
 
 
-def trained(folder: Path, exception: BaseException | None = None, **settings: Any) -> int:
+def trained(folder: Path, model: BoringModel | None = None, **settings: Any) -> int:
     """The step of the ``last.ckpt`` that a training leaves; 0 for none."""
     trainer = Trainer(
         default_root_dir=folder,
@@ -262,9 +264,9 @@ def trained(folder: Path, exception: BaseException | None = None, **settings: An
         **{"limit_val_batches": 1, **settings},
     )
     try:
-        trainer.fit(Failing(exception))
+        trainer.fit(model or BoringModel())
     except (SystemExit, ValueError):
-        assert exception is not None
+        assert model is not None
     files = list(folder.rglob("*.ckpt"))
     assert [file.name for file in files] in ([], ["last.ckpt"])
     return load(files[0])["global_step"] if files else 0
@@ -281,12 +283,47 @@ def test_last_checkpoint_is_of_the_last_step_whenever_there_is_validation(
     assert trained(tmp_path, **{"max_steps": 7, **settings}) == 7
 
 
-def test_last_checkpoint_is_saved_on_ctrl_c(tmp_path: Path) -> None:
-    assert trained(tmp_path, KeyboardInterrupt(), max_steps=7) == 3
+class Signalled(BoringModel):
+    """Gets a signal before its fourth step, or two."""
+
+    def __init__(self, signum: int, twice: bool) -> None:
+        super().__init__()
+        self.signum, self.twice = signum, twice
+
+    def training_step(self, batch: torch.Tensor, batch_idx: int) -> Any:
+        if self.global_step == 3:
+            for _ in range(1 + self.twice):
+                signal.raise_signal(self.signum)
+        return super().training_step(batch, batch_idx)
+
+
+@pytest.mark.parametrize("twice", [False, True], ids=["once", "twice"])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_lets_the_batch_end_before_the_save_and_a_second_one_leaves_at_once(
+    signum: signal.Signals, twice: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    handlers = [signal.getsignal(each) for each in stop_signals.SIGNALS]
+    try:
+        assert trained(tmp_path, Signalled(signum, twice), max_steps=7, val_check_interval=2) == (2 if twice else 4)
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning leaves it ignored
+        assert [signal.getsignal(each) for each in stop_signals.SIGNALS] == handlers
+        signal.signal(signal.SIGINT, before)
+
+
+def test_a_signal_in_mid_epoch_saves_the_step_that_has_just_ended(tmp_path: Path) -> None:
+    assert trained(tmp_path, Signalled(signal.SIGTERM, False), max_steps=7, limit_val_batches=0) == 4
+
+
+def test_last_checkpoint_is_not_saved_on_an_interrupt_in_mid_step(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    assert trained(tmp_path, Failing(KeyboardInterrupt()), max_steps=7) == 0
+    signal.signal(signal.SIGINT, before)
 
 
 def test_last_checkpoint_is_not_saved_after_an_error(tmp_path: Path) -> None:
-    assert trained(tmp_path, ValueError("the weights may be corrupted"), max_steps=7) == 0
+    assert trained(tmp_path, Failing(ValueError("the weights may be corrupted")), max_steps=7) == 0
 
 
 def test_last_checkpoint_is_not_saved_in_a_fast_dev_run(tmp_path: Path) -> None:
