@@ -94,7 +94,7 @@ def give_back(run: RunFolder) -> None:
 
 
 def settings_of(run: Path) -> dict[str, Any]:
-    """The settings in a run's ``config.yaml`` by their dotted keys (``trainer.max_epochs``); none if it has no such file."""
+    """The settings in a run's ``config.yaml`` by dotted keys (``trainer.max_epochs``); none without that file."""
     import yaml
 
     try:

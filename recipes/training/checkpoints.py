@@ -200,7 +200,7 @@ def resolve(ckpt_path: str, command: str, root: Path, name: str) -> str:
             if _is_of_fit(run):
                 without.append(run)
         raise RecipeError(
-            f"--ckpt_path {ckpt_path}: no run in {root / name} has a checkpoint that can be read; `fit` first or name a file"
+            f"--ckpt_path {ckpt_path}: no run in {root / name} has a readable checkpoint; `fit` first or name a file"
         )
     path = Path(ckpt_path)
     if path.is_dir() and (path / "checkpoints").is_dir():

@@ -1,4 +1,4 @@
-"""A run that goes on from a checkpoint keeps its own settings of the optimizer."""
+"""A run that goes on from a checkpoint keeps its own settings: those of the optimizer, and the batch size."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from recipes.data.loader import ResumableLoader
 from recipes.messages import RecipeError, tell
 from recipes.runs.report import import_path
 
@@ -72,6 +73,26 @@ class OptimizerAsGiven(Callback):
                     told.add(f"optimizer.{name} is {value} as given; the checkpoint was trained with {loaded}")
         for note in sorted(told):
             tell(note)
+
+
+class RowsOfEpoch(Callback):
+    """Counts the batches of an epoch that was interrupted as if they had been of this run's size.
+
+    The training loader gives out the rows that are left. Lightning counts the batches of the checkpoint against the
+    length of the loader: with another batch size the epoch would end too early, or too late.
+    """
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Called once the loader is set up, and before the first batch is drawn from it."""
+        loader = trainer.train_dataloader
+        left = loader.batches_left if isinstance(loader, ResumableLoader) else None
+        progress = trainer.fit_loop.epoch_loop.batch_progress.current
+        if left is None or not trainer.ckpt_path:
+            return
+        done = min(len(loader) - left, int(trainer.num_training_batches))
+        change = done - progress.processed
+        for name in ("ready", "started", "processed", "completed"):
+            setattr(progress, name, getattr(progress, name) + change)
 
 
 def _options(group: dict[str, Any]) -> dict[str, Any]:
