@@ -333,6 +333,16 @@ def test_a_loss_that_is_no_number_ends_the_run_and_leaves_the_good_checkpoint(
     assert all(tensor.isfinite().all() for tensor in kept["state_dict"].values())
 
 
+@pytest.mark.parametrize("more", [[], ["--trainer.limit_val_batches", "0"]])
+def test_weights_corrupted_by_the_only_step_end_the_run(more: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    huge = ["--model.optimizer.lr", "1e39", "--trainer.max_steps", "1", *more]
+    assert run("fit", *huge) == 1
+    said = capsys.readouterr().err
+    assert "became NaN or infinite by step 1, so these weights are not saved" in said
+    assert "no checkpoint had been written yet" in said
+    assert not list(Path("runs").rglob("*.ckpt"))
+
+
 @pytest.fixture
 def ctrl_c() -> Iterator[None]:
     """Ctrl-C as in a terminal: a shell starts what runs in its background with SIGINT ignored."""
