@@ -21,6 +21,10 @@ def drawn(loader: ResumableLoader) -> list[list[int]]:
     return [batch.tolist() for batch in loader]
 
 
+def flat(batches: list[list[int]]) -> list[int]:
+    return [row for batch in batches for row in batch]
+
+
 def test_the_rest_of_an_epoch_follows_what_was_given_out() -> None:
     whole = drawn(loader_of())
     loader = loader_of()
@@ -74,7 +78,7 @@ def test_the_rest_is_each_remaining_row_once_whatever_the_batch_size(batch_size:
     rest = drawn(resumed)
 
     assert [len(batch) for batch in rest[:-1]] == [batch_size] * (len(rest) - 1)
-    assert first + sum(rest, []) == sum(drawn(loader_of()), [])
+    assert first + flat(rest) == flat(drawn(loader_of()))
     assert len(rest) == -(-4 // batch_size)
 
 
@@ -100,7 +104,7 @@ def test_an_interrupted_epoch_keeps_the_order_of_the_batch_size_it_was_begun_wit
     seen += next(batches).tolist()
     third = grouped(16)
     third.resume(second.place)
-    assert seen + sum(drawn(third), []) == sum(drawn(grouped(8)), [])
+    assert seen + flat(drawn(third)) == flat(drawn(grouped(8)))
     assert drawn(third) == drawn(grouped(16))
 
 
