@@ -335,7 +335,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_leaves_the_good_checkpoint(
 
 @pytest.mark.parametrize("more", [[], ["--trainer.limit_val_batches", "0"]])
 def test_weights_corrupted_by_the_only_step_end_the_run(more: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    huge = ["--model.optimizer.lr", "1e39", "--trainer.max_steps", "1", *more]
+    huge = ["--model.optimizer.lr", "3e38", "--model.optimizer.weight_decay", "1e3", "--trainer.max_steps", "1", *more]
     assert run("fit", *huge) == 1
     said = capsys.readouterr().err
     assert "became NaN or infinite by step 1, so these weights are not saved" in said
