@@ -5,15 +5,16 @@ It knows no task: ``model`` and ``data`` are the classes that the YAML names.
 
 import importlib
 import signal
+import sys
 from argparse import ArgumentError
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from lightning import LightningDataModule, LightningModule, Trainer, __version__
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf.errors import OmegaConfBaseException
 
@@ -80,8 +81,7 @@ class RecipeCLI(LightningCLI):
         except BaseException as error:
             self._leave_no_empty_folder()
             if isinstance(error, SystemExit) and self._interrupted():
-                signal.signal(signal.SIGINT, signal.default_int_handler)
-                raise KeyboardInterrupt(self._where_it_stopped()) from None
+                self._end_as_stopped(error)
             raise
 
     def _leave_no_empty_folder(self) -> None:
@@ -92,8 +92,23 @@ class RecipeCLI(LightningCLI):
         """Whether Lightning has ended the training because of Ctrl-C."""
         return hasattr(self, "trainer") and self.trainer.interrupted
 
+    def _end_as_stopped(self, error: SystemExit) -> NoReturn:
+        """Says where to go on; the exit status is 130 after Ctrl-C, else 128 and the number of the signal."""
+        where = self._where_it_stopped()
+        if not isinstance(error, SIGTERMException):
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            raise KeyboardInterrupt(where) from None
+        last = self._last_checkpoint()
+        signum = signal.Signals((last and last.stopped_by) or signal.SIGTERM)
+        if is_first_rank():
+            print(f"\nstopped by {signum.name}{f': {where}' if where else ''}", file=sys.stderr)
+        raise SystemExit(128 + signum) from None
+
+    def _last_checkpoint(self) -> checkpoints.LastCheckpoint | None:
+        return next((c for c in self.trainer.checkpoint_callbacks if isinstance(c, checkpoints.LastCheckpoint)), None)
+
     def _where_it_stopped(self) -> str:
-        last = next((c for c in self.trainer.checkpoint_callbacks if isinstance(c, checkpoints.LastCheckpoint)), None)
+        last = self._last_checkpoint()
         if self.subcommand != "fit" or last is None or not last.path:
             return ""
         return f"resume with --ckpt_path {last.path}"
@@ -174,8 +189,12 @@ class RecipeCLI(LightningCLI):
         given = {
             key.split(".")[1] for source in self.command_line.given for key in plain_keys(source.settings, "model")
         }
-        adopted, notes = checkpoints.adopt(path, model["class_path"], model["init_args"].as_dict(), given)
-        for note in notes:
+        checkpoint = checkpoints.load(path)
+        checkpoints.check_contents(path, checkpoint, command)
+        own = model["init_args"].as_dict()
+        adopted, notes = checkpoints.adopt(path, checkpoint, model["class_path"], own, given)
+        finished = checkpoints.nothing_left(checkpoint, settings["trainer"]) if command == "fit" else None
+        for note in [*notes, *([finished] if finished else [])]:
             tell(note)
         if adopted:
             changed = {command: {"model": {"class_path": model["class_path"], "init_args": adopted}}}
@@ -235,7 +254,7 @@ class RecipeCLI(LightningCLI):
             raise
         except ValueError as error:
             raise RecipeError(f"trainer: {' '.join(str(error).split())}") from error
-        checkpoints.load_by_name(trainer)
+        checkpoints.write_whole_files(trainer)
         return trainer
 
     def before_fit(self) -> None:

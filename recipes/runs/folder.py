@@ -6,8 +6,10 @@ get different folders, and older ones are never written to.
 
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from recipes.messages import RecipeError
 
@@ -89,3 +91,22 @@ def give_back(run: RunFolder) -> None:
             folder.rmdir()
         except OSError:
             return
+
+
+def settings_of(run: Path) -> dict[str, Any]:
+    """The settings in a run's ``config.yaml`` by dotted keys (``trainer.max_epochs``); none without that file."""
+    import yaml
+
+    try:
+        settings = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return dict(_dotted(settings, "")) if isinstance(settings, dict) else {}
+
+
+def _dotted(settings: dict[str, Any], above: str) -> Iterator[tuple[str, Any]]:
+    for key, value in settings.items():
+        if isinstance(value, dict) and value:
+            yield from _dotted(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value

@@ -43,6 +43,7 @@ class RunHistory(Callback):
         self._seconds_before = 0.0
         self._loss_sum: Tensor | None = None
         self._loss_count = 0
+        self._loss_before = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Takes the weights' fingerprint; stops the clock of the setup and starts that of training."""
@@ -87,7 +88,8 @@ class RunHistory(Callback):
             # Lightning divides the loss by the batches that make up a step. Summed on the device, none is
             # waited for.
             loss = outputs["loss"].detach().float() * trainer.accumulate_grad_batches
-            self._loss_sum = loss if self._loss_sum is None else self._loss_sum + loss
+            self._loss_sum = loss + self._loss_before if self._loss_sum is None else self._loss_sum + loss
+            self._loss_before = 0.0
             self._loss_count += 1
         step = trainer.global_step
         due = trainer.is_last_batch or step % max(trainer.log_every_n_steps, 1) == 0  # type: ignore[attr-defined]
@@ -123,13 +125,15 @@ class RunHistory(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The curves, to be carried on by a resumed run."""
-        return {"losses": self.losses, "evaluations": self.evaluations}
+        unnoted = [0.0 if self._loss_sum is None else self._loss_sum.item(), self._loss_count]
+        return {"losses": self.losses, "evaluations": self.evaluations, "unnoted": unnoted}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes up the curves of the run that is resumed, not those of a checkpoint tested after this run."""
         if not self.losses:
             self.losses = list(state_dict["losses"])
             self.evaluations = list(state_dict["evaluations"])
+            self._loss_before, self._loss_count = state_dict.get("unnoted", (0.0, 0))
 
 
 def peak_memory_mb(device: torch.device) -> float:

@@ -37,6 +37,7 @@ A recipe's module adds keys of its own before ``history``, with its ``report_det
 
 import importlib
 import json
+import math
 import os
 import platform
 import re
@@ -55,9 +56,18 @@ PACKAGES = ("python", "torch", "lightning", "transformers", "datasets", "torchme
 
 
 def as_json(report: dict[str, Any]) -> str:
-    """A report as indented JSON, with each list of plain values on one line."""
-    text = json.dumps(report, indent=2, ensure_ascii=False)
+    """A report as indented JSON, with each list of plain values on one line; null for what is NaN or infinite."""
+    text = json.dumps(_finite(report), indent=2, ensure_ascii=False, allow_nan=False)
     return re.sub(r"\[\n\s+([^\[\]{}\"]*?)\n\s+\]", lambda found: f"[{' '.join(found[1].split())}]", text) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    """A value as strict JSON knows it."""
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def best_evaluation(history: RunHistory, trainer: Trainer) -> dict[str, float]:

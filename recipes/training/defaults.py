@@ -11,9 +11,10 @@ from lightning_adafactor import OptimizerStateMonitor
 from recipes.runs.folder import RunFolder
 from recipes.training.checkpoints import LastCheckpoint
 from recipes.training.divergence import StopOnDivergence
+from recipes.training.exactness import ExactResume
 from recipes.training.progress import progress_bar
 from recipes.training.ranks import EndOtherRanks
-from recipes.training.resume import OptimizerAsGiven
+from recipes.training.resume import OptimizerAsGiven, RowsOfEpoch
 
 
 def loggers_of(run: RunFolder, trainer: Mapping[str, Any]) -> list[Logger] | bool:
@@ -58,6 +59,8 @@ def default_callbacks(command: str, trainer: Mapping[str, Any], best: ModelCheck
         return callbacks
     add(StopOnDivergence(), StopOnDivergence)
     add(OptimizerAsGiven(), OptimizerAsGiven)
+    add(RowsOfEpoch(), RowsOfEpoch)
+    add(ExactResume(), ExactResume)
     add(OptimizerStateMonitor(), OptimizerStateMonitor)
     if trainer["logger"] is not False:
         add(LearningRateMonitor("step"), LearningRateMonitor)

@@ -1,21 +1,25 @@
-"""Stops a training whose loss became NaN or infinite, before a checkpoint of it is written."""
+"""Stops a training whose loss or weights are no longer finite, before a checkpoint of it is written."""
 
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from torch import Tensor
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.nn.utils import get_total_norm
 
 from recipes.messages import TrainingDiverged
 
 
 class StopOnDivergence(Callback):
-    """Raises :class:`~recipes.messages.TrainingDiverged` when a training loss was NaN or infinite.
+    """Raises :class:`~recipes.messages.TrainingDiverged` when a training loss or a parameter is NaN or infinite.
 
-    Each step only records, on the device, the first step with such a loss. The record is read at the trainer's log
-    interval and before every checkpoint: there is no synchronization with the GPU at every step, and no checkpoint of
-    corrupted weights replaces a good one. All ranks stop together.
+    Each step only marks, on the device, the first step that went wrong. The mark is read at the trainer's log
+    interval and before every checkpoint, so that the GPU is not waited for at every step. The parameters are looked at
+    before every validation and checkpoint and at the end: the loss of a step is that of the weights before it. So no
+    checkpoint of corrupted weights replaces a good one. All ranks stop together.
     """
 
     def __init__(self) -> None:
@@ -41,12 +45,31 @@ class StopOnDivergence(Callback):
             self._check(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Reads the record before a validation."""
+        """Reads the mark before time is spent on validation, and looks at the parameters."""
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._check(trainer)
+            self._check_parameters(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Looks at the parameters once more, for a run without validation and checkpoints."""
         self._check(trainer)
+        self._check_parameters(trainer, pl_module)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Reads the record before a checkpoint is written."""
+        """Reads the mark before a checkpoint is written, and looks at the parameters."""
         self._check(trainer)
+        self._check_parameters(trainer, pl_module)
+
+    def _check_parameters(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        corrupted = not are_finite(pl_module)
+        if not trainer.strategy.reduce_boolean_decision(corrupted, all=False):
+            return
+        named = pl_module.named_parameters()
+        name = next((name for name, parameter in named if corrupted and not _is_finite(parameter)), "a parameter")
+        raise TrainingDiverged(
+            f"{name} became NaN or infinite by step {trainer.global_step}, so these weights are not saved: try a lower "
+            f"learning rate, a longer warm-up or trainer.gradient_clip_val; {_kept(trainer)}"
+        )
 
     def _check(self, trainer: Trainer) -> None:
         step = -1 if self._first is None else int(self._first)
@@ -58,6 +81,25 @@ class StopOnDivergence(Callback):
             f"the training loss became NaN or infinite {where}: try a lower learning rate, a longer warm-up "
             f"or trainer.gradient_clip_val; {_kept(trainer)}"
         )
+
+
+def are_finite(module: nn.Module) -> bool:
+    """Whether all parameters of a module are finite, as far as they lie on this process: one wait for the device."""
+    local = [_local(parameter) for parameter in module.parameters()]
+    floats = [values for values in local if values.is_floating_point() and values.numel() and not values.is_meta]
+    # The maximum of the absolute values: unlike a sum of squares it does not overflow.
+    return not floats or bool(get_total_norm(floats, norm_type=float("inf")).isfinite())
+
+
+def _is_finite(parameter: Tensor) -> bool:
+    values = _local(parameter)
+    return not values.is_floating_point() or bool(values.isfinite().all())
+
+
+def _local(parameter: Tensor) -> Tensor:
+    """The part of a sharded parameter that is on this process."""
+    values = parameter.detach()
+    return values.to_local() if isinstance(values, DTensor) else values
 
 
 def _kept(trainer: Trainer) -> str:

@@ -1,4 +1,4 @@
-"""A run that resumes from a checkpoint keeps its own optimizer settings."""
+"""A run that resumes from a checkpoint keeps its own settings: those of the optimizer, and the batch size."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,9 +6,12 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from recipes.messages import tell
+from recipes.data.loader import ResumableLoader
+from recipes.messages import RecipeError, tell
+from recipes.runs.report import import_path
 
 Groups = list[dict[str, Any]]
+NOT_OPTIONS = {"params", "param_names", "initial_lr"}
 
 
 class OptimizerAsGiven(Callback):
@@ -20,12 +23,42 @@ class OptimizerAsGiven(Callback):
 
     def __init__(self) -> None:
         self._given: list[Groups] = []
+        self._classes: list[str] = []
+        self._saved_classes: list[str] = []
+        self._saved_options: list[set[str]] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """The classes of the optimizers, for a run that goes on from here."""
+        return {"optimizers": self._classes}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Notes the classes of the optimizers whose state the checkpoint holds."""
+        self._saved_classes = list(state_dict.get("optimizers", []))
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Notes the options that the checkpoint holds."""
+        states = checkpoint.get("optimizer_states", [])
+        self._saved_options = [{key for group in state["param_groups"] for key in group} for state in states]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stores the options, before Lightning loads the checkpoint's."""
         self._given = []
+        self._classes = [import_path(type(optimizer)) for optimizer in trainer.optimizers]
         if trainer.ckpt_path:
+            self._refuse_other_classes(trainer)
             self._given = [[_options(group) for group in optimizer.param_groups] for optimizer in trainer.optimizers]
+
+    def _refuse_other_classes(self, trainer: Trainer) -> None:
+        for i, (optimizer, name) in enumerate(zip(trainer.optimizers, self._classes, strict=True)):
+            own = {key for group in optimizer.param_groups for key in group} - NOT_OPTIONS
+            saved = self._saved_options[i] - NOT_OPTIONS if i < len(self._saved_options) else own
+            before = self._saved_classes[i] if i < len(self._saved_classes) else name
+            if before != name or not (own <= saved or saved <= own):
+                other = before if before != name else f"another one, with the options {', '.join(sorted(saved))}"
+                raise RecipeError(
+                    f"--ckpt_path {trainer.ckpt_path}: the optimizer is {name}, and the state in the checkpoint is of "
+                    f"{other}: a run goes on with the optimizer it was begun with, or starts anew without --ckpt_path"
+                )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Restores the options that the checkpoint has replaced."""
@@ -40,6 +73,27 @@ class OptimizerAsGiven(Callback):
                     notes.add(f"optimizer.{name} is {value} as given; the checkpoint was trained with {loaded}")
         for note in sorted(notes):
             tell(note)
+
+
+class RowsOfEpoch(Callback):
+    """Counts the batches of an epoch that was interrupted as if they had been of this run's size.
+
+    The training loader gives out the rows that are left. Lightning counts the batches of the checkpoint against the
+    length of the loader: with another batch size the epoch would end too early, or too late.
+    """
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Called once the loader is set up, and before the first batch is drawn from it."""
+        loader = trainer.train_dataloader
+        left = loader.batches_left if isinstance(loader, ResumableLoader) else None
+        progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+        if left is None or not trainer.ckpt_path:
+            return
+        assert isinstance(loader, ResumableLoader)
+        done = min(len(loader) - left, int(trainer.num_training_batches))
+        change = done - progress.processed
+        for name in ("ready", "started", "processed", "completed"):
+            setattr(progress, name, getattr(progress, name) + change)
 
 
 def _options(group: dict[str, Any]) -> dict[str, Any]:

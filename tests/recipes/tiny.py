@@ -20,7 +20,8 @@ class TinyModel(LightningModule):
         rate: Stored in checkpoints and compared with them; otherwise not used.
         optimizer: The optimizer, without the parameters.
         nan_at: Step at which the loss becomes NaN. Null: never.
-        interrupt_at: Step at which the process receives Ctrl-C. Null: never.
+        interrupt_at: Step at which the process receives a signal. Null: never.
+        interrupt_with: The signal that it receives.
         bug_at: Step at which the model raises an unexpected error. Null: never.
     """
 
@@ -31,6 +32,7 @@ class TinyModel(LightningModule):
         optimizer: OptimizerCallable = torch.optim.SGD,
         nan_at: int | None = None,
         interrupt_at: int | None = None,
+        interrupt_with: int = signal.SIGINT.value,
         bug_at: int | None = None,
     ) -> None:
         super().__init__()
@@ -38,6 +40,7 @@ class TinyModel(LightningModule):
         self.optimizer = optimizer
         self.nan_at = nan_at
         self.interrupt_at = interrupt_at
+        self.interrupt_with = interrupt_with
         self.bug_at = bug_at
         self.layer = nn.Linear(width, 2)
 
@@ -49,7 +52,7 @@ class TinyModel(LightningModule):
         if self.global_step == self.nan_at:
             loss = loss * float("nan")
         if self.global_step == self.interrupt_at:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), self.interrupt_with)
         if self.global_step == self.bug_at:
             raise ZeroDivisionError("a bug in the model")
         self.log("train/loss", loss, prog_bar=True)

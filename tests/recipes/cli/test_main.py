@@ -171,7 +171,8 @@ def test_a_run_writes_its_settings_metrics_events_and_checkpoints_into_one_folde
     left = {path.name.split(".")[0] for path in Path("runs/tiny/version_0").iterdir()}
     assert left == {"config", "metrics", "events", "checkpoints", "hparams"}
     checkpoints = {path.name for path in Path("runs/tiny/version_0/checkpoints").iterdir()}
-    assert checkpoints == {"epoch=2-step=12.ckpt", "last.ckpt"}
+    kept = {"epoch=2-step=12.ckpt", "last.ckpt"}
+    assert checkpoints == kept | {f"{name}.sha256" for name in kept}
     with Path("runs/tiny/version_0/metrics.csv").open(encoding="utf-8") as file:
         columns = set(next(csv.reader(file)))
     assert {"step", "train/loss", "val/loss", "lr-SGD", "optimizer/state_mb"} <= columns
@@ -291,6 +292,36 @@ def test_a_run_resumes_where_the_last_one_ended() -> None:
     assert torch.load("runs/tiny/version_1/checkpoints/last.ckpt", weights_only=True)["global_step"] == 20
 
 
+def test_a_finished_run_that_is_resumed_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("fit") == 0
+    assert run("fit", "--ckpt_path", "last") == 0
+    said = capsys.readouterr().err
+    assert "note: nothing is left to train: 3 epochs are done; to go on, give --trainer.max_epochs above 3" in said
+
+
+def test_checkpoints_have_checksums_and_damaged_ones_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("fit", "--trainer.max_epochs", "1") == 0
+    folder = Path("runs/tiny/version_0/checkpoints")
+    assert {f"{file.name}.sha256" for file in folder.glob("*.ckpt")} == {file.name for file in folder.glob("*.sha256")}
+    last = folder / "last.ckpt"
+    content = bytearray(last.read_bytes())
+    content[len(content) // 2] ^= 1
+    last.write_bytes(content)
+    assert run("fit", "--ckpt_path", str(last)) == 2
+    assert "last.ckpt: the file is damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("settings", [[], ["--checkpoint.save_weights_only", "true"]])
+def test_what_cannot_be_gone_on_from_is_a_mistake(settings: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("fit", "--trainer.max_epochs", "1", *settings) == 0
+    best = next(Path("runs/tiny/version_0/checkpoints").glob("epoch*.ckpt"))
+    changed = [] if settings else ["--model.optimizer", "torch.optim.AdamW"]
+    assert run("fit", "--ckpt_path", str(best), *changed) == 2
+    said = capsys.readouterr().err
+    assert ("holds the weights only" if settings else "the optimizer is torch.optim.AdamW") in said
+    assert "Traceback" not in said
+
+
 def test_the_best_checkpoint_stays_the_best_in_a_resumed_run() -> None:
     assert run("fit", "--model.optimizer.lr", "0.01") == 0
     best = "runs/tiny/version_0/checkpoints/epoch=2-step=12.ckpt"
@@ -337,6 +368,16 @@ def test_a_nan_loss_ends_the_run_and_keeps_the_good_checkpoint(
     assert all(tensor.isfinite().all() for tensor in kept["state_dict"].values())
 
 
+@pytest.mark.parametrize("more", [[], ["--trainer.limit_val_batches", "0"]])
+def test_weights_corrupted_by_the_only_step_end_the_run(more: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    huge = ["--model.optimizer.lr", "3e38", "--model.optimizer.weight_decay", "1e3", "--trainer.max_steps", "1", *more]
+    assert run("fit", *huge) == 1
+    said = capsys.readouterr().err
+    assert "became NaN or infinite by step 1, so these weights are not saved" in said
+    assert "no checkpoint had been written yet" in said
+    assert not list(Path("runs").rglob("*.ckpt"))
+
+
 @pytest.fixture
 def ctrl_c() -> Iterator[None]:
     """Ctrl-C as in a terminal: a shell starts background processes with SIGINT ignored."""
@@ -351,9 +392,19 @@ def test_ctrl_c_saves_the_last_step_and_says_how_to_resume(capsys: pytest.Captur
     said = capsys.readouterr().err
     assert "interrupted: resume with --ckpt_path runs/tiny/version_0/checkpoints/last.ckpt" in said
     assert "Traceback" not in said
-    assert torch.load("runs/tiny/version_0/checkpoints/last.ckpt", weights_only=True)["global_step"] >= 6
+    assert torch.load("runs/tiny/version_0/checkpoints/last.ckpt", weights_only=True)["global_step"] == 7
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert run("fit", "--ckpt_path", "last", "--model.interrupt_at", "null") == 0
+
+
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 138)])
+def test_other_signals_stop_a_run_as_ctrl_c_does(
+    signum: signal.Signals, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("fit", "--model.interrupt_at", "6", "--model.interrupt_with", str(int(signum))) == status
+    said = capsys.readouterr().err
+    assert f"stopped by {signum.name}: go on with --ckpt_path runs/tiny/version_0/checkpoints/last.ckpt" in said
+    assert torch.load("runs/tiny/version_0/checkpoints/last.ckpt", weights_only=True)["global_step"] == 7
 
 
 def test_a_bug_shows_its_traceback() -> None:

@@ -22,7 +22,7 @@ from recipes.checksums import file_sha256
 from recipes.cli.finish import finish
 from recipes.runs.fingerprint import weights_sha256
 from recipes.runs.provenance import git_commit
-from recipes.runs.report import import_path
+from recipes.runs.report import as_json, import_path
 
 
 def run(tiny_model: Path, wires_csv: Path, folder: Path, optimizer: Any = None, **arguments: Any) -> SimpleNamespace:
@@ -231,3 +231,11 @@ def test_the_commit_is_gits(monkeypatch: pytest.MonkeyPatch) -> None:
     done = subprocess.run(["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
 
     assert git_commit() == (done.stdout.strip() if done.returncode == 0 else None)
+
+
+def test_a_report_is_strict_json() -> None:
+    text = as_json({"metrics": {"val/loss": float("nan")}, "history": [[1, float("inf"), 0.5]]})
+    assert json.loads(text, parse_constant=lambda _: 1 / 0) == {
+        "metrics": {"val/loss": None},
+        "history": [[1, None, 0.5]],
+    }

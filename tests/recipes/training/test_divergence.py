@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from recipes.messages import TrainingDiverged
-from recipes.training.divergence import StopOnDivergence
+from recipes.training.divergence import StopOnDivergence, are_finite
 
 
 class _Model(LightningModule):
@@ -34,6 +34,18 @@ class _Model(LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=1e-3)
+
+
+class _Corrupted(_Model):
+    """Its loss is a number, but a gradient of one step is not."""
+
+    def __init__(self, bad_step: int) -> None:
+        super().__init__(None, 1.0)
+        self.bad_at = bad_step
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        if self.global_step == self.bad_at:
+            self.layer.weight.grad = torch.full_like(self.layer.weight, float("nan"))
 
 
 def _fit(model: LightningModule, folder: Path | None = None, log_every: int = 3) -> Trainer:
@@ -97,7 +109,34 @@ def test_there_is_no_synchronization_at_every_step(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(Tensor, "__int__", lambda self: asked.append(1) or original(self))
     _fit(_Model(None, 1.0), log_every=4)
     steps, validations = 16, 2
-    assert len(asked) == steps // 4 + validations
+    end = 1
+    assert len(asked) == steps // 4 + validations + end
+
+
+@pytest.mark.parametrize("bad_step", [3, 7])
+def test_corrupted_weights_are_not_saved_though_the_loss_is_a_number(bad_step: int, tmp_path: Path) -> None:
+    with pytest.raises(TrainingDiverged, match=rf"layer\.weight became NaN or infinite by step {bad_step + 1}.*step="):
+        _fit(_Corrupted(bad_step), tmp_path, log_every=100)
+    files = sorted(path.name for path in tmp_path.iterdir())
+    assert files == [f"step={step}.ckpt" for step in range(2, bad_step + 1, 2)]
+    for file in files:
+        assert all(w.isfinite().all() for w in torch.load(tmp_path / file, weights_only=True)["state_dict"].values())
+
+
+def test_weights_corrupted_by_the_last_step_of_a_run_without_checkpoints_end_it() -> None:
+    with pytest.raises(TrainingDiverged, match="no checkpoint had been written yet"):
+        _fit(_Corrupted(15), log_every=100)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_any_element_that_is_no_number_is_found(value: float, dtype: torch.dtype) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)).to(dtype)
+    with torch.no_grad():
+        model[0].weight.fill_(3e38)
+        assert are_finite(model)
+        model[1].bias[1] = value
+    assert not are_finite(model)
 
 
 def _trainer_beside(other_rank_diverged: bool) -> Any:
