@@ -18,6 +18,7 @@ import torch
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler
 
@@ -402,7 +403,7 @@ class RecipeData(LightningDataModule, ABC):
     def setup(self, stage: str) -> None:
         """Makes the splits that ``stage`` (fit, validate, test or predict) needs ready to be batched."""
         self._load()
-        if stage == "fit" and self.trainer is not None and self.trainer.is_global_zero:
+        if stage == "fit" and getattr(rank_zero_only, "rank", 0) == 0:
             print_summary(self.summary())
 
     def _load(self) -> None:
