@@ -13,7 +13,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from recipes.messages import RecipeError, tell
 from recipes.runs.folder import RunFolder, settings_of, versions
-from recipes.training import whole_files
+from recipes.training import lightning_internals, whole_files
 from recipes.training.stop_signals import StopSignals
 
 LAST = "last.ckpt"
@@ -127,9 +127,9 @@ class LastCheckpoint(ModelCheckpoint):
             return
         if trainer.global_step:
             self._save_now(trainer)
-        loop = trainer.fit_loop
-        if trainer.global_step and loop.epoch_loop._should_check_val_fx(loop._data_fetcher):  # type: ignore[arg-type]
-            self._last_global_step_saved = -1  # that was in case of a kill; the validation goes into the next one
+        if trainer.global_step and lightning_internals.is_validation_due(trainer):
+            # That was in case of a kill; the validation goes into the next one.
+            lightning_internals.forget_saved_step(self)
             return
         self._leave()
 
@@ -168,7 +168,7 @@ class LastCheckpoint(ModelCheckpoint):
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         self.best_model_path = self.format_checkpoint_name({})
-        self._save_checkpoint(trainer, self.best_model_path)
+        lightning_internals.save_checkpoint(self, trainer, self.best_model_path)
 
     def _leave(self) -> None:
         self.stopped_by = self._signals.received

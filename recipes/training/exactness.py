@@ -7,6 +7,8 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from recipes.training.lightning_internals import is_accumulating
+
 KEY = "recipes.training.exactness"
 
 
@@ -75,7 +77,7 @@ def set_random_state(state: dict[str, Any], device: torch.device) -> None:
 
 def _unfinished_gradients(trainer: Trainer, pl_module: LightningModule) -> dict[str, Tensor]:
     """The gradients of an accumulation that is not at its end, of several ranks their mean; else none."""
-    if trainer.accumulate_grad_batches == 1 or not trainer.fit_loop._should_accumulate():
+    if not is_accumulating(trainer):
         return {}
     gradients = {}
     for name, parameter in pl_module.named_parameters():
