@@ -240,7 +240,7 @@ class RecipeCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Lets a recipe look at its model before the first step of a run that is not resumed."""
-        if isinstance(self.model, Recipe) and not self._get(self.config_init, "ckpt_path"):
+        if isinstance(self.model, Recipe) and self.checkpoint is None:
             self.model.before_training(self.trainer, self.datamodule)
 
     def settings(self) -> dict[str, Any]:
