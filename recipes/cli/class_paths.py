@@ -23,7 +23,8 @@ def find_class(path: Any, bases: Iterable[type]) -> tuple[Any, str]:
     Returns:
         The class and an empty text; or None and what is wrong, as the end of a sentence that begins with the path.
     """
-    module, _, name = str(path).rpartition(".")
+    is_path = all(map(str.isidentifier, str(path).split(".")))
+    module, _, name = str(path).rpartition(".") if is_path else ("", "", path)
     wanted = " or ".join(base.__name__ for base in bases)
     # Of two classes of one name the first imported is meant: torch's AdamW, and not that of another library.
     known = {cls.__name__: cls for base in bases for cls in reversed([*_subclasses(base)])}
@@ -39,7 +40,7 @@ def find_class(path: Any, bases: Iterable[type]) -> tuple[Any, str]:
     else:
         of_another_kind = isclass(found) and not issubclass(found, tuple(bases) or object)
         return (None, f", which is no {wanted}") if of_another_kind else (found, "")
-    return None, problem + did_you_mean(_path(known[near]) for near in get_close_matches(name, known, n=2))
+    return None, problem + did_you_mean(_path(known[near]) for near in get_close_matches(str(name), known, n=2))
 
 
 def did_you_mean(names: Iterable[str]) -> str:

@@ -259,12 +259,8 @@ class RecipeCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Lets a recipe look at its model before the first step of a run that is not resumed."""
-        if isinstance(self.model, Recipe) and not self._made_from("ckpt_path"):
+        if isinstance(self.model, Recipe) and self.checkpoint is None:
             self.model.before_training(self.trainer, self.datamodule)
-
-    def _made_from(self, key: str) -> Any:
-        """What the run is made from, with the classes of the configuration instantiated."""
-        return self.config_init[self.subcommand].get(key)
 
     def settings(self) -> dict[str, Any]:
         """All settings of this run, with paths as they are on this machine."""

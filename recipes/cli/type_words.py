@@ -17,7 +17,7 @@ PLAIN = {
     list: "a list",
     type(None): "null",
 }
-PLAIN_MODULES = ("builtins", "pathlib", "datetime", "typing", "collections.abc", "torch")
+PLAIN_MODULES = ("builtins", "pathlib", "datetime", "typing", "collections.abc", "os", "torch")
 LISTS = (list, tuple, set, collections.abc.Iterable, collections.abc.Sequence)
 
 

@@ -217,6 +217,7 @@ ON_THE_COMMAND_LINE = {
     "--config .": r"--config \.: is a folder; expected a YAML file",
     "--config": r"--config is given no value: expected the name of a YAML file",
     "--config {trainer:": r"--config, line 1 is not valid YAML: ",
+    "--trainer.default_root_dir ../x --trainer.max_epoch 3": r"unknown key 'trainer\.max_epoch'",
     "--threads 0": r"threads is 0: expected a whole number above 0 or null",
     "--model.optimizer torch.optim.AdamW --model.optimizer.bets 3": r"'model\.optimizer\.bets'; did you mean 'betas'",
 }

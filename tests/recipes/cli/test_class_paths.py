@@ -52,6 +52,8 @@ def test_of_two_classes_of_one_name_the_first_imported_is_meant() -> None:
         ("argparse.Action", ", which is no Base"),
         ("Xyzzy", ", which names no Base"),
         (3, ", which names no Base"),
+        ("../x", ", which names no Base"),
+        ("a folder/x.y", ", which names no Base"),
     ],
 )
 def test_a_wrong_name_is_answered_with_the_problem_and_the_nearest(path: Any, problem: str) -> None:
