@@ -7,6 +7,7 @@ import triton.language as tl
 
 from lightning_adafactor.fused.kernels.tables import (
     BETA1,
+    DECAY_FACTOR,
     EXP_AVG,
     EXP_AVG_STRIDES,
     FLAGS,
@@ -15,15 +16,15 @@ from lightning_adafactor.fused.kernels.tables import (
     IS_ALIGNED,
     IS_FACTORED,
     PARAM_STRIDES,
-    RETAINED,
     SCALAR_COUNT,
     SCALAR_STEP,
-    SCALE,
     SEED,
-    goes_ahead,
+    STOCHASTIC_ROUNDING,
+    UPDATE_SCALE,
     load_field,
     load_option,
     load_unscale,
+    should_step,
 )
 from lightning_adafactor.fused.kernels.tiles import (
     UNALIGNED_SPLIT,
@@ -74,14 +75,14 @@ def _bits_to_nearest(values):
 
 
 @triton.jit
-def _new_value(p, u, average_at, inside, scale, retained, beta1, MOMENTUM: tl.constexpr, has_average):
+def _new_value(p, u, average_at, inside, scale, decay_factor, beta1, MOMENTUM: tl.constexpr, has_average):
     """P after the step, float32; the average of updates takes in this one."""
     step = scale * u
     if MOMENTUM:
         if has_average:
             step = beta1 * tl.load(average_at, mask=inside, other=0.0) + (1.0 - beta1) * step
             tl.store(average_at, step, mask=inside)
-    return retained * p - step
+    return decay_factor * p - step
 
 
 @triton.jit
@@ -98,8 +99,8 @@ def _apply_to_matrix(
     has_average = load_field(params, param, EXP_AVG) != 0
     row_var, col_var, row_scale, cap = load_factors(params, options, workspace, param, matrix, n, m, row, column)
     beta1 = load_option(params, param, options, BETA1).to(tl.float32)
-    scale = tl.load(scalars + param * SCALAR_COUNT + SCALE)
-    retained = tl.load(scalars + param * SCALAR_COUNT + RETAINED)
+    scale = tl.load(scalars + param * SCALAR_COUNT + UPDATE_SCALE)
+    decay_factor = tl.load(scalars + param * SCALAR_COUNT + DECAY_FACTOR)
 
     columns = tl.arange(0, TILE_COLUMNS)
     in_columns = column + columns < m
@@ -113,9 +114,9 @@ def _apply_to_matrix(
         p = tl.load(p_at, mask=inside, other=0.0).to(tl.float32)
         r = tl.load(row_var + rows, mask=in_rows, other=1.0)
         u = update_of_block(g, r, c, row_scale, cap)
-        p = _new_value(p, u, a_at, inside, scale, retained, beta1, MOMENTUM, has_average)
+        p = _new_value(p, u, a_at, inside, scale, decay_factor, beta1, MOMENTUM, has_average)
         if STOCHASTIC:
-            if load_option(params, param, options, STOCHASTIC) != 0:
+            if load_option(params, param, options, STOCHASTIC_ROUNDING) != 0:
                 t = tl.load(scalars + param * SCALAR_COUNT + SCALAR_STEP).to(tl.int32)
                 lanes = (column // 8 + tl.arange(0, TILE_COLUMNS // 8)).to(tl.int32)
                 numbers = (matrix * n + row + rows).to(tl.int32)
@@ -142,8 +143,8 @@ def _apply_to_vector(
     has_average = load_field(params, param, EXP_AVG) != 0
     variance, cap = load_variance(params, options, param, first)
     beta1 = load_option(params, param, options, BETA1).to(tl.float32)
-    scale = tl.load(scalars + param * SCALAR_COUNT + SCALE)
-    retained = tl.load(scalars + param * SCALAR_COUNT + RETAINED)
+    scale = tl.load(scalars + param * SCALAR_COUNT + UPDATE_SCALE)
+    decay_factor = tl.load(scalars + param * SCALAR_COUNT + DECAY_FACTOR)
     for block in range(0, tile_length(m, first, TILE), BLOCK):
         at = block + tl.arange(0, BLOCK)
         inside = first + at < m
@@ -152,9 +153,9 @@ def _apply_to_vector(
         p = tl.load(p_at, mask=inside, other=0.0).to(tl.float32)
         v = tl.load(variance + at, mask=inside, other=1.0)
         u = update_of_vector_block(g, v, cap)
-        p = _new_value(p, u, a_at, inside, scale, retained, beta1, MOMENTUM, has_average)
+        p = _new_value(p, u, a_at, inside, scale, decay_factor, beta1, MOMENTUM, has_average)
         if STOCHASTIC:
-            if load_option(params, param, options, STOCHASTIC) != 0:
+            if load_option(params, param, options, STOCHASTIC_ROUNDING) != 0:
                 t = tl.load(scalars + param * SCALAR_COUNT + SCALAR_STEP).to(tl.int32)
                 lanes = ((first + block) // 8 + tl.arange(0, BLOCK // 8)).to(tl.int32)[None, :]
                 index = load_field(params, param, INDEX).to(tl.int32)
@@ -186,8 +187,8 @@ def apply_updates(
     MOMENTUM: tl.constexpr,  # some parameter of the bucket has an average of updates
     STOCHASTIC: tl.constexpr,  # some parameter of the bucket is rounded stochastically
 ):
-    """Third pass, one tile: p ← retained·p - scale·U, written once."""
-    if goes_ahead(found_inf, HAS_FOUND_INF):
+    """Third pass, one tile: p ← decay_factor·p - scale·U, written once."""
+    if should_step(found_inf, HAS_FOUND_INF):
         tile = tl.program_id(0)
         place = load_item(tiles, tile)
         unscale = load_unscale(grad_scale, HAS_GRAD_SCALE)

@@ -10,9 +10,9 @@ from lightning_adafactor.fused.kernels.tables import (
     GRAD_STRIDES,
     IS_ALIGNED,
     IS_FACTORED,
-    goes_ahead,
     load_field,
     load_unscale,
+    should_step,
 )
 from lightning_adafactor.fused.kernels.tiles import (
     UNALIGNED_SPLIT,
@@ -98,7 +98,7 @@ def sum_updates(
     HAS_FOUND_INF: tl.constexpr,
 ):
     """Second pass, one tile: ΣU². Runs backwards over the tiles, against the first pass."""
-    if goes_ahead(found_inf, HAS_FOUND_INF):
+    if should_step(found_inf, HAS_FOUND_INF):
         tile = tl.num_programs(0) - 1 - tl.program_id(0)
         place = load_item(tiles, tile)
         unscale = load_unscale(grad_scale, HAS_GRAD_SCALE)

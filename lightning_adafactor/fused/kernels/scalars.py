@@ -11,6 +11,7 @@ from lightning_adafactor.fused.kernels.tables import (
     COLUMN_TILES,
     COLUMNS,
     DECAY_BY_ALPHA,
+    DECAY_FACTOR,
     EPS2,
     FIRST_TILE,
     GROUP,
@@ -19,23 +20,22 @@ from lightning_adafactor.fused.kernels.tables import (
     MATRICES,
     OPTION_COUNT,
     RELATIVE_STEP,
-    RETAINED,
     RMS,
     ROW_TILES,
     ROWS,
     SCALAR_COUNT,
     SCALAR_STEP,
-    SCALE,
     SCALE_PARAMETER,
     SIGN,
     STEP,
+    UPDATE_SCALE,
     WARMUP_INIT,
     WEIGHT_DECAY,
     D,
-    goes_ahead,
     load_address,
     load_field,
     load_option,
+    should_step,
 )
 
 
@@ -73,7 +73,7 @@ def find_scalars(
     HAS_FOUND_INF: tl.constexpr,
 ):
     """One parameter's update scale and decay factor; counts its step and records RMS(p)."""
-    if goes_ahead(found_inf, HAS_FOUND_INF):
+    if should_step(found_inf, HAS_FOUND_INF):
         param = tl.program_id(0).to(tl.int64)
         group = options + load_field(params, param, GROUP) * OPTION_COUNT
         tiles = load_field(params, param, MATRICES) * load_field(params, param, ROW_TILES)
@@ -90,8 +90,8 @@ def find_scalars(
         rho = lr
         if tl.load(group + RELATIVE_STEP) != 0:
             rho = tl.minimum(rho, 1.0 / tl.sqrt(t))
-        if tl.load(group + WARMUP_INIT) != 0:
-            rho = tl.minimum(rho, 1e-6 * t)
+            if tl.load(group + WARMUP_INIT) != 0:
+                rho = tl.minimum(rho, 1e-6 * t)
         alpha = rho
         if tl.load(group + SCALE_PARAMETER) != 0:
             rms = tl.sqrt(_sum_in_order(squares_of_p + first, tiles) / numel)
@@ -104,10 +104,10 @@ def find_scalars(
         excess = rms_of_update / tl.load(group + D)
         clip = tl.where(excess > 1.0, excess, 1.0)  # 1 if NaN, on every device
         decay = tl.load(group + WEIGHT_DECAY)
-        retained = 1.0 - decay * tl.where(tl.load(group + DECAY_BY_ALPHA) != 0, alpha, lr)
+        decay_factor = 1.0 - decay * tl.where(tl.load(group + DECAY_BY_ALPHA) != 0, alpha, lr)
 
         result = scalars + param * SCALAR_COUNT
-        tl.store(result + SCALE, (tl.load(group + SIGN) * alpha / clip).to(tl.float32))
-        tl.store(result + RETAINED, retained.to(tl.float32))
+        tl.store(result + UPDATE_SCALE, (tl.load(group + SIGN) * alpha / clip).to(tl.float32))
+        tl.store(result + DECAY_FACTOR, decay_factor.to(tl.float32))
         tl.store(result + SCALAR_STEP, t.to(tl.float32))
         tl.store(load_address(params, param, STEP, tl.float32), t.to(tl.float32))

@@ -7,7 +7,7 @@ import triton.language as tl
 
 from lightning_adafactor.fused.kernels.scalars import find_omega
 from lightning_adafactor.fused.kernels.tables import (
-    ADDED,
+    ADDED_TO_SQUARES,
     CHUNK_SIZE,
     COL_VAR,
     COLUMN_SUMS,
@@ -28,11 +28,11 @@ from lightning_adafactor.fused.kernels.tables import (
     ROWS,
     SCALE_PARAMETER,
     VARIANCE,
-    goes_ahead,
     load_address,
     load_field,
     load_option,
     load_unscale,
+    should_step,
 )
 from lightning_adafactor.fused.kernels.tiles import (
     UNALIGNED_SPLIT,
@@ -93,7 +93,7 @@ def _average_squares_of_vector(
     g_view = vector_view(params, grads, param, GRAD_STRIDES, first, G, ALIGNED)
     variance = load_address(params, param, VARIANCE, tl.float32) + first
     omega = find_omega(params, param, options)
-    added = load_option(params, param, options, ADDED).to(tl.float32)
+    added = load_option(params, param, options, ADDED_TO_SQUARES).to(tl.float32)
     scales = load_option(params, param, options, SCALE_PARAMETER) != 0
     p_squares = tl.zeros((BLOCK,), tl.float32)
     for block in range(0, tile_length(m, first, TILE), BLOCK):
@@ -127,7 +127,7 @@ def sum_squares(
     HAS_FOUND_INF: tl.constexpr,
 ):
     """First pass, one tile: sums of G² over its rows and its columns, ΣP²; V of a vector."""
-    if goes_ahead(found_inf, HAS_FOUND_INF):
+    if should_step(found_inf, HAS_FOUND_INF):
         tile = tl.program_id(0)
         place = load_item(tiles, tile)
         unscale = load_unscale(grad_scale, HAS_GRAD_SCALE)
@@ -170,7 +170,7 @@ def _update_factor(
     for tile in range(0, tiles):
         total += tl.load(workspace + sums + (tile * matrices + matrix) * size + at, mask=inside, other=0.0)
     omega = find_omega(params, param, options)
-    mean = total / other_size.to(tl.float32) + load_option(params, param, options, ADDED).to(tl.float32)
+    mean = total / other_size.to(tl.float32) + load_option(params, param, options, ADDED_TO_SQUARES).to(tl.float32)
     average = factor + matrix * size + at
     updated = tl.load(average, mask=inside, other=0.0) * (1.0 - omega) + omega * mean
     tl.store(average, updated, mask=inside)
@@ -190,7 +190,7 @@ def update_factors(
     HAS_FOUND_INF: tl.constexpr,
 ):
     """R and C take in the sums of the first pass."""
-    if goes_ahead(found_inf, HAS_FOUND_INF):
+    if should_step(found_inf, HAS_FOUND_INF):
         param, matrix, chunk, axis = load_item(chunks, tl.program_id(0))
         is_column = axis != 0
         means_columns = load_field(params, param, FLAGS) & MEAN_OF_COLUMNS != 0

@@ -42,9 +42,9 @@ IS_ALIGNED = tl.constexpr(int(Flag.ALIGNED))
 MEAN_OF_COLUMNS = tl.constexpr(int(Flag.MEAN_OF_COLUMNS))
 
 BETA2_DECAY = tl.constexpr(int(Option.BETA2_DECAY))
-ADDED = tl.constexpr(int(Option.ADDED))
+ADDED_TO_SQUARES = tl.constexpr(int(Option.ADDED_TO_SQUARES))
 MEAN_FLOOR = tl.constexpr(int(Option.MEAN_FLOOR))
-CAP = tl.constexpr(int(Option.CAP))
+RSQRT_CAP = tl.constexpr(int(Option.RSQRT_CAP))
 EPS2 = tl.constexpr(int(Option.EPS2))
 D = tl.constexpr(int(Option.D))
 WEIGHT_DECAY = tl.constexpr(int(Option.WEIGHT_DECAY))
@@ -54,11 +54,11 @@ SCALE_PARAMETER = tl.constexpr(int(Option.SCALE_PARAMETER))
 RELATIVE_STEP = tl.constexpr(int(Option.RELATIVE_STEP))
 WARMUP_INIT = tl.constexpr(int(Option.WARMUP_INIT))
 DECAY_BY_ALPHA = tl.constexpr(int(Option.DECAY_BY_ALPHA))
-STOCHASTIC = tl.constexpr(int(Option.STOCHASTIC))
+STOCHASTIC_ROUNDING = tl.constexpr(int(Option.STOCHASTIC_ROUNDING))
 OPTION_COUNT = tl.constexpr(OPTIONS)
 
-SCALE = tl.constexpr(int(Scalar.SCALE))
-RETAINED = tl.constexpr(int(Scalar.RETAINED))
+UPDATE_SCALE = tl.constexpr(int(Scalar.UPDATE_SCALE))
+DECAY_FACTOR = tl.constexpr(int(Scalar.DECAY_FACTOR))
 SCALAR_STEP = tl.constexpr(int(Scalar.STEP))
 SCALAR_COUNT = tl.constexpr(SCALARS)
 
@@ -90,7 +90,7 @@ def load_unscale(grad_scale, HAS_GRAD_SCALE: tl.constexpr):
 
 
 @triton.jit
-def goes_ahead(found_inf, HAS_FOUND_INF: tl.constexpr):
+def should_step(found_inf, HAS_FOUND_INF: tl.constexpr):
     if HAS_FOUND_INF:
         return tl.load(found_inf) == 0
     else:

@@ -6,7 +6,6 @@ import triton
 import triton.language as tl
 
 from lightning_adafactor.fused.kernels.tables import (
-    CAP,
     CHUNK_SIZE,
     COL_VAR,
     COLUMNS,
@@ -17,6 +16,7 @@ from lightning_adafactor.fused.kernels.tables import (
     MEAN_SUMS,
     ROW_VAR,
     ROWS,
+    RSQRT_CAP,
     VARIANCE,
     load_address,
     load_field,
@@ -56,7 +56,7 @@ def load_factors(
     row_var = load_address(params, param, ROW_VAR, tl.float32) + matrix * n + row
     col_var = load_address(params, param, COL_VAR, tl.float32) + matrix * m + column
     row_scale = _row_scale(params, param, options, workspace, matrix)
-    cap = load_option(params, param, options, CAP).to(tl.float32)
+    cap = load_option(params, param, options, RSQRT_CAP).to(tl.float32)
     return row_var, col_var, row_scale, cap
 
 
@@ -64,7 +64,7 @@ def load_factors(
 def load_variance(params, options, param, first):
     """What U is computed from on a tile of a vector: (pointer to V, largest V^-½). Arguments as above."""
     variance = load_address(params, param, VARIANCE, tl.float32) + first
-    return variance, load_option(params, param, options, CAP).to(tl.float32)
+    return variance, load_option(params, param, options, RSQRT_CAP).to(tl.float32)
 
 
 @triton.jit

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from benchmarks.shapes import MODELS as ALL_MODELS
+from benchmarks.traffic import passes, traffic
 from lightning_adafactor.fused.fields import Field
 from lightning_adafactor.fused.table import Tiling, WorkTable
-from lightning_adafactor.fused.traffic import passes, traffic
 from tests.lightning_adafactor.fused.models import entries_of, table_of
 
 MODELS = {name: model for name, model in ALL_MODELS.items() if name != "tiny"}
