@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
+from lightning_adafactor import compiled as compiled_step
 from lightning_adafactor import conversion, fused, plain
 from lightning_adafactor.entry import Entry
 from lightning_adafactor.rule import Dialect, Rule, state_dtype
@@ -58,7 +59,10 @@ class Adafactor(Optimizer):
             None keeps no average.
         fused: Take the step in five Triton launches for all parameters of a device and dtype, without waiting for
             the device. None does so for CUDA parameters where Triton is installed; True insists and raises where
-            it cannot be; False takes the step in plain torch operations.
+            it cannot be; False leaves the step to ``compiled`` or to plain torch operations.
+        compiled: Take the step in compiled loops, one call for all parameters on the CPU. None does so where the
+            library has been built; True insists and raises where it has not; False takes the step in plain torch
+            operations.
         capturable: Allow the step to be captured in a CUDA graph; pass ``lr`` as a tensor on the device to change it
             between replays. Needs the fused step.
         stochastic_rounding: Round written bfloat16 parameters up or down at random, so that updates below half
@@ -89,6 +93,7 @@ class Adafactor(Optimizer):
         warmup_init: bool = False,
         beta1: float | None = None,
         fused: bool | None = None,
+        compiled: bool | None = None,
         capturable: bool = False,
         stochastic_rounding: bool | None = None,
         seed: int = 0,
@@ -124,6 +129,7 @@ class Adafactor(Optimizer):
             "warmup_init": warmup_init,
             "beta1": beta1,
             "fused": fused,
+            "compiled": compiled,
             "capturable": capturable,
             "stochastic_rounding": stochastic_rounding,
             "seed": seed,
@@ -143,6 +149,11 @@ class Adafactor(Optimizer):
             for param in group["params"]:
                 if not param.is_meta:  # which has no device yet, and no step
                     _require_fused(param, "fused")
+        if group["compiled"]:
+            for param in group["params"]:
+                reason = None if param.is_meta or _uses_fused(group, param) else compiled_step.unsupported_reason(param)
+                if reason is not None:
+                    raise RuntimeError(f"compiled=True is not supported: {reason}")
         names = group.get("param_names", [None] * len(group["params"]))
         for name, param in zip(names, group["params"], strict=True):
             if getattr(param, "_fsdp_flattened", False) and param.dim() == 1 and param.numel() > 0:
@@ -249,13 +260,14 @@ class Adafactor(Optimizer):
             state["exp_avg"] = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
         return state
 
-    def _entries(self) -> tuple[list[Entry], list[Entry]]:
+    def _entries(self) -> tuple[list[Entry], list[Entry], list[Entry]]:
         """Everything that has a gradient this step, state created where there is none yet.
 
         Returns:
-            What the kernels are to work on, and what plain torch operations are to work on.
+            What the kernels, the compiled loops and plain torch operations are to work on.
         """
         fused_entries: list[Entry] = []
+        compiled_entries: list[Entry] = []
         plain_entries: list[Entry] = []
         index = -1
         for group in self.param_groups:
@@ -280,9 +292,13 @@ class Adafactor(Optimizer):
                     if state["step"].device != param.device or state["step"].dtype != torch.float32:
                         state["step"] = state["step"].to(param.device, torch.float32, non_blocking=True)
                     fused_entries.append(Entry.of(param, grad, state, index, rule))
+                    continue
+                entry = Entry.of(param.detach(), grad, state, index, rule)
+                if group["compiled"] is not False and compiled_step.unsupported_reason(entry.param) is None:
+                    compiled_entries.append(entry)
                 else:
-                    plain_entries.append(Entry.of(param.detach(), grad, state, index, rule))
-        return fused_entries, plain_entries
+                    plain_entries.append(entry)
+        return fused_entries, compiled_entries, plain_entries
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -308,13 +324,15 @@ class Adafactor(Optimizer):
         if capturing and not all(group["capturable"] for group in self.param_groups):
             raise RuntimeError("A step that is captured in a CUDA graph needs Adafactor(..., capturable=True)")
         grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
-        fused_entries, plain_entries = self._entries()
+        fused_entries, compiled_entries, plain_entries = self._entries()
         if fused_entries:
             if self._fused_step is None:
                 from lightning_adafactor.fused.step import FusedAdafactor  # needs Triton
 
                 self._fused_step = FusedAdafactor()
             self._fused_step(fused_entries, grad_scale=grad_scale, found_inf=found_inf)
+        if compiled_entries:
+            compiled_step.adafactor(compiled_entries, grad_scale=grad_scale, found_inf=found_inf)
         if plain_entries:
             plain.adafactor(plain_entries, grad_scale=grad_scale, found_inf=found_inf)
         return loss

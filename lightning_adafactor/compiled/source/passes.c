@@ -1,0 +1,106 @@
+/* The passes for one instruction set: compiled several times, each time with other options and another RUN. */
+
+#include <math.h>
+#include <string.h>
+
+#include "convert.h"
+#include "entry.h"
+#include "philox.h"
+#include "schedule.h"
+
+/* Loops that are vectorised: one copy of each, or compiling takes its time. */
+#define OUT_OF_LINE __attribute__((noinline))
+
+enum {
+    LANES = 16,  /* sums run in so many lanes, whatever the instruction set: the bits are the same on all */
+    CHUNK = 512, /* numbers of a row that are converted, or updated, at a time: they stay in the first cache */
+    FOLD = 128   /* rows whose squares are added up by column in REAL, before they are in double */
+};
+
+struct tile {
+    int64_t matrix;
+    int64_t row;
+    int64_t rows;
+    int64_t column;
+    int64_t columns;
+};
+
+/* Where a matrix of the batch begins. */
+struct place {
+    const char *grads;
+    char *params;
+    char *averages; /* of updates, or NULL */
+    int64_t matrix;
+};
+
+static int64_t size_of(int64_t dtype)
+{
+    return dtype == FLOAT64 ? 8 : dtype == FLOAT32 ? 4 : 2;
+}
+
+static struct place place_of(const struct entry *e, int64_t matrix)
+{
+    int64_t real = size_of(e->arithmetic);
+    char *averages = e->exp_avg.data ? matrix_of(e, &e->exp_avg, matrix, real) : NULL;
+    return (struct place){matrix_of(e, &e->grad, matrix, size_of(e->grad.dtype)),
+                          matrix_of(e, &e->param, matrix, size_of(e->param.dtype)), averages, matrix};
+}
+
+static inline int is_set(const uint8_t *bits, int64_t number)
+{
+    return bits && bits[number >> 3] >> (number & 7) & 1;
+}
+
+static double numel_of(const struct entry *e)
+{
+    return (double)(matrices_of(e) * e->rows * e->columns);
+}
+
+/* The scalars of the third pass; comparisons that are false for NaN, as in rule.py. */
+static void find_scale(const struct entry *e, struct stage *stage, double squares_of_p, double squares_of_u)
+{
+    double numel = numel_of(e);
+    double rms = sqrt(squares_of_p / numel), ratio = sqrt(squares_of_u / numel) / e->d;
+    double alpha = e->flags & SCALE_PARAMETER ? (rms > e->eps2 ? rms : e->eps2) * e->rho : e->rho;
+    double scale = alpha / (ratio > 1 ? ratio : 1);
+    stage->scale = e->flags & MAXIMIZE ? -scale : scale;
+    stage->decay = 1 - e->weight_decay * (e->flags & DECAY_BY_ALPHA ? alpha : e->lr);
+    stage->scaled = 1;
+}
+
+#define JOINED(name, suffix) name##_##suffix
+#define JOIN(name, suffix) JOINED(name, suffix)
+#define NAME(name) JOIN(name, REAL)
+
+#define REAL float
+#define REAL_DTYPE FLOAT32
+#define REAL_IS_FLOAT 1
+#define SQRT sqrtf
+#define TINY 0x1p-126f
+typedef float lanes_float __attribute__((vector_size(LANES * sizeof(float))));
+#include "rows.h"
+#include "passes.h"
+#include "items.h"
+#undef REAL
+#undef REAL_DTYPE
+#undef REAL_IS_FLOAT
+#undef SQRT
+#undef TINY
+
+#define REAL double
+#define REAL_DTYPE FLOAT64
+#define REAL_IS_FLOAT 0
+#define SQRT sqrt
+#define TINY 0x1p-1022
+typedef double lanes_double __attribute__((vector_size(LANES * sizeof(double))));
+#include "rows.h"
+#include "passes.h"
+#include "items.h"
+
+void RUN(struct step *step, struct stage *stage, int64_t item)
+{
+    if (step->entries[stage->entry].arithmetic == FLOAT32)
+        run_float(step, stage, item);
+    else
+        run_double(step, stage, item);
+}

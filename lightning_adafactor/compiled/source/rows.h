@@ -1,0 +1,113 @@
+/* Rows of tensors as contiguous numbers of the arithmetic's dtype, REAL. Included once for each REAL. */
+
+/* Copies a piece of a row into the buffer as REAL. */
+static OUT_OF_LINE void NAME(convert)(const struct operand *x, const char *matrix, int64_t offset, int64_t count,
+                                      REAL unscale, REAL *restrict buffer)
+{
+    int64_t stride = x->column_stride;
+    switch (x->dtype) {
+#define COPY(TYPE, CONVERT)                                                                                            \
+    {                                                                                                                  \
+        const TYPE *from = (const TYPE *)matrix + offset;                                                              \
+        if (stride == 1)                                                                                               \
+            for (int64_t j = 0; j < count; j++)                                                                        \
+                buffer[j] = (REAL)CONVERT(from[j]) * unscale;                                                          \
+        else                                                                                                           \
+            for (int64_t j = 0; j < count; j++)                                                                        \
+                buffer[j] = (REAL)CONVERT(from[j * stride]) * unscale;                                                 \
+        break;                                                                                                         \
+    }
+    case FLOAT32:
+        COPY(float, )
+    case FLOAT64:
+        COPY(double, )
+    case BFLOAT16:
+        COPY(uint16_t, float_of_bfloat16)
+    case FLOAT16:
+        COPY(uint16_t, float_of_float16)
+#undef COPY
+    }
+}
+
+/* A piece of a row as REAL: where it lies, if it is that already, else in the buffer. */
+static inline const REAL *NAME(read)(const struct operand *x, const char *matrix, int64_t row, int64_t column,
+                                     int64_t count, REAL unscale, REAL *restrict buffer)
+{
+    int64_t offset = row * x->row_stride + column * x->column_stride;
+    if (x->dtype == REAL_DTYPE && x->column_stride == 1 && unscale == 1)
+        return (const REAL *)matrix + offset;
+    NAME(convert)(x, matrix, offset, count, unscale, buffer);
+    return buffer;
+}
+
+/* Whether a row can be written where it lies. */
+static int NAME(in_place)(const struct operand *x)
+{
+    return x->dtype == REAL_DTYPE && x->column_stride == 1;
+}
+
+/* Writes a piece of a row, each number rounded to nearest. */
+static OUT_OF_LINE void NAME(write)(const struct operand *x, char *matrix, int64_t row, int64_t column, int64_t count,
+                                    const REAL *restrict values)
+{
+    int64_t offset = row * x->row_stride + column * x->column_stride, stride = x->column_stride;
+    switch (x->dtype) {
+#define COPY(TYPE, CONVERT)                                                                                            \
+    {                                                                                                                  \
+        TYPE *to = (TYPE *)matrix + offset;                                                                            \
+        if (stride == 1)                                                                                               \
+            for (int64_t j = 0; j < count; j++)                                                                        \
+                to[j] = (TYPE)CONVERT(values[j]);                                                                      \
+        else                                                                                                           \
+            for (int64_t j = 0; j < count; j++)                                                                        \
+                to[j * stride] = (TYPE)CONVERT(values[j]);                                                             \
+        break;                                                                                                         \
+    }
+    case FLOAT32:
+        COPY(float, )
+    case FLOAT64:
+        COPY(double, )
+    case BFLOAT16:
+        COPY(uint16_t, bfloat16_of_float)
+    case FLOAT16:
+        COPY(uint16_t, float16_of_float)
+#undef COPY
+    }
+}
+
+/* Sum of the lanes, in an order that every instruction set can keep. */
+static inline REAL NAME(sum_of)(NAME(lanes) x)
+{
+    REAL sums[LANES];
+    memcpy(sums, &x, sizeof sums);
+    for (int half = LANES / 2; half; half /= 2)
+        for (int i = 0; i < half; i++)
+            sums[i] += sums[i + half];
+    return sums[0];
+}
+
+static inline NAME(lanes) NAME(load)(const REAL *from)
+{
+    NAME(lanes) x;
+    memcpy(&x, from, sizeof x);
+    return x;
+}
+
+static inline void NAME(store)(REAL *to, NAME(lanes) x)
+{
+    memcpy(to, &x, sizeof x);
+}
+
+static OUT_OF_LINE double NAME(sum_of_squares)(const REAL *x, int64_t count)
+{
+    NAME(lanes) sums = {0};
+    REAL rest = 0;
+    int64_t j = 0;
+    for (; j + LANES <= count; j += LANES) {
+        NAME(lanes) value = NAME(load)(x + j);
+        sums += value * value;
+    }
+    for (; j < count; j++)
+        rest += x[j] * x[j];
+    return (double)NAME(sum_of)(sums) + (double)rest;
+}
