@@ -12,10 +12,20 @@
 #define OUT_OF_LINE __attribute__((noinline))
 
 enum {
-    LANES = 16,  /* sums run in so many lanes, whatever the instruction set: the bits are the same on all */
     CHUNK = 512, /* numbers of a row that are converted, or updated, at a time: they stay in the first cache */
     FOLD = 128   /* rows whose squares are added up by column in REAL, before they are in double */
 };
+
+/* Sums run in LANES lanes, so many for each REAL whatever the instruction set: the bits are the same on all. */
+#if defined(__AVX512F__)
+#define VECTOR_BYTES 64
+#elif defined(__AVX2__)
+#define VECTOR_BYTES 32
+#else
+#define VECTOR_BYTES 16
+#endif
+#define VECTORS (LANES * (int)sizeof(REAL) / VECTOR_BYTES)
+#define VECTOR(type) __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(type)), may_alias))
 
 struct tile {
     int64_t matrix;
@@ -77,7 +87,8 @@ static void find_scale(const struct entry *e, struct stage *stage, double square
 #define REAL_IS_FLOAT 1
 #define SQRT sqrtf
 #define TINY 0x1p-126f
-typedef float lanes_float __attribute__((vector_size(LANES * sizeof(float))));
+#define LANES 16
+typedef float vector_float VECTOR(float);
 #include "rows.h"
 #include "passes.h"
 #include "items.h"
@@ -86,13 +97,15 @@ typedef float lanes_float __attribute__((vector_size(LANES * sizeof(float))));
 #undef REAL_IS_FLOAT
 #undef SQRT
 #undef TINY
+#undef LANES
 
 #define REAL double
 #define REAL_DTYPE FLOAT64
 #define REAL_IS_FLOAT 0
 #define SQRT sqrt
 #define TINY 0x1p-1022
-typedef double lanes_double __attribute__((vector_size(LANES * sizeof(double))));
+#define LANES 8
+typedef double vector_double VECTOR(double);
 #include "rows.h"
 #include "passes.h"
 #include "items.h"

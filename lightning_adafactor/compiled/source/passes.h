@@ -73,21 +73,22 @@ static OUT_OF_LINE void NAME(square_rows)(const struct entry *e, const char *gra
         for (int k = 0; k < rows; k++)
             g[k] = NAME(read)(&e->grad, grads, row + k, column + start, count, unscale, buffers[k]);
         REAL *to = column_sums + start;
-        NAME(lanes) s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};
+        NAME(vector) s0[VECTORS] = {0}, s1[VECTORS] = {0}, s2[VECTORS] = {0}, s3[VECTORS] = {0};
         REAL rest[4] = {0};
-        for (; j + LANES <= count; j += LANES) {
-            NAME(lanes) a = NAME(load)(g[0] + j), b = NAME(load)(g[1] + j);
-            NAME(lanes) c = NAME(load)(g[2] + j), d = NAME(load)(g[3] + j);
-            a *= a;
-            b *= b;
-            c *= c;
-            d *= d;
-            s0 += a;
-            s1 += b;
-            s2 += c;
-            s3 += d;
-            NAME(store)(to + j, NAME(load)(to + j) + ((a + b) + (c + d)));
-        }
+        for (; j + LANES <= count; j += LANES)
+            for (int k = 0; k < VECTORS; k++) {
+                NAME(vector) a = ((const NAME(vector) *)(g[0] + j))[k], b = ((const NAME(vector) *)(g[1] + j))[k];
+                NAME(vector) c = ((const NAME(vector) *)(g[2] + j))[k], d = ((const NAME(vector) *)(g[3] + j))[k];
+                a *= a;
+                b *= b;
+                c *= c;
+                d *= d;
+                s0[k] += a;
+                s1[k] += b;
+                s2[k] += c;
+                s3[k] += d;
+                ((NAME(vector) *)(to + j))[k] += (a + b) + (c + d);
+            }
         for (; j < count; j++) {
             REAL squares[4];
             for (int k = 0; k < 4; k++) {

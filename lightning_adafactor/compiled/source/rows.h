@@ -76,37 +76,26 @@ static OUT_OF_LINE void NAME(write)(const struct operand *x, char *matrix, int64
 }
 
 /* Sum of the lanes, in an order that every instruction set can keep. */
-static inline REAL NAME(sum_of)(NAME(lanes) x)
+static inline REAL NAME(sum_of)(const NAME(vector) lanes[VECTORS])
 {
     REAL sums[LANES];
-    memcpy(sums, &x, sizeof sums);
+    memcpy(sums, lanes, sizeof sums);
     for (int half = LANES / 2; half; half /= 2)
         for (int i = 0; i < half; i++)
             sums[i] += sums[i + half];
     return sums[0];
 }
 
-static inline NAME(lanes) NAME(load)(const REAL *from)
-{
-    NAME(lanes) x;
-    memcpy(&x, from, sizeof x);
-    return x;
-}
-
-static inline void NAME(store)(REAL *to, NAME(lanes) x)
-{
-    memcpy(to, &x, sizeof x);
-}
-
 static OUT_OF_LINE double NAME(sum_of_squares)(const REAL *x, int64_t count)
 {
-    NAME(lanes) sums = {0};
+    NAME(vector) sums[VECTORS] = {0};
     REAL rest = 0;
     int64_t j = 0;
-    for (; j + LANES <= count; j += LANES) {
-        NAME(lanes) value = NAME(load)(x + j);
-        sums += value * value;
-    }
+    for (; j + LANES <= count; j += LANES)
+        for (int k = 0; k < VECTORS; k++) {
+            NAME(vector) value = ((const NAME(vector) *)(x + j))[k];
+            sums[k] += value * value;
+        }
     for (; j < count; j++)
         rest += x[j] * x[j];
     return (double)NAME(sum_of)(sums) + (double)rest;
