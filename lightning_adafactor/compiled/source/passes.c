@@ -2,6 +2,9 @@
 
 #include <math.h>
 #include <string.h>
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
 
 #include "convert.h"
 #include "entry.h"
@@ -13,7 +16,7 @@
 
 enum {
     CHUNK = 512, /* numbers of a row that are converted, or updated, at a time: they stay in the first cache */
-    FOLD = 128   /* rows whose squares are added up by column in REAL, before they are in double */
+    FOLD = 64    /* rows whose squares are added up by column in REAL, before they are in double */
 };
 
 /* Sums run in LANES lanes, so many for each REAL whatever the instruction set: the bits are the same on all. */
@@ -23,6 +26,21 @@ enum {
 #define VECTOR_BYTES 32
 #else
 #define VECTOR_BYTES 16
+#endif
+/* The minimum of two vectors; of NaN and a number, the second one. */
+#if defined(__AVX512F__)
+#define MIN_FLOAT(a, b) _mm512_min_ps((__m512)(a), (__m512)(b))
+#define MIN_DOUBLE(a, b) _mm512_min_pd((__m512d)(a), (__m512d)(b))
+#elif defined(__AVX2__)
+#define MIN_FLOAT(a, b) _mm256_min_ps((__m256)(a), (__m256)(b))
+#define MIN_DOUBLE(a, b) _mm256_min_pd((__m256d)(a), (__m256d)(b))
+#elif defined(__SSE2__)
+#define MIN_FLOAT(a, b) _mm_min_ps((__m128)(a), (__m128)(b))
+#define MIN_DOUBLE(a, b) _mm_min_pd((__m128d)(a), (__m128d)(b))
+#else
+#define MIN_FLOAT(a, b) SELECTED(a, b)
+#define MIN_DOUBLE(a, b) SELECTED(a, b)
+#define SELECTED(a, b) (((a < b) & (__typeof__(a < b))(a)) | (~(a < b) & (__typeof__(a < b))(b)))
 #endif
 #define VECTORS (LANES * (int)sizeof(REAL) / VECTOR_BYTES)
 #define VECTOR(type) __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(type)), may_alias))
@@ -43,6 +61,55 @@ struct place {
     int64_t matrix;
 };
 
+/* Up to four rows that are worked on together. */
+struct rows {
+    int count;
+    int64_t number[4];
+};
+
+/* The rows of a fold that are not passed over, in `groups` of four. */
+struct fold {
+    int64_t count;
+    int64_t groups;
+    int64_t number[FOLD];
+};
+
+static inline int64_t smaller(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+static inline int is_marked(const uint8_t *bits, int64_t number)
+{
+    return bits && bits[number >> 3] >> (number & 7) & 1;
+}
+
+static inline void mark(uint8_t *bits, int64_t number, int marked)
+{
+    uint8_t bit = (uint8_t)(1u << (number & 7));
+    bits[number >> 3] = (uint8_t)(marked ? bits[number >> 3] | bit : bits[number >> 3] & ~bit);
+}
+
+static struct fold fold_of(const struct tile *t, int64_t first, const uint8_t *passed_over)
+{
+    struct fold fold = {.count = 0};
+    int64_t end = smaller(first + FOLD, t->row + t->rows);
+    for (int64_t row = first; row < end; row++)
+        if (!is_marked(passed_over, row))
+            fold.number[fold.count++] = row;
+    fold.groups = (fold.count + 3) / 4;
+    return fold;
+}
+
+/* A group's rows, a quarter of the fold apart. */
+static inline struct rows rows_of(const struct fold *fold, int64_t group)
+{
+    struct rows rows = {.count = 0};
+    for (int64_t i = group; i < fold->count; i += fold->groups)
+        rows.number[rows.count++] = fold->number[i];
+    return rows;
+}
+
 static int64_t size_of(int64_t dtype)
 {
     return dtype == FLOAT64 ? 8 : dtype == FLOAT32 ? 4 : 2;
@@ -54,11 +121,6 @@ static struct place place_of(const struct entry *e, int64_t matrix)
     char *averages = e->exp_avg.data ? matrix_of(e, &e->exp_avg, matrix, real) : NULL;
     return (struct place){matrix_of(e, &e->grad, matrix, size_of(e->grad.dtype)),
                           matrix_of(e, &e->param, matrix, size_of(e->param.dtype)), averages, matrix};
-}
-
-static inline int is_set(const uint8_t *bits, int64_t number)
-{
-    return bits && bits[number >> 3] >> (number & 7) & 1;
 }
 
 static double numel_of(const struct entry *e)
@@ -86,6 +148,7 @@ static void find_scale(const struct entry *e, struct stage *stage, double square
 #define REAL_DTYPE FLOAT32
 #define REAL_IS_FLOAT 1
 #define SQRT sqrtf
+#define MIN MIN_FLOAT
 #define TINY 0x1p-126f
 #define LANES 16
 typedef float vector_float VECTOR(float);
@@ -96,6 +159,7 @@ typedef float vector_float VECTOR(float);
 #undef REAL_DTYPE
 #undef REAL_IS_FLOAT
 #undef SQRT
+#undef MIN
 #undef TINY
 #undef LANES
 
@@ -103,6 +167,7 @@ typedef float vector_float VECTOR(float);
 #define REAL_DTYPE FLOAT64
 #define REAL_IS_FLOAT 0
 #define SQRT sqrt
+#define MIN MIN_DOUBLE
 #define TINY 0x1p-1022
 #define LANES 8
 typedef double vector_double VECTOR(double);

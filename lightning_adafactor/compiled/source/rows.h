@@ -86,17 +86,22 @@ static inline REAL NAME(sum_of)(const NAME(vector) lanes[VECTORS])
     return sums[0];
 }
 
-static OUT_OF_LINE double NAME(sum_of_squares)(const REAL *x, int64_t count)
+/* Vector number v of the lanes that begin at x. */
+static inline NAME(vector) NAME(load)(const REAL *x, int v)
 {
-    NAME(vector) sums[VECTORS] = {0};
-    REAL rest = 0;
-    int64_t j = 0;
-    for (; j + LANES <= count; j += LANES)
-        for (int k = 0; k < VECTORS; k++) {
-            NAME(vector) value = ((const NAME(vector) *)(x + j))[k];
-            sums[k] += value * value;
-        }
-    for (; j < count; j++)
-        rest += x[j] * x[j];
-    return (double)NAME(sum_of)(sums) + (double)rest;
+    return ((const NAME(vector) *)x)[v];
+}
+
+static inline void NAME(store)(REAL *x, int v, NAME(vector) values)
+{
+    ((NAME(vector) *)x)[v] = values;
+}
+
+/* The smaller of x and the bound; NaN stays NaN. */
+static inline NAME(vector) NAME(at_most)(REAL bound, NAME(vector) x)
+{
+    NAME(vector) bounds = x - x; /* only to have all elements */
+    for (int i = 0; i < VECTOR_BYTES / (int)sizeof(REAL); i++)
+        bounds[i] = bound;
+    return (NAME(vector))MIN(bounds, x);
 }
