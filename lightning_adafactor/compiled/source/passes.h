@@ -283,7 +283,7 @@ static inline void NAME(row_factors)(const REAL *R, const struct rows *rows, con
                                      REAL factors[4])
 {
     for (int k = 0; k < 4; k++)
-        factors[k] = k < rows->count ? NAME(factor)(R[rows->number[k]] / f->mean, f->floor) : 0;
+        factors[k] = k < rows->count ? NAME(factor)(R[rows->number[k]] / f->mean, f->floor) : 1;
 }
 
 /* Second pass over a tile: the sum of U^2. */
@@ -437,7 +437,7 @@ static OUT_OF_LINE void NAME(apply_vector)(const struct entry *e, int64_t start,
         const REAL *g[4] = {NAME(read)(&e->grad, at.grads, 0, start, count, unscale, buffer), zeros, zeros, zeros};
         for (int64_t j = 0; j < count; j++)
             factors[j] = 1 / SQRT(v[j] < floor ? floor : v[j]);
-        const REAL ones[4] = {1, 0, 0, 0};
+        const REAL ones[4] = {1, 1, 1, 1};
         NAME(apply_piece)(e, &at, &row, g, start, count, factors, ones, (REAL)INFINITY, scale, decay);
     }
 }
