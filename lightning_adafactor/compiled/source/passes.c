@@ -2,14 +2,12 @@
 
 #include <math.h>
 #include <string.h>
-#if defined(__SSE2__)
-#include <immintrin.h>
-#endif
 
 #include "convert.h"
 #include "entry.h"
 #include "philox.h"
 #include "schedule.h"
+#include "vectors.h"
 
 /* Loops that are vectorised: one copy of each, or compiling takes its time. */
 #define OUT_OF_LINE __attribute__((noinline))
@@ -20,30 +18,7 @@ enum {
 };
 
 /* Sums run in LANES lanes, so many for each REAL whatever the instruction set: the bits are the same on all. */
-#if defined(__AVX512F__)
-#define VECTOR_BYTES 64
-#elif defined(__AVX2__)
-#define VECTOR_BYTES 32
-#else
-#define VECTOR_BYTES 16
-#endif
-/* The minimum of two vectors; of NaN and a number, the second one. */
-#if defined(__AVX512F__)
-#define MIN_FLOAT(a, b) _mm512_min_ps((__m512)(a), (__m512)(b))
-#define MIN_DOUBLE(a, b) _mm512_min_pd((__m512d)(a), (__m512d)(b))
-#elif defined(__AVX2__)
-#define MIN_FLOAT(a, b) _mm256_min_ps((__m256)(a), (__m256)(b))
-#define MIN_DOUBLE(a, b) _mm256_min_pd((__m256d)(a), (__m256d)(b))
-#elif defined(__SSE2__)
-#define MIN_FLOAT(a, b) _mm_min_ps((__m128)(a), (__m128)(b))
-#define MIN_DOUBLE(a, b) _mm_min_pd((__m128d)(a), (__m128d)(b))
-#else
-#define MIN_FLOAT(a, b) SELECTED(a, b)
-#define MIN_DOUBLE(a, b) SELECTED(a, b)
-#define SELECTED(a, b) (((a < b) & (__typeof__(a < b))(a)) | (~(a < b) & (__typeof__(a < b))(b)))
-#endif
 #define VECTORS (LANES * (int)sizeof(REAL) / VECTOR_BYTES)
-#define VECTOR(type) __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(type)), may_alias))
 
 struct tile {
     int64_t matrix;

@@ -67,6 +67,16 @@ static inline void NAME(read_rows)(const struct operand *x, const char *matrix, 
                                    int64_t count, REAL unscale, REAL buffers[4][CHUNK], const REAL *pieces[4])
 {
     static const REAL zeros[CHUNK];
+    int as_it_lies = x->dtype == REAL_DTYPE && unscale == 1;
+    if (rows->count == 4 && x->column_stride == 1 && !as_it_lies) {
+        int64_t offsets[4];
+        for (int k = 0; k < 4; k++) {
+            offsets[k] = rows->number[k] * x->row_stride + column;
+            pieces[k] = buffers[k];
+        }
+        NAME(convert_rows)(x->dtype, matrix, offsets, count, unscale, buffers);
+        return;
+    }
     for (int k = 0; k < 4; k++)
         pieces[k] = k < rows->count ? NAME(read)(x, matrix, rows->number[k], column, count, unscale, buffers[k]) : zeros;
 }
@@ -322,9 +332,10 @@ static OUT_OF_LINE void NAME(write_back)(const struct entry *e, const struct pla
         int64_t stride = e->param.column_stride;
         uint16_t *to = (uint16_t *)at->params + row * e->param.row_stride + column * stride;
         uint16_t bits[CHUNK];
+        struct keys keys = keys_of(e->seed);
         uint32_t row_of_all = (uint32_t)(at->matrix * e->rows + row);
         for (int64_t j = 0; j < count; j += BLOCK * BLOCKS)
-            random_blocks(e->seed, (uint32_t)((column + j) / BLOCK), row_of_all, (uint32_t)(int64_t)e->t,
+            random_blocks(&keys, (uint32_t)((column + j) / BLOCK), row_of_all, (uint32_t)(int64_t)e->t,
                           (uint32_t)e->index, bits + j);
         if (stride == 1)
             for (int64_t j = 0; j < count; j++)
@@ -344,11 +355,11 @@ static OUT_OF_LINE void NAME(apply_piece)(const struct entry *e, const struct pl
                                           const REAL row_factors[4], REAL cap, double scale, double decay)
 {
     REAL buffers[4][CHUNK], moments[CHUNK];
+    const REAL *read[4];
     REAL *p[4];
+    NAME(read_rows)(&e->param, at->params, rows, column, count, 1, buffers, read);
     for (int k = 0; k < 4; k++)
-        p[k] = k < rows->count
-                   ? (REAL *)NAME(read)(&e->param, at->params, rows->number[k], column, count, 1, buffers[k])
-                   : memset(buffers[k], 0, sizeof buffers[k]);
+        p[k] = k < rows->count ? (REAL *)read[k] : memset(buffers[k], 0, sizeof buffers[k]);
     if (!at->averages)
         NAME(apply_rows)(g, p, columns, row_factors, cap, (REAL)decay, (REAL)scale, count);
     for (int k = 0; k < rows->count; k++) {

@@ -6,38 +6,65 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "vectors.h"
+
+typedef uint64_t words VECTOR(uint64_t); /* a 32-bit word of a block in the lower half of each element */
+
 enum {
-    BLOCK = 8,   /* elements served by one block */
-    BLOCKS = 16  /* blocks computed together */
+    BLOCK = 8,                     /* elements served by one block */
+    WORDS = VECTOR_BYTES / 8,      /* blocks in a vector */
+    BLOCKS = 2 * WORDS,            /* blocks computed together: two vectors, so that one works while the other waits */
+    ROUNDS = 10
 };
 
-/* Random bits of BLOCKS * BLOCK elements, in their order, from block number `first` of a row on. */
-static inline void random_blocks(uint64_t seed, uint32_t first, uint32_t row, uint32_t step, uint32_t parameter,
-                                 uint16_t *restrict bits)
+/* What each round adds to the words: it follows from the seed alone. */
+struct keys {
+    uint64_t low[ROUNDS];
+    uint64_t high[ROUNDS];
+};
+
+static struct keys keys_of(uint64_t seed)
 {
-    uint32_t a[BLOCKS], b[BLOCKS], c[BLOCKS], d[BLOCKS];
-    for (uint32_t i = 0; i < BLOCKS; i++) {
-        a[i] = first + i;
-        b[i] = row;
-        c[i] = step;
-        d[i] = parameter;
+    struct keys keys;
+    uint32_t low = (uint32_t)seed, high = (uint32_t)(seed >> 32);
+    for (int round = 0; round < ROUNDS; round++) {
+        keys.low[round] = low;
+        keys.high[round] = high;
+        low += 0x9E3779B9u;
+        high += 0xBB67AE85u;
     }
-    uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
-    for (int round = 0; round < 10; round++) {
-        for (int i = 0; i < BLOCKS; i++) {
-            uint64_t left = (uint64_t)a[i] * 0xD2511F53u, right = (uint64_t)c[i] * 0xCD9E8D57u;
-            a[i] = (uint32_t)(right >> 32) ^ b[i] ^ k0;
-            b[i] = (uint32_t)right;
-            c[i] = (uint32_t)(left >> 32) ^ d[i] ^ k1;
-            d[i] = (uint32_t)left;
+    return keys;
+}
+
+/* Random bits of BLOCKS * BLOCK elements, in their order, from block number `first` of a row on.
+ * The upper halves of a, b, c and d are of no account: the multiplication takes the lower ones. */
+static inline void random_blocks(const struct keys *keys, uint32_t first, uint32_t row, uint32_t step,
+                                 uint32_t parameter, uint16_t *restrict bits)
+{
+    const words zero = {0}, m0 = zero + 0xD2511F53u, m1 = zero + 0xCD9E8D57u, lower = zero + 0xFFFFFFFFu;
+    words a[2], b[2], c[2], d[2];
+    for (int v = 0; v < 2; v++) {
+        for (int i = 0; i < WORDS; i++)
+            a[v][i] = first + (uint32_t)(v * WORDS + i);
+        b[v] = zero + row;
+        c[v] = zero + step;
+        d[v] = zero + parameter;
+    }
+    for (int round = 0; round < ROUNDS; round++)
+        for (int v = 0; v < 2; v++) {
+            words left = MULTIPLY(a[v], m0), right = MULTIPLY(c[v], m1);
+            a[v] = (right >> 32) ^ (b[v] ^ keys->low[round]);
+            b[v] = right;
+            c[v] = (left >> 32) ^ (d[v] ^ keys->high[round]);
+            d[v] = left;
         }
-        k0 += 0x9E3779B9u;
-        k1 += 0xBB67AE85u;
-    }
-    for (int i = 0; i < BLOCKS; i++) {
-        /* the lower half of a word comes before the upper one: the order of bytes on every machine this is built for */
-        uint32_t words[4] = {a[i], b[i], c[i], d[i]};
-        memcpy(bits + BLOCK * i, words, sizeof words);
+    /* the lower half of a word comes before the upper one: the order of bytes on every machine this is built for */
+    for (int v = 0; v < 2; v++) {
+        words ab = (a[v] & lower) | b[v] << 32, cd = (c[v] & lower) | d[v] << 32;
+        for (int i = 0; i < WORDS; i++) {
+            uint64_t block[2] = {ab[i], cd[i]};
+            memcpy(bits + BLOCK * (v * WORDS + i), block, sizeof block);
+        }
     }
 }
 

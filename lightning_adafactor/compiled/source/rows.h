@@ -29,6 +29,35 @@ static OUT_OF_LINE void NAME(convert)(const struct operand *x, const char *matri
     }
 }
 
+/* Copies pieces of four rows, their numbers side by side in memory, into the buffers as REAL: four streams at once. */
+static OUT_OF_LINE void NAME(convert_rows)(int64_t dtype, const char *matrix, const int64_t offsets[4], int64_t count,
+                                           REAL unscale, REAL (*restrict buffers)[CHUNK])
+{
+    switch (dtype) {
+#define COPY(TYPE, CONVERT)                                                                                            \
+    {                                                                                                                  \
+        const TYPE *from = (const TYPE *)matrix, *from0 = from + offsets[0], *from1 = from + offsets[1];               \
+        const TYPE *from2 = from + offsets[2], *from3 = from + offsets[3];                                             \
+        for (int64_t j = 0; j < count; j++) {                                                                          \
+            buffers[0][j] = (REAL)CONVERT(from0[j]) * unscale;                                                         \
+            buffers[1][j] = (REAL)CONVERT(from1[j]) * unscale;                                                         \
+            buffers[2][j] = (REAL)CONVERT(from2[j]) * unscale;                                                         \
+            buffers[3][j] = (REAL)CONVERT(from3[j]) * unscale;                                                         \
+        }                                                                                                              \
+        break;                                                                                                         \
+    }
+    case FLOAT32:
+        COPY(float, )
+    case FLOAT64:
+        COPY(double, )
+    case BFLOAT16:
+        COPY(uint16_t, float_of_bfloat16)
+    case FLOAT16:
+        COPY(uint16_t, float_of_float16)
+#undef COPY
+    }
+}
+
 /* A piece of a row as REAL: where it lies, if it is that already, else in the buffer. */
 static inline const REAL *NAME(read)(const struct operand *x, const char *matrix, int64_t row, int64_t column,
                                      int64_t count, REAL unscale, REAL *restrict buffer)
