@@ -12,8 +12,9 @@ from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
 from lightning_adafactor import compiled as compiled_step
-from lightning_adafactor import conversion, fused, plain
+from lightning_adafactor import conversion, plain
 from lightning_adafactor.entry import Entry
+from lightning_adafactor.implementation import Choice, choose, explain
 from lightning_adafactor.rule import Dialect, Rule, state_dtype
 
 if TYPE_CHECKING:
@@ -71,7 +72,8 @@ class Adafactor(Optimizer):
 
     Raises:
         ValueError: An argument is out of its range.
-        RuntimeError: ``fused=True`` where it cannot be had, or together with ``foreach=True``.
+        RuntimeError: ``fused=True`` or ``compiled=True`` where it is not supported, or ``fused=True`` together with
+            ``foreach=True``.
     """
 
     _dialect: Dialect = "torch"
@@ -139,21 +141,17 @@ class Adafactor(Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a parameter group.
 
-        Warns of parameters that have lost their shape to FSDP1, and raises where ``fused=True`` cannot be had.
+        Warns of parameters that have lost their shape to FSDP1, and raises where ``fused=True`` or ``compiled=True``
+        is not supported.
         """
         super().add_param_group(param_group)
         group = self.param_groups[-1]
-        if group["fused"]:
-            if group.get("foreach"):
-                raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
+        if group["fused"] and group.get("foreach"):
+            raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
+        if group["fused"] or group["compiled"]:
             for param in group["params"]:
                 if not param.is_meta:  # which has no device yet, and no step
-                    _require_fused(param, "fused")
-        if group["compiled"]:
-            for param in group["params"]:
-                reason = None if param.is_meta or _uses_fused(group, param) else compiled_step.unsupported_reason(param)
-                if reason is not None:
-                    raise RuntimeError(f"compiled=True is not supported: {reason}")
+                    choose(group, param)
         names = group.get("param_names", [None] * len(group["params"]))
         for name, param in zip(names, group["params"], strict=True):
             if getattr(param, "_fsdp_flattened", False) and param.dim() == 1 and param.numel() > 0:
@@ -288,17 +286,28 @@ class Adafactor(Optimizer):
                     state.update(self._new_state(param, rule))
                 elif rule.beta1 is not None and "exp_avg" not in state:
                     state["exp_avg"] = torch.zeros_like(param, dtype=state_dtype(param))
-                if _uses_fused(group, param):
+                path = choose(group, param)
+                if path == "fused":
                     if state["step"].device != param.device or state["step"].dtype != torch.float32:
                         state["step"] = state["step"].to(param.device, torch.float32, non_blocking=True)
                     fused_entries.append(Entry.of(param, grad, state, index, rule))
                     continue
                 entry = Entry.of(param.detach(), grad, state, index, rule)
-                if group["compiled"] is not False and compiled_step.unsupported_reason(entry.param) is None:
-                    compiled_entries.append(entry)
-                else:
-                    plain_entries.append(entry)
+                (compiled_entries if path == "compiled" else plain_entries).append(entry)
         return fused_entries, compiled_entries, plain_entries
+
+    def implementation(self) -> dict[str, Choice]:
+        """Says which implementation takes each parameter's step, and why not a faster one.
+
+        Returns:
+            Choices by the parameter's name, or by its number where parameters were given without names.
+        """
+        choices: dict[str, Choice] = {}
+        for group in self.param_groups:
+            names = group.get("param_names", [None] * len(group["params"]))
+            for name, param in zip(names, group["params"], strict=True):
+                choices[name or str(len(choices))] = explain(group, param)
+        return choices
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -336,24 +345,6 @@ class Adafactor(Optimizer):
         if plain_entries:
             plain.adafactor(plain_entries, grad_scale=grad_scale, found_inf=found_inf)
         return loss
-
-
-def _uses_fused(group: dict[str, Any], param: Tensor) -> bool:
-    """Whether the kernels take a parameter's step.
-
-    Raises:
-        RuntimeError: ``fused=True`` or ``capturable=True``, and they cannot.
-    """
-    if group["fused"] or group["capturable"]:
-        _require_fused(param, "fused" if group["fused"] else "capturable")
-        return True
-    return group["fused"] is None and param.is_cuda and fused.why_not(param) is None
-
-
-def _require_fused(param: Tensor, argument: str) -> None:
-    reason = fused.why_not(param)
-    if reason is not None:
-        raise RuntimeError(f"{argument}=True cannot be had: {reason}")
 
 
 def _new_step(value: float) -> Tensor:

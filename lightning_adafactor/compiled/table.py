@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -26,26 +27,26 @@ _NO_OPERAND = (0,) * 7
 _MASK = 2**64 - 1
 
 
-def layout(entry: Entry) -> tuple[tuple[int, ...], list[tuple[int, ...]]] | None:
-    """Reduces an entry's dimensions to a batch of matrices.
+def layout(
+    shape: Sequence[int], strides: Sequence[tuple[int, ...]]
+) -> tuple[tuple[int, ...], list[tuple[int, ...]]] | None:
+    """Reduces dimensions to a batch of matrices.
 
     Args:
-        entry: The entry.
+        shape: Sizes of some tensors.
+        strides: Strides of each.
 
     Returns:
-        Sizes (three of the batch, rows, columns), and for parameter, gradient and average of updates the strides of
-        these; or None where more than three batch dimensions remain.
+        Sizes (three of the batch, rows, columns) and each tensor's strides of these; or None where more than three
+        batch dimensions remain.
     """
-    tensors = [entry.param, entry.grad] if entry.exp_avg is None else [entry.param, entry.grad, entry.exp_avg]
-    shape = entry.param.shape
     dims = len(shape)
     if dims == 2:
-        return (1, 1, 1, *shape), [(0, 0, 0, *tensor.stride()) for tensor in tensors]
+        return (1, 1, 1, *shape), [(0, 0, 0, *own) for own in strides]
     if dims < 2:
-        return (1, 1, 1, 1, shape.numel()), [(0, 0, 0, 0, *(tensor.stride() or (1,))) for tensor in tensors]
-    strides = [tensor.stride() for tensor in tensors]
+        return (1, 1, 1, 1, *(shape or (1,))), [(0, 0, 0, 0, *(own or (1,))) for own in strides]
     sizes: list[int] = []
-    merged: list[list[int]] = [[] for _ in tensors]
+    merged: list[list[int]] = [[] for _ in strides]
     for dim, size in enumerate(shape[:-2]):
         if size == 1:
             continue
@@ -85,6 +86,7 @@ class Options:
         )
         self.flags = sum(flag for flag, is_set in flags if is_set)
         self.seed = rule.seed & _MASK
+        self.arithmetic = DTYPES[state_dtype(param)]
         self.numbers = (
             float(rule.lr),
             rule.beta2_decay,
@@ -101,60 +103,107 @@ class Options:
         )
 
 
-def _address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
+@functools.lru_cache(maxsize=4096)  # asked for each parameter in each step
+def _operands(
+    shape: tuple[int, ...], dtypes: tuple[torch.dtype, ...], *strides: tuple[int, ...]
+) -> tuple[list[tuple[int, ...]], tuple[int, ...]] | None:
+    """What is packed of tensors behind their addresses, and sizes; None where their layout is not supported."""
+    reduced = layout(shape, strides)
+    if reduced is None:
+        return None
+    sizes, complete = reduced
+    operands = [(*own, DTYPES[dtype]) for own, dtype in zip(complete, dtypes, strict=True)]
+    return operands, sizes
 
 
-def pack(entries: Sequence[Entry]) -> bytearray:
+def pack(entries: Iterable[Entry]) -> tuple[bytearray, int, list[Entry]]:
     """Writes entries into a table.
 
     Args:
-        entries: Entries whose ``unsupported_reason`` is None.
+        entries: The entries, each of a kind that the compiled step is for.
 
     Returns:
-        A row for each.
+        The table, how many rows it has, and the entries that are not in it for their layout in memory.
     """
+    entries = list(entries)
     table = bytearray(ROW.size * len(entries))
+    others: list[Entry] = []
     known: dict[tuple[int, torch.dtype], Options] = {}
-    offset = 0
+    count = 0
     for entry in entries:
-        param, grad, exp_avg = entry.param, entry.grad, entry.exp_avg
-        key = (id(entry.rule), param.dtype)
-        options = known.get(key)
+        param, grad, exp_avg, row_var, col_var = entry.param, entry.grad, entry.exp_avg, entry.row_var, entry.col_var
+        dtype = param.dtype
+        options = known.get((id(entry.rule), dtype))
         if options is None:
-            options = known[key] = Options(entry.rule, param)
-        reduced = layout(entry)
-        assert reduced is not None
-        sizes, strides = reduced
-        arithmetic = DTYPES[state_dtype(param)]
-        flags = options.flags
-        if entry.row_var is not None:
-            flags |= _FACTORED
-        if entry.transposed:
-            flags |= _MEAN_OF_COLUMNS
-        average = _NO_OPERAND if exp_avg is None else (exp_avg.data_ptr(), *strides[2], arithmetic)
+            options = known[id(entry.rule), dtype] = Options(entry.rule, param)
+        variance, rms, flags = 0, 0, options.flags
+        if row_var is None or col_var is None:
+            assert entry.variance is not None
+            rows, columns, variance = 0, 0, entry.variance.data_ptr()
+            contiguous = entry.variance.is_contiguous()
+        else:
+            rows, columns = row_var.data_ptr(), col_var.data_ptr()
+            contiguous = row_var.is_contiguous() and col_var.is_contiguous()
+            flags |= _FACTORED | _MEAN_OF_COLUMNS if entry.transposed else _FACTORED
+        if entry.rms is not None:
+            rms = entry.rms.data_ptr()
+        if not contiguous or unsupported_layout(param, grad, exp_avg) is not None:
+            others.append(entry)
+            continue
+        if exp_avg is None:
+            found = _operands(param.shape, (dtype, grad.dtype), param.stride(), grad.stride())
+            average: tuple[int, ...] = _NO_OPERAND
+        else:
+            strides = param.stride(), grad.stride(), exp_avg.stride()
+            found = _operands(param.shape, (dtype, grad.dtype, exp_avg.dtype), *strides)
+            average = (exp_avg.data_ptr(), *found[0][2]) if found is not None else _NO_OPERAND
+        assert found is not None
+        operands, sizes = found
         ROW.pack_into(
             table,
-            offset,
+            count * ROW.size,
             param.data_ptr(),
-            *strides[0],
-            DTYPES[param.dtype],
+            *operands[0],
             grad.data_ptr(),
-            *strides[1],
-            DTYPES[grad.dtype],
+            *operands[1],
             *average,
-            _address(entry.row_var),
-            _address(entry.col_var),
-            _address(entry.variance),
-            _address(entry.rms),
+            rows,
+            columns,
+            variance,
+            rms,
             entry.step.data_ptr(),
             DTYPES[entry.step.dtype],
             *sizes,
-            arithmetic,
+            options.arithmetic,
             flags,
             options.seed,
             entry.index,
             *options.numbers,
         )
-        offset += ROW.size
-    return table
+        count += 1
+    return table, count, others
+
+
+def unsupported_layout(param: Tensor, grad: Tensor | None = None, exp_avg: Tensor | None = None) -> str | None:
+    """Why plain torch operations take the step of a parameter that lies in memory like this, or None.
+
+    Args:
+        param: A parameter of a kind that the compiled step is for.
+        grad: Its gradient, if it is known.
+        exp_avg: Its average of updates, if there is one.
+    """
+    if grad is not None and (type(grad) is not Tensor or grad.dtype not in DTYPES or grad.is_neg()):
+        return f"the gradient is a {type(grad).__name__} of {str(grad.dtype).removeprefix('torch.')}"
+    strides = [tensor.stride() for tensor in (param, exp_avg, grad) if tensor is not None]
+    return _unsupported_strides(param.shape, 1 if exp_avg is None else 2, *strides)
+
+
+@functools.lru_cache(maxsize=4096)  # asked for each parameter in each step
+def _unsupported_strides(shape: tuple[int, ...], written: int, *strides: tuple[int, ...]) -> str | None:
+    """Judges strides, of which the first ones are of tensors that are written to."""
+    for own in strides[:written]:
+        if any(stride == 0 and size > 1 for stride, size in zip(own, shape, strict=True)):
+            return "several elements of the parameter share their memory"
+    if layout(shape, strides) is None:
+        return f"more than {MOST_BATCH_DIMS} dimensions beside the last two lie apart in memory"
+    return None
