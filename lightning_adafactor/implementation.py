@@ -15,6 +15,9 @@ Path = Literal["fused", "compiled", "plain"]
 """The step in Triton kernels, in compiled loops, or in plain torch operations."""
 
 
+_ONLY_IF_ASKED = "on a CPU, where the kernels are interpreted, it is taken with fused=True only"
+
+
 @dataclasses.dataclass(frozen=True)
 class Choice:
     """How a parameter's step is taken.
@@ -64,7 +67,8 @@ def explain(group: dict[str, Any], param: Tensor) -> Choice:
     path = choose(group, param)
     reasons = {}
     if path != "fused":
-        reasons["fused"] = "fused=False was given" if group["fused"] is False else fused.why_not(param) or ""
+        given = group["fused"] is False
+        reasons["fused"] = "fused=False was given" if given else fused.why_not(param) or _ONLY_IF_ASKED
         layout = compiled.unsupported_layout(param, param.grad)
         if path == "compiled" and layout is not None:
             path = "plain"

@@ -17,9 +17,9 @@ weight decay           p ← p(1 - lr·λ)                  p ← p(1 - α·λ)
 ε₁ by default          finfo(dtype of the arithmetic)   1e-30
 =====================  ===============================  =====================================
 
-The arithmetic is float32 (float64 for float64 parameters) whatever the parameter's dtype, so ε₁ is by default 1.2e-7 for
-bfloat16 and float16 parameters too. torch takes finfo(parameter's dtype).eps, which for bfloat16 is 7.8e-3 and damps
-every smaller gradient: at 1e-3 a parameter moves 8 times too little.
+The arithmetic is float32 (float64 for float64 parameters) whatever the parameter's dtype, so ε₁ is by default 1.2e-7
+for bfloat16 and float16 parameters too. torch takes finfo(parameter's dtype).eps, which for bfloat16 is 7.8e-3 and
+damps every smaller gradient: at 1e-3 a parameter moves 8 times too little.
 """
 
 from __future__ import annotations

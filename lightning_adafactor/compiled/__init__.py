@@ -9,16 +9,17 @@ runs backwards, to begin where the first one ended. A row whose gradient is zero
 of zero, and the later passes leave it alone. What was reached is in the README and under ``benchmarks/results/``.
 
 **Which threads.** Plain C, called through ``ctypes``, that links to nothing but the C library, and asks torch for its
-threads by address: ``torch_parallel_for``, which is ``torch::stable::parallel_for`` in C, or in torch 2.8 and 2.9, which
-lack it, ``GOMP_parallel`` of the very OpenMP runtime that torch has loaded. So one library serves every version of torch
-from 2.8 on, threads are torch's own (``torch.set_num_threads``), and no headers of torch, C++ or OpenMP are needed to
-build it: a few seconds with any C compiler. (The stable ABI's C++ headers need torch 2.10 for threads, and a build that
-takes longer; a library linked with ``-fopenmp`` finds torch's threads only where torch ships them as libgomp.so.1.)
+threads by address: ``torch_parallel_for``, which is ``torch::stable::parallel_for`` in C, or in torch 2.8 and 2.9,
+which lack it, ``GOMP_parallel`` of the very OpenMP runtime that torch has loaded. So one library serves every version
+of torch from 2.8 on, threads are torch's own (``torch.set_num_threads``), and no headers of torch, C++ or OpenMP are
+needed to build it: a few seconds with any C compiler. (The stable ABI's C++ headers need torch 2.10 for threads; a
+library linked with ``-fopenmp`` finds torch's threads only where torch ships their runtime as libgomp.so.1.)
 
 **One parallel region a step.** Threads claim items of work in their order and wait only where an item needs another's
-result (``source/schedule.c``). What an item is follows from the shapes alone, and partial sums are added in the order of
-the items: the same bits on each run, whatever the number of threads. Sums run in a fixed number of lanes, without fused
-multiply-add: the same bits from AVX-512, AVX2, NEON and the baseline too. Random bits are those of ``rounding.py``.
+result (``source/schedule.c``). What an item is follows from the shapes alone, and partial sums are added in the order
+of the items: the same bits on each run, whatever the number of threads. Sums run in a fixed number of lanes, without
+fused multiply-add: the same bits from AVX-512, AVX2, NEON and the baseline too. Random bits are those of
+``rounding.py``.
 
 Any strides of up to three batch dimensions are worked on; what is not (``unsupported_layout``) goes to ``plain``, entry
 by entry. Scratch memory is below 1 MiB, whatever the model.
@@ -49,19 +50,22 @@ def unsupported_reason(tensor: Tensor) -> str | None:
     Returns:
         A clause such as "it is for tensors on the CPU, not on 'cuda'", or None.
     """
-    return _unsupported_reason(tensor.device.type, tensor.dtype, type(tensor))
+    reason = _unsupported_kind(tensor.device.type, tensor.dtype, type(tensor))
+    if reason is None:
+        loaded = library.load()
+        return loaded if isinstance(loaded, str) else None
+    return reason
 
 
 @functools.cache  # asked for each parameter in each step
-def _unsupported_reason(device: str, dtype: torch.dtype, kind: type) -> str | None:
+def _unsupported_kind(device: str, dtype: torch.dtype, kind: type) -> str | None:
     if device != "cpu":
         return f"it is for tensors on the CPU, not on {device!r}"
     if dtype not in table.DTYPES:
         return f"it is for float64, float32, bfloat16 and float16, not for {str(dtype).removeprefix('torch.')}"
     if kind not in (Tensor, nn.Parameter):
         return f"it is for plain tensors, not for {kind.__name__}"
-    loaded = library.load()
-    return loaded if isinstance(loaded, str) else None
+    return None
 
 
 def adafactor(entries: Iterable[Entry], *, grad_scale: Tensor | None = None, found_inf: Tensor | None = None) -> None:

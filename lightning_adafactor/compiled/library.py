@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import threading
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -83,13 +84,18 @@ def _torchs_threads() -> tuple[int | None, int | None]:
 
 @functools.cache
 def load() -> Library | str:
-    """The library beside the sources, or the reason why there is none to be used."""
+    """The library beside the sources, or the reason why there is none to be used.
+
+    Warns of a library that is there and not used.
+    """
     if not build.LIBRARY.exists():
         return f"the compiled step has not been built ({_REBUILD})"
     try:
         library = Library(build.LIBRARY)
+        if library.digest == build.digest():
+            return library
+        reason = f"the compiled step is older than its sources ({_REBUILD} anew)"
     except (OSError, AttributeError) as error:
-        return f"the compiled step cannot be loaded ({error}; {_REBUILD} anew)"
-    if library.digest != build.digest():
-        return f"the compiled step is older than its sources ({_REBUILD} anew)"
-    return library
+        reason = f"the compiled step cannot be loaded: {error} ({_REBUILD} anew)"
+    warnings.warn(f"Steps on CPUs are taken in plain torch operations: {reason}", stacklevel=2)
+    return reason

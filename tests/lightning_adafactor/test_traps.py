@@ -18,6 +18,8 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from lightning_adafactor import Adafactor, TransformersAdafactor
 from tests.lightning_adafactor.specs import Implementation
 
+pytestmark = pytest.mark.usefixtures("path")
+
 Make = Callable[..., Adafactor]
 
 BOTH = pytest.mark.parametrize("make", [Adafactor, TransformersAdafactor])

@@ -21,10 +21,10 @@ static int NAME(keeps_factors)(const struct entry *e)
     return e->columns * (int64_t)sizeof(REAL) <= (int64_t)(COLUMN_FACTORS * sizeof(double));
 }
 
-static uint8_t *NAME(zero_rows)(struct scratch *scratch, const struct entry *e, const struct grid *strips)
+static uint8_t *NAME(zero_rows)(struct scratch *scratch, const struct entry *e, const struct stage *stage)
 {
-    int kept = NAME(keeps_factors)(e) && strips->across == 1 && matrices_of(e) == 1 && e->rows <= ZERO_ROWS;
-    return kept ? scratch->zero_rows : NULL;
+    int kept = NAME(keeps_factors)(e) && stage->strips.across == 1 && matrices_of(e) == 1 && e->rows <= ZERO_ROWS;
+    return kept ? scratch->zero_rows[stage->set] : NULL;
 }
 
 static void NAME(run_squares)(struct step *step, const struct stage *stage, int64_t item)
@@ -35,7 +35,7 @@ static void NAME(run_squares)(struct step *step, const struct stage *stage, int6
     struct tile tile = NAME(tile_of)(e, stage->matrix, strips, item);
     double *slot = strips->down > 1 ? scratch->slots + item / strips->across * e->columns : NULL;
     double *row_sums = strips->across > 1 ? scratch->row_sums + item % strips->across : NULL;
-    NAME(squares)(e, &tile, (REAL)step->unscale, slot, row_sums, strips->across, NAME(zero_rows)(scratch, e, strips));
+    NAME(squares)(e, &tile, (REAL)step->unscale, slot, row_sums, strips->across, NAME(zero_rows)(scratch, e, stage));
     if (e->flags & SCALE_PARAMETER)
         scratch->squares_of_p[stage->set][item] = NAME(squares_of_p)(e, &tile);
 }
@@ -110,7 +110,7 @@ static void NAME(run_updates)(struct step *step, const struct stage *stage, int6
     struct tile tile = NAME(tile_of)(e, stage->matrix, &stage->pieces, piece);
     struct NAME(factors) f = NAME(merged_factors)(step, stage);
     const uint8_t *zeros =
-        step->merged[stage->set].finite ? NAME(zero_rows)(step->scratch, e, &stage->strips) : NULL;
+        step->merged[stage->set].finite ? NAME(zero_rows)(step->scratch, e, stage) : NULL;
     step->scratch->squares_of_u[stage->set][piece] = NAME(updates)(e, &tile, (REAL)step->unscale, &f, zeros);
 }
 
@@ -129,7 +129,7 @@ static void NAME(run_apply)(struct step *step, struct stage *stage, int64_t item
     if (item == 0 && stage->matrix == 0)
         NAME(write_rms)(e, merged->squares_of_p);
     int stays = stage->decay == 1 && !e->exp_avg.data && merged->finite && isfinite(stage->scale);
-    const uint8_t *zeros = stays ? NAME(zero_rows)(step->scratch, e, &stage->strips) : NULL;
+    const uint8_t *zeros = stays ? NAME(zero_rows)(step->scratch, e, stage) : NULL;
     NAME(apply)(e, &tile, (REAL)step->unscale, &f, zeros, stage->scale, stage->decay);
 }
 

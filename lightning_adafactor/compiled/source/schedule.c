@@ -273,9 +273,13 @@ EXPORTED void adafactor_step(struct entry *entries, int64_t count, double unscal
 #else
     (void)instruction_set;
 #endif
-    for (int64_t i = 0; i < count; i++)
+    int64_t elements = 0;
+    for (int64_t i = 0; i < count; i++) {
         count_step(&entries[i]);
-    threads = smaller(threads, MOST_THREADS);
+        elements += matrices_of(&entries[i]) * entries[i].rows * entries[i].columns;
+    }
+    /* waking a thread takes as long as some thousand elements */
+    threads = smaller(smaller(threads, MOST_THREADS), divided(elements, 2 * WHOLE_ELEMENTS));
     if (threads > 1 && for_torch)
         for_torch(0, threads, 1, work, &team);
     else if (threads > 1 && for_gomp)

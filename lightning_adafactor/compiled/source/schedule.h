@@ -19,20 +19,21 @@ enum {
     SPAN = 4096              /* columns that a thread works on at a time */
 };
 
-/* Scratch memory, all of it (but for the threads' stacks): 972 KiB, whatever the model. */
+/* Scratch memory, all of it (but for the threads' stacks): 976 KiB, whatever the model. */
 enum {
     SLOT_SUMS = 65536,       /* doubles: column sums by strip */
     COLUMN_FACTORS = 32768,  /* doubles, or twice as many floats: 1/sqrt(C), if a matrix has no more columns */
     ROW_SUMS = 16384,        /* doubles: row sums by range of columns, where a matrix is cut into such ranges */
-    ZERO_ROWS = 524288       /* bits: rows without any gradient, if a matrix has no more rows */
+    ZERO_ROWS = 262144       /* bits: rows without any gradient, if a matrix has no more rows */
 };
 
 struct scratch {
     double slots[SLOT_SUMS];
     double column_factors[COLUMN_FACTORS];
     double row_sums[ROW_SUMS];
-    uint8_t zero_rows[ZERO_ROWS / 8];
-    double squares_of_p[2][MOST_PIECES];  /* by piece; two sets, for the next tensor begins before one ends */
+    /* two sets, for the first pass over a tensor begins while the third one over that before is still at work */
+    uint8_t zero_rows[2][ZERO_ROWS / 8];
+    double squares_of_p[2][MOST_PIECES];  /* by piece */
     double squares_of_u[2][MOST_PIECES];
 };
 
