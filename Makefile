@@ -33,6 +33,7 @@ LOCKS := requirements/$(VARIANT).txt requirements/assets.txt $(if $(filter cpu,$
 RUNTIME := $(VENV)/.runtime-$(VARIANT)
 EIGHT_BIT := $(VENV)/.8bit
 DEV := $(VENV)/.dev
+STEP := $(VENV)/.step
 
 .DEFAULT_GOAL := help
 .PHONY: help fit compare setup test test-slow container-test image container-fit \
@@ -41,7 +42,7 @@ DEV := $(VENV)/.dev
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-fit: $(RUNTIME) ## Fine-tune a recipe: CONFIG=cls.yaml, ARGS="--trainer.max_epochs 2"
+fit: $(STEP) ## Fine-tune a recipe: CONFIG=cls.yaml, ARGS="--trainer.max_epochs 2"
 	$(RUN) -m recipes.fit --config $(CONFIG) $(ARGS)
 
 compare: $(EIGHT_BIT) ## Run a recipe with several optimizers: CONFIG, OPTIMIZERS="adafactor adamw", ARGS="--seeds 1 2 3"
@@ -85,7 +86,7 @@ sbom: $(DEV) ## Write the SBOM of .venv to sbom.cdx.json; an image has its own i
 	$(VENV)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --output-file sbom.cdx.json $(RUN)
 
 clean: ## Remove .venv, builds and caches; keep runs/
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .hypothesis .ruff_cache .mypy_cache
+	rm -rf $(VENV) lightning_adafactor/compiled/*.so build dist *.egg-info .pytest_cache .hypothesis .ruff_cache .mypy_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # If the Python of the environment no longer exists, for example after a system upgrade, the environment is created again.
@@ -106,12 +107,17 @@ $(VENV)/pyvenv.cfg:
 
 # What `make fit` needs. The stamps of another variant or an older lock are removed before pip starts.
 $(RUNTIME): $(VENV)/pyvenv.cfg $(LOCKS) scripts/install.py
-	@rm -f $(VENV)/.runtime-* $(EIGHT_BIT) $(DEV)
+	@rm -f $(VENV)/.runtime-* $(STEP) $(EIGHT_BIT) $(DEV)
 	$(RUN) scripts/install.py $(VARIANT) assets project --torch-cpu-index=$(TORCH_CPU_INDEX)
 	@touch $@
 
+# The optimizer's step for CPUs, compiled where there is a C compiler; again when its sources have changed.
+$(STEP): $(RUNTIME) $(wildcard lightning_adafactor/compiled/source/*) lightning_adafactor/compiled/build.py
+	$(RUN) scripts/install.py step
+	@touch $@
+
 # The 8-bit optimizers, needed only by comparisons that include them.
-$(EIGHT_BIT): $(RUNTIME) requirements/8bit.txt
+$(EIGHT_BIT): $(STEP) requirements/8bit.txt
 	$(RUN) scripts/install.py 8bit
 	@touch $@
 

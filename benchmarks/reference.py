@@ -74,7 +74,7 @@ def check(contestant: Contestant, model: Model, device: torch.device, dtype: tor
 
 
 def _first_gradients(problem: Problem, dtype: torch.dtype) -> list[Tensor]:
-    """Gradients of standard deviation 1, and for the last matrix of the machine epsilon."""
+    """Gradients of standard deviation 1, and for the last matrix of the dtype's machine epsilon."""
     gradients = []
     for parameter in problem.parameters:
         assert parameter.grad is not None
@@ -90,8 +90,8 @@ def _reference(contestant: Contestant, parameters: Sequence[torch.nn.Parameter],
     switches = {key: contestant.arguments[key] for key in _SWITCHES if key in contestant.arguments}
     if contestant.rule == "transformers":
         return TransformersAdafactor(parameters, lr=LR, **switches)
-    # ε₁ follows from the dtype of the parameters, and theirs is not float64
-    eps: Any = (torch.finfo(dtype).eps, 1e-3)
+    # ε₁ is by default the machine epsilon of ours' arithmetic, and of the parameters' dtype in torch's
+    eps: Any = (torch.finfo(torch.float32 if contestant.ours else dtype).eps, 1e-3)
     return Adafactor(parameters, lr=LR, eps=eps, **switches)
 
 

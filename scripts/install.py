@@ -26,6 +26,7 @@ WHAT = {
     "project": "the application itself, editable",
     "8bit": "the 8-bit optimizers, for comparisons",
     "sbom": "the tool that writes the SBOM of an image",
+    "step": "nothing; compiles the optimizer's step for CPUs, as project does",
     "dev": "what tests and linters need in addition",
 }
 
@@ -108,10 +109,17 @@ def install_packages(variant: str, torch_cpu_index: str) -> None:
     compile_modules()
 
 
+def compile_step() -> None:
+    """Compile the optimizer's step for CPUs where there is a C compiler; say so where there is none, and go on."""
+    builder = ROOT / "lightning_adafactor" / "compiled" / "build.py"
+    subprocess.run([sys.executable, str(builder), "--optional"], check=False)
+
+
 def install_project() -> None:
     """Install the application so that ``python -m recipes.fit`` works from any folder, or exit."""
     if pip("install", "--no-deps", "--no-build-isolation", "--editable", str(ROOT)).returncode:
         raise SystemExit("\nThe project itself could not be installed; pip's error is above.")
+    compile_step()
 
 
 def main() -> None:
@@ -132,6 +140,8 @@ def main() -> None:
             install_packages(what, arguments.torch_cpu_index)
         elif what == "project":
             install_project()
+        elif what == "step":
+            compile_step()
         else:
             install(f"{what}.txt")
 

@@ -228,17 +228,41 @@ def test_license_is_the_unchanged_apache_2_0_text() -> None:
     assert PROJECT["license"] == "Apache-2.0"
 
 
-def test_the_wheel_contains_every_module_the_configurations_and_the_license(tmp_path: Path) -> None:
+def build_wheel(tmp_path: Path, **environment: str) -> Path:
+    """Build a wheel of a copy of the project that holds no compiled step."""
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tmp_path)
-    leave_out = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    leave_out = shutil.ignore_patterns("__pycache__", "*.egg-info", "*.so")
     for name in ("lightning_adafactor", "recipes", "configs"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=leave_out)
     build = "import setuptools.build_meta as backend; backend.build_wheel('dist')"
-    subprocess.run([sys.executable, "-c", build], cwd=tmp_path, check=True, capture_output=True)
+    environment = {**os.environ, **environment}
+    subprocess.run([sys.executable, "-c", build], cwd=tmp_path, check=True, capture_output=True, env=environment)
     (wheel,) = (tmp_path / "dist").glob("*.whl")
+    return wheel
+
+
+def names_in(wheel: Path) -> set[str]:
     with zipfile.ZipFile(wheel) as opened:
-        held = set(opened.namelist())
+        return set(opened.namelist())
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler, cc, which is not installed")
+def test_wheel_made_with_a_c_compiler_is_for_this_platform_and_holds_the_compiled_step(tmp_path: Path) -> None:
+    wheel = build_wheel(tmp_path, CC="cc")
+    assert "lightning_adafactor/compiled/step.so" in names_in(wheel)
+    assert "-py3-none-" in wheel.name
+    assert not wheel.name.endswith("-any.whl")
+
+
+def test_wheel_made_without_a_compiler_is_for_any_platform_and_holds_everything_else(tmp_path: Path) -> None:
+    wheel = build_wheel(tmp_path, CC="no-such-compiler")
+    held = names_in(wheel)
+    sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "lightning_adafactor").rglob("*.[ch]")}
+    assert wheel.name.endswith("-py3-none-any.whl")
+    assert not any(name.endswith(".so") for name in held)
+    assert sources
+    assert sources <= held
 
     modules = {
         path.relative_to(ROOT).as_posix()
@@ -273,7 +297,7 @@ def write_environment(folder: Path) -> None:
     """Create the files that make checks in an environment for the CPU, with stamps newer than the lock files."""
     (folder / "bin").mkdir()
     write_command(folder / "bin" / "python", "exit 0")
-    for name in ("pyvenv.cfg", ".runtime-cpu", ".8bit", ".dev"):
+    for name in ("pyvenv.cfg", ".runtime-cpu", ".step", ".8bit", ".dev"):
         (folder / name).touch()
 
 

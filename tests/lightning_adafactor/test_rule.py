@@ -63,11 +63,19 @@ def test_weight_decay_takes_lr_in_torchs_dialect_and_alpha_in_transformers() -> 
     assert Rule(lr=0.5, weight_decay=0.1, dialect="transformers").retained(alpha=0.01) == pytest.approx(0.999)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
-def test_eps1_none_is_the_machine_epsilon_of_the_parameter(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "epsilon"),
+    [
+        (torch.float64, 2.0**-52),
+        (torch.float32, 2.0**-23),
+        (torch.bfloat16, 2.0**-23),
+        (torch.float16, 2.0**-23),
+    ],
+)
+def test_eps1_none_is_the_machine_epsilon_of_the_arithmetic(dtype: torch.dtype, epsilon: float) -> None:
     param = torch.zeros(2, dtype=dtype)
 
-    assert Rule(lr=1.0).epsilon1(param) == torch.finfo(dtype).eps
+    assert Rule(lr=1.0).epsilon1(param) == epsilon
     assert Rule(lr=1.0, eps1=1e-5).epsilon1(param) == 1e-5
 
 

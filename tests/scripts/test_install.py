@@ -68,12 +68,25 @@ def test_the_cuda_lock_replaces_a_cpu_build_that_satisfies_pip(
 
 def test_lock_files_and_project_are_installed_in_the_order_given(monkeypatch: pytest.MonkeyPatch) -> None:
     pip = FakePip(0, 0, 0)
+    compiled: list[bool] = []
     monkeypatch.setattr(install, "pip", pip)
+    monkeypatch.setattr(install, "compile_step", lambda: compiled.append(True))
     monkeypatch.setattr("sys.argv", ["install.py", "assets", "project", "sbom"])
     install.main()
     assets, project, sbom = ("\n".join(call) for call in pip.calls)
     assert "requirements/assets.txt" in assets
     assert "--editable" in project
+    assert compiled
     assert "requirements/sbom.txt" in sbom
     assert "--require-hashes" in assets
     assert "--require-hashes" in sbom
+
+
+def test_machine_without_a_c_compiler_is_told_so_and_set_up_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CC", "no-such-compiler")
+    install.compile_step()
+    told = capfd.readouterr().err
+    assert "The optimizer's step was not compiled: CC names 'no-such-compiler', which is not installed." in told
+    assert "it is taken in plain torch operations" in told
