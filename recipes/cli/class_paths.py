@@ -35,7 +35,9 @@ def find_class(path: Any, bases: Iterable[type]) -> tuple[Any, str]:
     except (ImportError, AttributeError) as error:
         problem = f", which cannot be imported ({error})"
         if extra := EXTRAS.get(module.partition(".")[0]):
-            problem += f': install it with pip install "lightning-adafactor[{extra}]" (in this repository: make setup)'
+            # Classes of a library that is not there are no remedy.
+            install = f'pip install "lightning-adafactor[{extra}]" (in this repository: make setup)'
+            return None, f"{problem}: install it with {install}"
         known |= {cls.__name__: cls for cls in vars(sys.modules.get(module, object)).values() if isclass(cls)}
     else:
         of_another_kind = isclass(found) and not issubclass(found, tuple(bases) or object)

@@ -27,7 +27,7 @@ def first_line(error: BaseException) -> str:
 
 def open_decompressed(file: str) -> IO[bytes]:
     """Opens a local file, decompressed if its name says that it is compressed."""
-    from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
+    from fsspec.implementations.local import LocalFileSystem
 
     return LocalFileSystem().open(os.path.abspath(file), "rb", compression="infer")
 

@@ -27,6 +27,8 @@ seed                ``seed_everything``, null without.
 git_commit          Commit of the repository that the recipes lie in, null where unknown.
 fingerprint         sha256 of the best ``weights`` (those in ``model/``), of the ``initial_weights`` before the
                     first step, and of ``metrics.csv`` (``metrics``); see :mod:`recipes.runs.fingerprint`.
+data                What was understood of the data: labels and rows per split, rows dropped, duplicates, tokens cut
+                    off, share of padding; see ``RecipeData.summary``.
 history             ``losses``: [step, mean training loss since the entry before, seconds of training so far], of
                     several processes those of the first; ``evaluations``: [step, validation metrics].
 provenance          See :mod:`recipes.runs.provenance`.

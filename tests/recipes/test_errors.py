@@ -211,7 +211,7 @@ ON_THE_COMMAND_LINE = {
     "--trainer.max_epochs 3 4": r"'4' belongs to no option: options begin with --, and a list is written '\[a, b\]'",
     "--ckpt_path nope.ckpt": r"--ckpt_path nope\.ckpt: no such file; expected a \.ckpt file, the folder of",
     "--ckpt_path tiny.yaml": r"--ckpt_path tiny\.yaml: not a checkpoint",
-    "--ckpt_path best": r"--ckpt_path best: no run in runs.tiny has a checkpoint",
+    "--ckpt_path best": r"--ckpt_path best: no run in runs.tiny has a readable checkpoint",
     "--config tyni.yaml": r"--config tyni\.yaml: no such file in the working folder or .* mean tiny\.yaml",
     "--config nowhere/tiny.yaml": r"--config nowhere/tiny\.yaml: no such file in nowhere/ or ",
     "--config .": r"--config \.: is a folder; expected a YAML file",

@@ -249,7 +249,7 @@ def test_the_model_defines_the_best_checkpoint_unless_the_configuration_does() -
 
 
 def test_without_validation_the_newest_checkpoint_is_kept() -> None:
-    assert run("fit", "--trainer.limit_val_batches", "0") == 0
+    assert run("fit", "--trainer.limit_val_batches", "0", "--checkpoint.monitor", "null") == 0
     assert Path("runs/tiny/version_0/checkpoints/epoch=2-step=12.ckpt").is_file()
 
 
@@ -403,7 +403,7 @@ def test_other_signals_stop_a_run_as_ctrl_c_does(
 ) -> None:
     assert run("fit", "--model.interrupt_at", "6", "--model.interrupt_with", str(int(signum))) == status
     said = capsys.readouterr().err
-    assert f"stopped by {signum.name}: go on with --ckpt_path runs/tiny/version_0/checkpoints/last.ckpt" in said
+    assert f"stopped by {signum.name}: resume with --ckpt_path runs/tiny/version_0/checkpoints/last.ckpt" in said
     assert torch.load("runs/tiny/version_0/checkpoints/last.ckpt", weights_only=True)["global_step"] == 7
 
 

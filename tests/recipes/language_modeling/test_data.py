@@ -182,7 +182,7 @@ def test_a_model_from_nothing_gets_a_tokenizer_of_its_training_text(tales_csv: P
         ({"block_size": 100_000}, r"data.train has \d+ tokens, too few for one block of data.block_size 100000"),
         ({"validation": 0.001}, "data.validation is 0.001, which splits off 0 of 30 training rows"),
         ({"validation": 1.5}, "data.validation is 1.5"),
-        ({"tokenizer": "nowhere/to/be/found"}, "data.tokenizer: 'nowhere/to/be/found' is neither a folder"),
+        ({"tokenizer": "nowhere/to/be/found"}, "data.tokenizer: 'nowhere/to/be/found' is neither a local folder"),
     ],
 )
 def test_a_wrong_argument_is_named(tiny_lm: Path, tales_csv: Path, arguments: dict, words: str) -> None:

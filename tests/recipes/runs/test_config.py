@@ -40,4 +40,4 @@ def test_the_threads_that_were_used_are_recorded(tiny_recipe: Path) -> None:
 def test_threads_below_one_are_an_error_in_one_sentence(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", "--config", "tiny.yaml", "--threads", "0"]) == 2
 
-    assert "threads is '0'" in capsys.readouterr().err
+    assert "threads is 0: expected a whole number above 0 or null" in capsys.readouterr().err

@@ -341,9 +341,6 @@ MISTAKES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "nothing to train on": ({"train": None}, ["data.train", "null"]),
     "share too small": ({"validation": 0.001}, ["data.validation", "0 of 120"]),
     "share too large": ({"validation": 1.5}, ["data.validation", "1.5"]),
-    "batch of none": ({"batch_size": 0}, ["data.batch_size", "0", "1 or more"]),
-    "evaluation batch of none": ({"eval_batch_size": -1}, ["data.eval_batch_size", "-1"]),
-    "negative workers": ({"num_workers": -1}, ["data.num_workers"]),
     "tokenizer missing": ({"tokenizer": "no/such"}, ["data.tokenizer", "no/such", "network"]),
     "folder without tokenizer": ({"tokenizer": "."}, ["data.tokenizer", "folder '.'"]),
 }

@@ -317,11 +317,6 @@ def test_a_mistake_is_told_in_a_sentence(
     assert all(word in message for word in words), message
 
 
-def test_a_warmup_below_zero_is_refused(tiny_model: Path) -> None:
-    with pytest.raises(RecipeError, match=r"model\.warmup is -1"):
-        TextClassifier(str(tiny_model), warmup=-1)
-
-
 def test_testing_without_a_test_split_is_told_in_a_sentence(tiny_model: Path, wires_csv: Path) -> None:
     with pytest.raises(RecipeError, match=r"data\.test is null"):
         trainer_of().test(TextClassifier(str(tiny_model)), data_of(wires_csv, test=None))
