@@ -6,6 +6,7 @@ A read or write outside of such a tensor ends the process with a segmentation fa
 from __future__ import annotations
 
 import ctypes
+import gc
 import itertools
 import mmap
 import sys
@@ -18,7 +19,6 @@ from lightning_adafactor import Adafactor, TransformersAdafactor
 from lightning_adafactor.adafactor import Adafactor as Optimizer
 
 PAGE = mmap.PAGESIZE
-_KEPT: list[mmap.mmap] = []
 
 
 def forbid(address: int) -> None:
@@ -34,7 +34,6 @@ def guarded(shape: Sequence[int], strides: Sequence[int], dtype: torch.dtype, *,
     size = span * dtype.itemsize
     pages = -(-size // PAGE)
     mapped = mmap.mmap(-1, (pages + 2) * PAGE)
-    _KEPT.append(mapped)
     buffer = (ctypes.c_char * len(mapped)).from_buffer(mapped)
     start = (pages + 1) * PAGE - size if at_end else PAGE
     flat = torch.frombuffer(mapped, dtype=torch.uint8)[start : start + size].view(dtype)
@@ -102,6 +101,7 @@ def main(path: str) -> None:
         for strides in layouts(shape):
             step_over(path, shape, strides, dtype, at_end)
             count += 1
+        gc.collect()  # a process has a limited number of mappings; those of tensors that are gone are given back
     print(f"{count} cases")
 
 
