@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import importlib.util
-import inspect
 import pkgutil
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import torch
 from torch.optim import Optimizer
+
+from lightning_adafactor.compiled import library
 
 Rule = Literal["adafactor", "transformers", "adamw"]
 """The rule that an optimizer computes: torch's Adafactor, transformers' Adafactor, or AdamW."""
@@ -132,12 +133,12 @@ def all_candidates(device: torch.device) -> list[Candidate]:
 
 def _ours(device: torch.device) -> list[Candidate]:
     optimizer = "lightning_adafactor:Adafactor"
-    accepted = inspect.signature(pkgutil.resolve_name(optimizer)).parameters
-    paths: list[tuple[str, dict[str, bool], bool]] = [("", {"fused": False} if "fused" in accepted else {}, False)]
-    if "fused" in accepted and device.type == "cuda":
+    paths: list[tuple[str, dict[str, bool], bool]] = [("", {"fused": False, "compiled": False}, False)]
+    if device.type == "cpu":
+        paths.append(("-compiled", {"compiled": True}, False))
+    if device.type == "cuda":
         paths.append(("-fused", {"fused": True}, False))
-        if "capturable" in accepted:
-            paths.append(("-fused-graph", {"fused": True, "capturable": True}, True))
+        paths.append(("-fused-graph", {"fused": True, "capturable": True}, True))
     return [
         Candidate(f"ours{path}{setting}", optimizer, {**arguments, **path_arguments}, "adafactor", graph)
         for path, path_arguments, graph in paths
@@ -189,6 +190,8 @@ def installed(candidates: Iterable[Candidate]) -> tuple[list[Candidate], dict[st
     for candidate in candidates:
         if importlib.util.find_spec(candidate.package) is None:
             absent[candidate.name] = f"{candidate.package} is not installed"
+        elif candidate.arguments.get("compiled") and isinstance(library.load(), str):
+            absent[candidate.name] = str(library.load())
         else:
             present.append(candidate)
     return present, absent

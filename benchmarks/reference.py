@@ -74,7 +74,7 @@ def check(candidate: Candidate, model: Model, device: torch.device, dtype: torch
 
 
 def _first_gradients(problem: Problem, dtype: torch.dtype) -> list[Tensor]:
-    """Gradients of standard deviation 1, and for the last matrix of the machine epsilon."""
+    """Gradients of standard deviation 1, and for the last matrix of the dtype's machine epsilon."""
     gradients = []
     for parameter in problem.parameters:
         assert parameter.grad is not None
@@ -90,8 +90,8 @@ def _reference(candidate: Candidate, parameters: Sequence[torch.nn.Parameter], d
     switches = {key: candidate.arguments[key] for key in _SWITCHES if key in candidate.arguments}
     if candidate.rule == "transformers":
         return TransformersAdafactor(parameters, lr=LR, **switches)
-    # ε₁ follows from the dtype of the parameters, and theirs is not float64
-    eps: Any = (torch.finfo(dtype).eps, 1e-3)
+    # ε₁ is by default the machine epsilon of the arithmetic in ours, of the parameters' dtype in torch's
+    eps: Any = (torch.finfo(torch.float32 if candidate.ours else dtype).eps, 1e-3)
     return Adafactor(parameters, lr=LR, eps=eps, **switches)
 
 

@@ -62,6 +62,25 @@ def _encoder(vocabulary: int, positions: int, width: int, layers: int) -> Iterat
     yield from _linear("classifier", width, 2)
 
 
+def _bert(vocabulary: int, positions: int, width: int, layers: int, labels: int) -> Iterator[Shape]:
+    """``BertForSequenceClassification``."""
+    yield Shape("bert.embeddings.word_embeddings.weight", (vocabulary, width), lookup=True)
+    yield Shape("bert.embeddings.position_embeddings.weight", (positions, width))
+    yield Shape("bert.embeddings.token_type_embeddings.weight", (2, width))
+    yield from _layer_norm("bert.embeddings.LayerNorm", width)
+    for number in range(layers):
+        layer = f"bert.encoder.layer.{number}"
+        for part in ("query", "key", "value"):
+            yield from _linear(f"{layer}.attention.self.{part}", width, width)
+        yield from _linear(f"{layer}.attention.output.dense", width, width)
+        yield from _layer_norm(f"{layer}.attention.output.LayerNorm", width)
+        yield from _linear(f"{layer}.intermediate.dense", width, 4 * width)
+        yield from _linear(f"{layer}.output.dense", 4 * width, width)
+        yield from _layer_norm(f"{layer}.output.LayerNorm", width)
+    yield from _linear("bert.pooler.dense", width, width)
+    yield from _linear("classifier", width, labels)
+
+
 def _gpt2(vocabulary: int, positions: int, width: int, layers: int) -> Iterator[Shape]:
     """``GPT2LMHeadModel``, whose weights are (inputs, outputs) and whose output layer is the embedding."""
 
@@ -82,9 +101,11 @@ def _gpt2(vocabulary: int, positions: int, width: int, layers: int) -> Iterator[
     yield from _layer_norm("transformer.ln_f", width)
 
 
-def _llama(vocabulary: int, width: int, layers: int, keys: int, intermediate: int) -> Iterator[Shape]:
-    """``LlamaForCausalLM`` with an output layer of its own; ``keys`` is the width of keys and of values."""
-    yield Shape("model.embed_tokens.weight", (vocabulary, width), lookup=True)
+def _llama(
+    vocabulary: int, width: int, layers: int, keys: int, intermediate: int, *, tied: bool = False
+) -> Iterator[Shape]:
+    """``LlamaForCausalLM``; ``keys`` is the width of keys and values, ``tied``: the embedding is the output layer."""
+    yield Shape("model.embed_tokens.weight", (vocabulary, width), lookup=not tied)
     for number in range(layers):
         layer = f"model.layers.{number}"
         yield Shape(f"{layer}.self_attn.q_proj.weight", (width, width))
@@ -97,16 +118,19 @@ def _llama(vocabulary: int, width: int, layers: int, keys: int, intermediate: in
         yield Shape(f"{layer}.input_layernorm.weight", (width,))
         yield Shape(f"{layer}.post_attention_layernorm.weight", (width,))
     yield Shape("model.norm.weight", (width,))
-    yield Shape("lm_head.weight", (vocabulary, width))
+    if not tied:
+        yield Shape("lm_head.weight", (vocabulary, width))
 
 
 MODELS = {
     "distilbert": Model("DistilBERT 66M", tuple(_encoder(28996, 512, 768, 6))),
+    "minilm": Model("MiniLM-L6 23M", tuple(_bert(30522, 512, 384, 6, 8))),
+    "smollm2": Model("SmolLM2-135M", tuple(_llama(49152, 576, 30, 3 * 64, 1536, tied=True))),
     "gpt2": Model("GPT-2 124M", tuple(_gpt2(50257, 1024, 768, 12))),
     "llama1b": Model("Llama 1.1B (TinyLlama)", tuple(_llama(32000, 2048, 22, 4 * 64, 5632))),
     "tiny": Model("tiny encoder", tuple(_encoder(2000, 64, 96, 2))),
 }
-"""Models for ``--model``: three whose measurements are published, and a tiny one for trying a change."""
+"""Models for ``--model``: those whose measurements are published, and a tiny one for trying a change."""
 
 
 def reduced(model: Model) -> Model:

@@ -11,8 +11,10 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
-from lightning_adafactor import conversion, fused, plain
+from lightning_adafactor import compiled as compiled_step
+from lightning_adafactor import conversion, plain
 from lightning_adafactor.entry import Entry
+from lightning_adafactor.implementation import Choice, choose, explain
 from lightning_adafactor.rule import Dialect, Rule, state_dtype
 
 if TYPE_CHECKING:
@@ -43,7 +45,9 @@ class Adafactor(Optimizer):
         lr: Upper bound of the relative step size ρ, or ρ itself with ``relative_step=False``; also the
             coefficient of weight decay.
         beta2_decay: Exponent of t in ω, the weight of the newest squared gradient.
-        eps: ``(ε₁, ε₂)``. ε₁ bounds √V̂ from below; None takes the machine epsilon of each parameter's dtype.
+        eps: ``(ε₁, ε₂)``. ε₁ bounds √V̂ from below; None takes the machine epsilon of the arithmetic: 1.2e-7, for
+            float64 parameters 2.2e-16. (torch takes that of the parameter's dtype, 7.8e-3 for bfloat16, which damps
+            every smaller gradient; ``eps=(torch.finfo(torch.bfloat16).eps, 1e-3)`` gives its numbers.)
             ε₂ is the smallest parameter scale.
         d: Clip threshold of RMS(U).
         weight_decay: Decoupled weight decay λ, multiplied by lr.
@@ -56,9 +60,11 @@ class Adafactor(Optimizer):
             None keeps no average.
         fused: Take the step in five Triton launches for all parameters of a device and dtype, without synchronizing
             with the device. None does so for CUDA parameters where Triton is installed; True raises where that is not
-            possible; False takes the step in plain torch operations. As with torch's fused optimizers, True also
-            makes ``torch.amp.GradScaler`` leave unscaling to the step, and Lightning then refuses to clip gradients
-            in mixed precision; None and False leave unscaling to the scaler.
+            possible; False leaves the step to ``compiled`` or to plain torch operations. As with torch's fused
+            optimizers, True also makes ``torch.amp.GradScaler`` leave unscaling to the step, and Lightning then refuses
+            to clip gradients in mixed precision; None and False leave unscaling to the scaler.
+        compiled: Take the step in compiled loops, one call for all parameters on the CPU. None does so where the
+            library has been built; True raises where it has not; False takes the step in plain torch operations.
         capturable: Allow the step to be captured in a CUDA graph; pass ``lr`` as a tensor on the device to change it
             between replays. Needs the fused step.
         stochastic_rounding: Round written bfloat16 parameters up or down at random, so that updates below half
@@ -67,7 +73,8 @@ class Adafactor(Optimizer):
 
     Raises:
         ValueError: An argument is out of its range.
-        RuntimeError: ``fused=True`` where it is not supported, or together with ``foreach=True``.
+        RuntimeError: ``fused=True`` or ``compiled=True`` where it is not supported, or ``fused=True`` together with
+            ``foreach=True``.
     """
 
     _dialect: Dialect = "torch"
@@ -90,6 +97,7 @@ class Adafactor(Optimizer):
         warmup_init: bool = False,
         beta1: float | None = None,
         fused: bool | None = None,
+        compiled: bool | None = None,
         capturable: bool = False,
         stochastic_rounding: bool | None = None,
         seed: int = 0,
@@ -125,6 +133,7 @@ class Adafactor(Optimizer):
             "warmup_init": warmup_init,
             "beta1": beta1,
             "fused": fused,
+            "compiled": compiled,
             "capturable": capturable,
             "stochastic_rounding": stochastic_rounding,
             "seed": seed,
@@ -134,17 +143,17 @@ class Adafactor(Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a parameter group.
 
-        Warns of flat shards of FSDP1, and raises where ``fused=True`` is not supported.
+        Warns of flat shards of FSDP1, and raises where ``fused=True`` or ``compiled=True`` is not supported.
         """
         super().add_param_group(param_group)
         self._claim_amp_scaling()
         group = self.param_groups[-1]
-        if group["fused"]:
-            if group.get("foreach"):
-                raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
+        if group["fused"] and group.get("foreach"):
+            raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
+        if group["fused"] or group["compiled"]:
             for param in group["params"]:
                 if not param.is_meta:  # which has no device yet, and no step
-                    _require_fused(param, "fused")
+                    choose(group, param)
         names = group.get("param_names", [None] * len(group["params"]))
         for name, param in zip(names, group["params"], strict=True):
             if getattr(param, "_fsdp_flattened", False) and param.dim() == 1 and param.numel() > 0:
@@ -257,13 +266,14 @@ class Adafactor(Optimizer):
             state["exp_avg"] = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
         return state
 
-    def _entries(self) -> tuple[list[Entry], list[Entry]]:
+    def _entries(self) -> tuple[list[Entry], list[Entry], list[Entry]]:
         """An entry for each parameter that has a gradient; creates its state where there is none.
 
         Returns:
-            The entries for the kernels, and those for plain torch operations.
+            The entries for the kernels, for the compiled loops and for plain torch operations.
         """
         fused_entries: list[Entry] = []
+        compiled_entries: list[Entry] = []
         plain_entries: list[Entry] = []
         index = -1
         for group in self.param_groups:
@@ -284,13 +294,28 @@ class Adafactor(Optimizer):
                     state.update(self._new_state(param, rule))
                 elif rule.beta1 is not None and "exp_avg" not in state:
                     state["exp_avg"] = torch.zeros_like(param, dtype=state_dtype(param))
-                if _uses_fused(group, param):
+                path = choose(group, param)
+                if path == "fused":
                     if state["step"].device != param.device or state["step"].dtype != torch.float32:
                         state["step"] = state["step"].to(param.device, torch.float32, non_blocking=True)
                     fused_entries.append(Entry.of(param, grad, state, index, rule))
-                else:
-                    plain_entries.append(Entry.of(param.detach(), grad, state, index, rule))
-        return fused_entries, plain_entries
+                    continue
+                entry = Entry.of(param.detach(), grad, state, index, rule)
+                (compiled_entries if path == "compiled" else plain_entries).append(entry)
+        return fused_entries, compiled_entries, plain_entries
+
+    def implementation(self) -> dict[str, Choice]:
+        """Says which implementation takes each parameter's step, and why not a faster one.
+
+        Returns:
+            Choices by the parameter's name, or by its number where parameters were given without names.
+        """
+        choices: dict[str, Choice] = {}
+        for group in self.param_groups:
+            names = group.get("param_names", [None] * len(group["params"]))
+            for name, param in zip(names, group["params"], strict=True):
+                choices[name or str(len(choices))] = explain(group, param)
+        return choices
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -316,34 +341,18 @@ class Adafactor(Optimizer):
         if capturing and not all(group["capturable"] for group in self.param_groups):
             raise RuntimeError("A step that is captured in a CUDA graph needs Adafactor(..., capturable=True)")
         grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
-        fused_entries, plain_entries = self._entries()
+        fused_entries, compiled_entries, plain_entries = self._entries()
         if fused_entries:
             if self._fused_step is None:
                 from lightning_adafactor.fused.step import FusedAdafactor  # needs Triton
 
                 self._fused_step = FusedAdafactor()
             self._fused_step(fused_entries, grad_scale=grad_scale, found_inf=found_inf)
+        if compiled_entries:
+            compiled_step.adafactor(compiled_entries, grad_scale=grad_scale, found_inf=found_inf)
         if plain_entries:
             plain.adafactor(plain_entries, grad_scale=grad_scale, found_inf=found_inf)
         return loss
-
-
-def _uses_fused(group: dict[str, Any], param: Tensor) -> bool:
-    """Whether a parameter's step is taken in the kernels.
-
-    Raises:
-        RuntimeError: ``fused=True`` or ``capturable=True``, and the kernels do not support the parameter.
-    """
-    if group["fused"] or group["capturable"]:
-        _require_fused(param, "fused" if group["fused"] else "capturable")
-        return True
-    return group["fused"] is None and param.is_cuda and fused.unsupported_reason(param) is None
-
-
-def _require_fused(param: Tensor, argument: str) -> None:
-    reason = fused.unsupported_reason(param)
-    if reason is not None:
-        raise RuntimeError(f"{argument}=True is not supported: {reason}")
 
 
 def _new_step(value: float) -> Tensor:

@@ -23,7 +23,7 @@ update_scale                α/clip                              ``maximize=Fals
 decay_factor                1 - lr·λ                            torch's dialect
 ..                          1 - α·λ                             transformers' dialect
 epsilon1          ε₁        eps1                                ``eps1`` given
-..                          finfo(dtype of the parameter).eps   ``eps1=None``
+..                          finfo(dtype of the arithmetic).eps  ``eps1=None``
 added_to_squares            0                                   torch's dialect
 ..                          ε₁                                  transformers' dialect
 mean_floor                  ε₁                                  torch's dialect
@@ -37,8 +37,11 @@ With these, for each average A of G² (R, C or V) and each parameter p::
     V̂ = max(R·C / max(mean(R), mean_floor), variance_floor)   or   max(V, variance_floor)
     p ← decay_factor·p - update_scale·G/√V̂
 
-The two dialects in use differ in the default of ε₁ too (``finfo(dtype).eps`` in ``torch.optim.Adafactor``, 1e-30 in
-``transformers.Adafactor``), and in the cap of ρ (``lr`` there; 1e-2 here, which is passed as ``lr``).
+The two dialects also differ in the cap of ρ (``lr`` in torch's, 1e-2 in transformers', which is passed as ``lr``) and
+in the default of ε₁: None in torch's, 1e-30 in transformers'. The arithmetic is float32 (float64 for float64
+parameters) whatever the parameter's dtype, so None is 1.2e-7 for bfloat16 and float16 parameters too. torch itself
+takes finfo(parameter's dtype).eps, which for bfloat16 is 7.8e-3 and damps every smaller gradient: at 1e-3 a parameter
+moves 8 times too little.
 """
 
 from __future__ import annotations
@@ -64,7 +67,7 @@ class Rule:
     Attributes:
         lr: The step size ρ, or its upper bound with ``relative_step``. A float or a one-element tensor.
         beta2_decay: The exponent of t in ω = 1 - β̂₂ₜ, the weight of the newest G² in the averages (§7.2 of the paper).
-        eps1: ε₁; None takes ``finfo(dtype).eps`` of each parameter's own dtype.
+        eps1: ε₁; None takes the machine epsilon of each parameter's arithmetic, ``finfo(state_dtype(param)).eps``.
         eps2: ε₂, the smallest RMS(p) that α is multiplied by.
         d: The clip threshold: U is scaled down so that RMS(U) ≤ d.
         weight_decay: λ, decoupled from the gradient.
@@ -123,7 +126,7 @@ class Rule:
 
     def epsilon1(self, param: Tensor) -> float:
         """ε₁ for this parameter (see ``eps1``)."""
-        return torch.finfo(param.dtype).eps if self.eps1 is None else self.eps1
+        return torch.finfo(state_dtype(param)).eps if self.eps1 is None else self.eps1
 
     def added_to_squares(self, param: Tensor) -> float:
         """What is added to G² before it is averaged: ε₁ or 0, by dialect."""

@@ -33,6 +33,7 @@ class TransformersAdafactor(Adafactor):
         warmup_init: Step size min(1e-6·t, 1/√t); needs ``relative_step``.
         maximize: Maximize the objective instead of minimizing it.
         fused: Take the step in Triton kernels, see :class:`~lightning_adafactor.Adafactor`.
+        compiled: Take the step on CPUs in compiled loops, see there.
         capturable: Allow the step to be captured in a CUDA graph.
         stochastic_rounding: Round written bfloat16 parameters up or down at random (None means yes). transformers
             rounds to nearest, and so does this class by default.
@@ -60,6 +61,7 @@ class TransformersAdafactor(Adafactor):
         *,
         maximize: bool = False,
         fused: bool | None = None,
+        compiled: bool | None = None,
         capturable: bool = False,
         stochastic_rounding: bool | None = False,
         seed: int = 0,
@@ -80,6 +82,7 @@ class TransformersAdafactor(Adafactor):
             "warmup_init": warmup_init,
             "maximize": maximize,
             "fused": fused,
+            "compiled": compiled,
             "capturable": capturable,
             "stochastic_rounding": stochastic_rounding,
             "seed": seed,

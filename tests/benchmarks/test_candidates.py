@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from benchmarks.candidates import Candidate, all_candidates, chosen, installed
+from lightning_adafactor.compiled import library
 
 CPU = torch.device("cpu")
 
@@ -17,6 +18,7 @@ def names(candidates: list[Candidate]) -> list[str]:
 def test_every_optimizer_of_the_comparison_is_listed_once() -> None:
     everyone = names(all_candidates(CPU))
     assert len(set(everyone)) == len(everyone)
+    assert {"ours-compiled", "ours-compiled-constant-lr"} < set(everyone)
     assert {"ours", "ours-constant-lr", "torch-adafactor", "torch-adafactor-foreach"} < set(everyone)
     assert {"transformers-adafactor", "adamw", "adamw-foreach", "adamw-fused"} < set(everyone)
     assert {"bitsandbytes-adamw8bit", "torchao-adamw8bit"} < set(everyone)
@@ -24,7 +26,8 @@ def test_every_optimizer_of_the_comparison_is_listed_once() -> None:
 
 def test_candidates_are_selected_by_pattern_in_their_own_order() -> None:
     picked = names(chosen(all_candidates(CPU), ["adamw-fused", "ours*"]))
-    assert picked == ["ours", "ours-constant-lr", "adamw-fused"]
+    compiled = ["ours-compiled", "ours-compiled-constant-lr"]
+    assert picked == ["ours", "ours-constant-lr", *compiled, "adamw-fused"]
 
 
 def test_pattern_without_a_match_is_an_error_that_lists_the_names() -> None:
@@ -39,6 +42,13 @@ def test_candidate_whose_package_is_missing_is_left_out_with_the_reason(
     present, absent = installed(all_candidates(CPU))
     assert "transformers-adafactor" not in names(present)
     assert absent["transformers-adafactor"] == "transformers is not installed"
+
+
+def test_compiled_step_that_has_not_been_built_is_left_out_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "load", lambda: "it has not been built")
+    present, absent = installed(all_candidates(CPU))
+    assert "ours-compiled" not in names(present)
+    assert absent["ours-compiled"] == "it has not been built"
 
 
 def test_call_is_python_code() -> None:

@@ -12,7 +12,7 @@ from benchmarks import step
 from benchmarks.candidates import Candidate
 
 QUICK = ["--device", "cpu", "--model", "tiny", "--repeats", "2", "--warmup", "2"]
-ONLY = ["--only", "ours*", "torch-adafactor", "adamw-fused"]
+ONLY = ["--only", "ours", "ours-constant-lr", "torch-adafactor", "adamw-fused"]
 
 
 def run(*arguments: object) -> int:

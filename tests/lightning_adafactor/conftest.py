@@ -5,10 +5,22 @@ from __future__ import annotations
 import pytest
 
 from lightning_adafactor import plain
+from lightning_adafactor.compiled import library
 from tests.lightning_adafactor import specs
+from tests.lightning_adafactor.compiled.available import needs_compiled
 
 
-@pytest.fixture(params=specs.IMPLEMENTATIONS)
+@pytest.fixture(params=["plain", pytest.param("compiled", marks=needs_compiled)])
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each way in which an optimizer takes its step on a CPU if nothing is asked for."""
+    if request.param == "plain" and "implementation" not in request.fixturenames:
+        monkeypatch.setattr(library, "load", lambda: "left out by the test")
+    return request.param
+
+
+@pytest.fixture(
+    params=[pytest.param(name, marks=needs_compiled) if name == "compiled" else name for name in specs.IMPLEMENTATIONS]
+)
 def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> specs.Implementation:
     """Each implementation in turn, its tile size set."""
     chosen = specs.IMPLEMENTATIONS[request.param]

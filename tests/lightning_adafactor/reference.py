@@ -55,7 +55,7 @@ class Reference:
 
     def eps1(self, param: Tensor) -> float:
         eps1 = self.options["eps"][0]
-        return torch.finfo(param.dtype).eps if eps1 is None else eps1
+        return torch.finfo(torch.promote_types(param.dtype, torch.float32)).eps if eps1 is None else eps1
 
     def updated(self, p: Tensor, g: Tensor, state: dict[str, Any], eps1: float) -> Tensor:
         o = self.options

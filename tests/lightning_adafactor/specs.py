@@ -41,8 +41,9 @@ class Implementation:
 
 
 IMPLEMENTATIONS = {
-    "plain": Implementation(),
-    "plain-256-byte-tiles": Implementation(tile_bytes=256),
+    "plain": Implementation({"compiled": False}),
+    "plain-256-byte-tiles": Implementation({"compiled": False}, tile_bytes=256),
+    "compiled": Implementation({"compiled": True}),
 }
 
 

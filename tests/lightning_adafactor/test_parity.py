@@ -203,7 +203,7 @@ def test_each_group_has_its_own_options(
     assert_same_run(one, other, EACH_KIND, 1e-8)
 
 
-def test_eps1_none_is_each_parameters_own_machine_epsilon(implementation: Implementation) -> None:
+def test_eps1_none_is_the_machine_epsilon_of_each_parameters_arithmetic(implementation: Implementation) -> None:
     """torch 2.13 takes that of the first parameter for all that follow."""
     generator = torch.Generator().manual_seed(0)
     dtypes = [torch.float32, torch.float64, torch.bfloat16, torch.float64, torch.float32]

@@ -171,7 +171,7 @@ def test_tiles_do_not_change_the_rounding(monkeypatch: pytest.MonkeyPatch) -> No
     for tensor, tile_bytes in ((param, plain.TILE_BYTES), (other, 2048)):
         monkeypatch.setattr(plain, "TILE_BYTES", tile_bytes)
         tensor.grad = torch.ones_like(tensor)
-        Adafactor([tensor], lr=1e-3, scale_parameter=False, relative_step=False).step()
+        Adafactor([tensor], lr=1e-3, scale_parameter=False, relative_step=False, compiled=False).step()
 
     assert (param.detach().float() - other.detach().float()).abs().max() == 0
     assert Grid(param.shape, 2048 // 8 // 4).tiles_per_strip > 1

@@ -21,6 +21,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 from lightning_adafactor import Adafactor, TransformersAdafactor
 
+pytestmark = pytest.mark.usefixtures("path")
+
 CONSTANT_LR = {"lr": 1e-2, "scale_parameter": False, "relative_step": False}
 CONFIGURATIONS: dict[str, tuple[type[Adafactor], dict[str, Any]]] = {
     "defaults": (Adafactor, {}),

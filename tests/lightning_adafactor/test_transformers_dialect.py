@@ -13,6 +13,8 @@ from transformers.optimization import AdafactorSchedule
 
 from lightning_adafactor import Adafactor, TransformersAdafactor
 
+pytestmark = pytest.mark.usefixtures("path")
+
 CONSTANT_LR = {"lr": 1e-2, "scale_parameter": False, "relative_step": False}
 
 

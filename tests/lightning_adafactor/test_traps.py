@@ -18,6 +18,8 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from lightning_adafactor import Adafactor, TransformersAdafactor
 from tests.lightning_adafactor.specs import Implementation
 
+pytestmark = pytest.mark.usefixtures("path")
+
 Make = Callable[..., Adafactor]
 
 BOTH = pytest.mark.parametrize("make", [Adafactor, TransformersAdafactor])
@@ -63,18 +65,20 @@ def test_load_state_dict_keeps_every_bit_of_fp32_state(make: Make, dtype: torch.
     assert {v.dtype for state in other.state.values() for v in state.values()} == {torch.float32}
 
 
-def constant_gradient(dtype: torch.dtype, **options: Any) -> Tensor:
+def constant_gradient(dtype: torch.dtype, gradient: float = 0.01, **options: Any) -> Tensor:
     """How far each element of a parameter of ones moves in 300 steps that are far below its rounding."""
     param = nn.Parameter(torch.ones(64, 64, dtype=dtype))
     optimizer = Adafactor([param], lr=1e-4, scale_parameter=False, relative_step=False, **options)
     for _ in range(300):
-        param.grad = torch.full_like(param, 0.01)
+        param.grad = torch.full_like(param, gradient)
         optimizer.step()
     return 1.0 - param.detach().float()
 
 
-def test_bf16_parameter_follows_the_fp32_one_with_stochastic_rounding() -> None:
-    exact, rounded = constant_gradient(torch.float32), constant_gradient(torch.bfloat16)
+@pytest.mark.parametrize("gradient", [0.01, 1e-3, 1e-5])
+def test_bf16_parameter_follows_the_fp32_one_with_stochastic_rounding(gradient: float) -> None:
+    """Gradients below bfloat16's machine epsilon of 7.8e-3 too, which torch takes for ε₁ and damps them with."""
+    exact, rounded = constant_gradient(torch.float32, gradient), constant_gradient(torch.bfloat16, gradient)
 
     assert exact.mean().item() == pytest.approx(0.03, rel=1e-3)
     # each element is a random walk whose steps are 2^-8 at most, and there are 4096 of them
@@ -84,6 +88,31 @@ def test_bf16_parameter_follows_the_fp32_one_with_stochastic_rounding() -> None:
 
 def test_bf16_parameter_stalls_without_stochastic_rounding() -> None:
     assert not constant_gradient(torch.bfloat16, stochastic_rounding=False).any()
+
+
+def test_bf16_machine_epsilon_as_eps1_gives_torchs_numbers() -> None:
+    ours, theirs = (nn.Parameter(torch.ones(8, 6, dtype=torch.bfloat16)) for _ in range(2))
+    eps = (torch.finfo(torch.bfloat16).eps, 1e-3)
+    for param, optimizer in (
+        (ours, Adafactor([ours], lr=1.0, eps=eps, stochastic_rounding=False)),
+        (theirs, torch.optim.Adafactor([theirs], lr=1.0)),
+    ):
+        param.grad = torch.full_like(param, 1e-3)
+        optimizer.step()
+
+    torch.testing.assert_close(ours.detach(), theirs.detach(), rtol=0, atol=2**-8)
+    assert 0.8 < ours.detach().max() < 0.9  # moved by lr·1e-3/ε₁, not by lr
+
+
+def test_eps1_none_of_a_saved_bf16_state_means_the_machine_epsilon_of_the_arithmetic() -> None:
+    param = parameter(4, 3, dtype=torch.bfloat16)
+    saved = torch.optim.Adafactor([param], lr=0.01)
+    saved.step()
+    optimizer = Adafactor([param], eps=(1.0, 1e-3))
+    optimizer.load_state_dict(saved.state_dict())
+
+    assert optimizer.param_groups[0]["eps"][0] is None
+    assert optimizer._rule(optimizer.param_groups[0]).epsilon1(param) == torch.finfo(torch.float32).eps
 
 
 def test_bf16_average_of_squares_does_not_freeze() -> None:
@@ -319,6 +348,7 @@ def test_relative_step_writes_no_learning_rate_either() -> None:
 
 @pytest.mark.parametrize("lr", [0.5, torch.tensor(0.5, dtype=torch.float64)], ids=["float", "tensor"])
 def test_learning_rate_of_the_scheduler_is_used(lr: float | Tensor) -> None:
+    lr = lr.clone() if isinstance(lr, Tensor) else lr  # which the scheduler writes to
     param = nn.Parameter(torch.zeros(4, 4, dtype=torch.float64))
     optimizer = Adafactor([param], lr=lr, scale_parameter=False, relative_step=False)
     scheduler = LambdaLR(optimizer, lambda epoch: 1 / (1 + epoch))

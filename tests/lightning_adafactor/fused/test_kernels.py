@@ -255,3 +255,8 @@ def test_transformers_rms_is_recorded(device: str) -> None:
 def test_float32_is_the_rule_in_float64_for_every_option(dialect: str, options: str, device: str) -> None:
     steps = (1, specs.SPIKE, specs.ALL_ZERO, specs.ZERO_COLUMN)
     check_against_float64(dialect, options, ["square", "batched and transposed", "vector", "embedding"], steps, device)
+
+
+@pytest.mark.parametrize("name", ["tiny gradient of a vector", "tiny gradient"])
+def test_eps1_of_transformers_is_averaged_together_with_the_squares(name: str, device: str) -> None:
+    check_against_float64("transformers", "eps1 above many gradients", [name], (1, 2), device)

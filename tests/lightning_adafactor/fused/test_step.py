@@ -452,3 +452,16 @@ def uninterpreted(script: str) -> subprocess.CompletedProcess[str]:
     """Runs Python without Triton's interpreter."""
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     return subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
+
+
+def test_bf16_gradients_below_its_machine_epsilon_move_it_as_a_float32_parameter(device: str) -> None:
+    """ε₁ = None is the machine epsilon of the arithmetic."""
+    moved = []
+    for dtype in (torch.float32, torch.bfloat16):
+        params = [torch.zeros(shape, dtype=dtype, device=device).requires_grad_() for shape in SHAPES]
+        optimizer = harness.fused(params, lr=1e-2, relative_step=False, stochastic_rounding=False)
+        train(optimizer, lambda _, __, param: torch.full_like(param, 2.0**-10), [1])
+        moved.append(torch.cat([param.detach().float().flatten() for param in params]))
+
+    torch.testing.assert_close(moved[1], moved[0], rtol=2**-8, atol=0)
+    assert (moved[0] < 0).all()

@@ -1,0 +1,136 @@
+/* Rows of tensors as contiguous numbers of the arithmetic's dtype, REAL. Included once for each REAL. */
+
+/* Copies a piece of a row into the buffer as REAL. */
+static OUT_OF_LINE void NAME(convert)(const struct operand *x, const char *matrix, int64_t offset, int64_t count,
+                                      REAL unscale, REAL *restrict buffer)
+{
+    int64_t stride = x->column_stride;
+    switch (x->dtype) {
+#define COPY(TYPE, CONVERT)                                                                                            \
+    {                                                                                                                  \
+        const TYPE *from = (const TYPE *)matrix + offset;                                                              \
+        if (stride == 1)                                                                                               \
+            for (int64_t j = 0; j < count; j++)                                                                        \
+                buffer[j] = (REAL)CONVERT(from[j]) * unscale;                                                          \
+        else                                                                                                           \
+            for (int64_t j = 0; j < count; j++)                                                                        \
+                buffer[j] = (REAL)CONVERT(from[j * stride]) * unscale;                                                 \
+        break;                                                                                                         \
+    }
+    case FLOAT32:
+        COPY(float, )
+    case FLOAT64:
+        COPY(double, )
+    case BFLOAT16:
+        COPY(uint16_t, float_of_bfloat16)
+    case FLOAT16:
+        COPY(uint16_t, float_of_float16)
+#undef COPY
+    }
+}
+
+/* Copies pieces of four rows, their numbers side by side in memory, into the buffers as REAL: four streams at once. */
+static OUT_OF_LINE void NAME(convert_rows)(int64_t dtype, const char *matrix, const int64_t offsets[4], int64_t count,
+                                           REAL unscale, REAL (*restrict buffers)[CHUNK])
+{
+    switch (dtype) {
+#define COPY(TYPE, CONVERT)                                                                                            \
+    {                                                                                                                  \
+        const TYPE *from = (const TYPE *)matrix, *from0 = from + offsets[0], *from1 = from + offsets[1];               \
+        const TYPE *from2 = from + offsets[2], *from3 = from + offsets[3];                                             \
+        for (int64_t j = 0; j < count; j++) {                                                                          \
+            buffers[0][j] = (REAL)CONVERT(from0[j]) * unscale;                                                         \
+            buffers[1][j] = (REAL)CONVERT(from1[j]) * unscale;                                                         \
+            buffers[2][j] = (REAL)CONVERT(from2[j]) * unscale;                                                         \
+            buffers[3][j] = (REAL)CONVERT(from3[j]) * unscale;                                                         \
+        }                                                                                                              \
+        break;                                                                                                         \
+    }
+    case FLOAT32:
+        COPY(float, )
+    case FLOAT64:
+        COPY(double, )
+    case BFLOAT16:
+        COPY(uint16_t, float_of_bfloat16)
+    case FLOAT16:
+        COPY(uint16_t, float_of_float16)
+#undef COPY
+    }
+}
+
+/* A piece of a row as REAL: where it lies, if it is that already, else in the buffer. */
+static inline const REAL *NAME(read)(const struct operand *x, const char *matrix, int64_t row, int64_t column,
+                                     int64_t count, REAL unscale, REAL *restrict buffer)
+{
+    int64_t offset = row * x->row_stride + column * x->column_stride;
+    if (x->dtype == REAL_DTYPE && x->column_stride == 1 && unscale == 1)
+        return (const REAL *)matrix + offset;
+    NAME(convert)(x, matrix, offset, count, unscale, buffer);
+    return buffer;
+}
+
+/* Whether a row can be written where it lies. */
+static int NAME(in_place)(const struct operand *x)
+{
+    return x->dtype == REAL_DTYPE && x->column_stride == 1;
+}
+
+/* Writes a piece of a row, each number rounded to nearest. */
+static OUT_OF_LINE void NAME(write)(const struct operand *x, char *matrix, int64_t row, int64_t column, int64_t count,
+                                    const REAL *restrict values)
+{
+    int64_t offset = row * x->row_stride + column * x->column_stride, stride = x->column_stride;
+    switch (x->dtype) {
+#define COPY(TYPE, CONVERT)                                                                                            \
+    {                                                                                                                  \
+        TYPE *to = (TYPE *)matrix + offset;                                                                            \
+        if (stride == 1)                                                                                               \
+            for (int64_t j = 0; j < count; j++)                                                                        \
+                to[j] = (TYPE)CONVERT(values[j]);                                                                      \
+        else                                                                                                           \
+            for (int64_t j = 0; j < count; j++)                                                                        \
+                to[j * stride] = (TYPE)CONVERT(values[j]);                                                             \
+        break;                                                                                                         \
+    }
+    case FLOAT32:
+        COPY(float, )
+    case FLOAT64:
+        COPY(double, )
+    case BFLOAT16:
+        COPY(uint16_t, bfloat16_of_float)
+    case FLOAT16:
+        COPY(uint16_t, float16_of_float)
+#undef COPY
+    }
+}
+
+/* Sum of the lanes, in an order that every instruction set can keep. */
+static inline REAL NAME(sum_of)(const NAME(vector) lanes[VECTORS])
+{
+    REAL sums[LANES];
+    memcpy(sums, lanes, sizeof sums);
+    for (int half = LANES / 2; half; half /= 2)
+        for (int i = 0; i < half; i++)
+            sums[i] += sums[i + half];
+    return sums[0];
+}
+
+/* Vector number v of the lanes that begin at x. */
+static inline NAME(vector) NAME(load)(const REAL *x, int v)
+{
+    return ((const NAME(vector) *)x)[v];
+}
+
+static inline void NAME(store)(REAL *x, int v, NAME(vector) values)
+{
+    ((NAME(vector) *)x)[v] = values;
+}
+
+/* The smaller of x and the bound; NaN stays NaN. */
+static inline NAME(vector) NAME(at_most)(REAL bound, NAME(vector) x)
+{
+    NAME(vector) bounds = x - x; /* only to have all elements */
+    for (int i = 0; i < VECTOR_BYTES / (int)sizeof(REAL); i++)
+        bounds[i] = bound;
+    return (NAME(vector))MIN(bounds, x);
+}

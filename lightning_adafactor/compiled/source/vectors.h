@@ -1,0 +1,48 @@
+/* Vectors as wide as the registers of the instruction set that is compiled for, and what C has no operator for. */
+
+#ifndef VECTORS_H
+#define VECTORS_H
+
+#include <stdint.h>
+
+#if defined(__SSE2__)
+#include <immintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
+#endif
+
+#if defined(__AVX512F__)
+#define VECTOR_BYTES 64
+#elif defined(__AVX2__)
+#define VECTOR_BYTES 32
+#else
+#define VECTOR_BYTES 16
+#endif
+#define VECTOR(type) __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(type)), may_alias))
+
+/* MIN: of each two elements the smaller one, and if one is NaN, the second one.
+ * MULTIPLY: of each two 64-bit elements the product of their lower halves. */
+#if defined(__AVX512F__)
+#define MIN_FLOAT(a, b) _mm512_min_ps((__m512)(a), (__m512)(b))
+#define MIN_DOUBLE(a, b) _mm512_min_pd((__m512d)(a), (__m512d)(b))
+#define MULTIPLY(a, b) (words) _mm512_mul_epu32((__m512i)(a), (__m512i)(b))
+#elif defined(__AVX2__)
+#define MIN_FLOAT(a, b) _mm256_min_ps((__m256)(a), (__m256)(b))
+#define MIN_DOUBLE(a, b) _mm256_min_pd((__m256d)(a), (__m256d)(b))
+#define MULTIPLY(a, b) (words) _mm256_mul_epu32((__m256i)(a), (__m256i)(b))
+#elif defined(__SSE2__)
+#define MIN_FLOAT(a, b) _mm_min_ps((__m128)(a), (__m128)(b))
+#define MIN_DOUBLE(a, b) _mm_min_pd((__m128d)(a), (__m128d)(b))
+#define MULTIPLY(a, b) (words) _mm_mul_epu32((__m128i)(a), (__m128i)(b))
+#else
+#define SELECTED(a, b) (((a < b) & (__typeof__(a < b))(a)) | (~(a < b) & (__typeof__(a < b))(b)))
+#define MIN_FLOAT(a, b) SELECTED(a, b)
+#define MIN_DOUBLE(a, b) SELECTED(a, b)
+#if defined(__ARM_NEON)
+#define MULTIPLY(a, b) (words) vmull_u32(vmovn_u64((uint64x2_t)(a)), vmovn_u64((uint64x2_t)(b)))
+#else
+#define MULTIPLY(a, b) (((a) & 0xFFFFFFFFu) * ((b) & 0xFFFFFFFFu))
+#endif
+#endif
+
+#endif

@@ -1,0 +1,209 @@
+"""Entries as the compiled step reads them: one row of numbers and addresses for each, see ``source/entry.h``."""
+
+from __future__ import annotations
+
+import functools
+import struct
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from lightning_adafactor.entry import Entry
+from lightning_adafactor.rule import Rule, state_dtype
+
+DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
+"""The dtypes of parameters and gradients, as ``entry.h`` numbers them."""
+
+MOST_BATCH_DIMS = 3
+"""Dimensions before the last two that remain where neighbours are seen as one."""
+
+ROW = struct.Struct("=34q2Q12d")
+
+_FACTORED, _MEAN_OF_COLUMNS, _SCALE_PARAMETER, _RELATIVE_STEP, _WARMUP_INIT, _DECAY_BY_ALPHA, _STOCHASTIC, _MAXIMIZE = (
+    1 << bit for bit in range(8)
+)
+_NO_OPERAND = (0,) * 7
+_MASK = 2**64 - 1
+
+
+def layout(
+    shape: Sequence[int], strides: Sequence[tuple[int, ...]]
+) -> tuple[tuple[int, ...], list[tuple[int, ...]]] | None:
+    """Reduces dimensions to a batch of matrices.
+
+    Args:
+        shape: Sizes of some tensors.
+        strides: Strides of each.
+
+    Returns:
+        Sizes (three of the batch, rows, columns) and each tensor's strides of these; or None where more than three
+        batch dimensions remain.
+    """
+    dims = len(shape)
+    if dims == 2:
+        return (1, 1, 1, *shape), [(0, 0, 0, *own) for own in strides]
+    if dims < 2:
+        return (1, 1, 1, 1, *(shape or (1,))), [(0, 0, 0, 0, *(own or (1,))) for own in strides]
+    sizes: list[int] = []
+    merged: list[list[int]] = [[] for _ in strides]
+    for dim, size in enumerate(shape[:-2]):
+        if size == 1:
+            continue
+        if sizes and all(kept[-1] == size * own[dim] for kept, own in zip(merged, strides, strict=True)):
+            sizes[-1] *= size
+            for kept, own in zip(merged, strides, strict=True):
+                kept[-1] = own[dim]
+        else:
+            sizes.append(size)
+            for kept, own in zip(merged, strides, strict=True):
+                kept.append(own[dim])
+    missing = MOST_BATCH_DIMS - len(sizes)
+    if missing < 0:
+        return None
+    complete = [(*[0] * missing, *kept, *own[-2:]) for kept, own in zip(merged, strides, strict=True)]
+    return (*[1] * missing, *sizes, *shape[-2:]), complete
+
+
+class Options:
+    """What is packed of a group's rule for parameters of one dtype.
+
+    Args:
+        rule: The rule.
+        param: One of its parameters.
+    """
+
+    def __init__(self, rule: Rule, param: Tensor) -> None:
+        tiny = torch.finfo(state_dtype(param)).tiny
+        floor = max(rule.variance_floor(param), tiny) if rule.dialect == "torch" else 0.0
+        flags = (
+            (_SCALE_PARAMETER, rule.scale_parameter),
+            (_RELATIVE_STEP, rule.relative_step),
+            (_WARMUP_INIT, rule.warmup_init),
+            (_DECAY_BY_ALPHA, rule.dialect == "transformers"),
+            (_STOCHASTIC, rule.rounds_stochastically(param)),
+            (_MAXIMIZE, rule.maximize),
+        )
+        self.flags = sum(flag for flag, is_set in flags if is_set)
+        self.seed = rule.seed & _MASK
+        self.arithmetic = DTYPES[state_dtype(param)]
+        self.numbers = (
+            float(rule.lr),
+            rule.beta2_decay,
+            rule.eps2,
+            rule.d,
+            rule.weight_decay,
+            rule.beta1 or 0.0,
+            rule.added_to_squares(param),
+            max(rule.mean_floor(param), tiny),
+            floor,
+            0.0,
+            0.0,
+            0.0,
+        )
+
+
+@functools.lru_cache(maxsize=4096)  # asked for each parameter in each step
+def _operands(
+    shape: tuple[int, ...], dtypes: tuple[torch.dtype, ...], *strides: tuple[int, ...]
+) -> tuple[list[tuple[int, ...]], tuple[int, ...]] | None:
+    """What is packed of tensors behind their addresses, and sizes; None where their layout is not supported."""
+    reduced = layout(shape, strides)
+    if reduced is None:
+        return None
+    sizes, complete = reduced
+    operands = [(*own, DTYPES[dtype]) for own, dtype in zip(complete, dtypes, strict=True)]
+    return operands, sizes
+
+
+def pack(entries: Iterable[Entry]) -> tuple[bytearray, int, list[Entry]]:
+    """Writes entries into a table.
+
+    Args:
+        entries: The entries, each of a kind that the compiled step is for.
+
+    Returns:
+        The table, how many rows it has, and the entries that are not in it for their layout in memory.
+    """
+    entries = list(entries)
+    table = bytearray(ROW.size * len(entries))
+    others: list[Entry] = []
+    known: dict[tuple[int, torch.dtype], Options] = {}
+    count = 0
+    for entry in entries:
+        param, grad, exp_avg, row_var, col_var = entry.param, entry.grad, entry.exp_avg, entry.row_var, entry.col_var
+        dtype = param.dtype
+        options = known.get((id(entry.rule), dtype))
+        if options is None:
+            options = known[id(entry.rule), dtype] = Options(entry.rule, param)
+        variance, rms, flags = 0, 0, options.flags
+        if row_var is None or col_var is None:
+            assert entry.variance is not None
+            rows, columns, variance = 0, 0, entry.variance.data_ptr()
+            contiguous = entry.variance.is_contiguous()
+        else:
+            rows, columns = row_var.data_ptr(), col_var.data_ptr()
+            contiguous = row_var.is_contiguous() and col_var.is_contiguous()
+            flags |= _FACTORED | _MEAN_OF_COLUMNS if entry.transposed else _FACTORED
+        if entry.rms is not None:
+            rms = entry.rms.data_ptr()
+        if not contiguous or unsupported_layout(param, grad, exp_avg) is not None:
+            others.append(entry)
+            continue
+        if exp_avg is None:
+            found = _operands(param.shape, (dtype, grad.dtype), param.stride(), grad.stride())
+            average: tuple[int, ...] = _NO_OPERAND
+        else:
+            strides = param.stride(), grad.stride(), exp_avg.stride()
+            found = _operands(param.shape, (dtype, grad.dtype, exp_avg.dtype), *strides)
+            average = (exp_avg.data_ptr(), *found[0][2]) if found is not None else _NO_OPERAND
+        assert found is not None
+        operands, sizes = found
+        ROW.pack_into(
+            table,
+            count * ROW.size,
+            param.data_ptr(),
+            *operands[0],
+            grad.data_ptr(),
+            *operands[1],
+            *average,
+            rows,
+            columns,
+            variance,
+            rms,
+            entry.step.data_ptr(),
+            DTYPES[entry.step.dtype],
+            *sizes,
+            options.arithmetic,
+            flags,
+            options.seed,
+            entry.index,
+            *options.numbers,
+        )
+        count += 1
+    return table, count, others
+
+
+def unsupported_layout(param: Tensor, grad: Tensor | None = None, exp_avg: Tensor | None = None) -> str | None:
+    """Why plain torch operations take the step of a parameter that lies in memory like this, or None.
+
+    Args:
+        param: A parameter of a kind that the compiled step is for.
+        grad: Its gradient, if it is known.
+        exp_avg: Its average of updates, if there is one.
+    """
+    if grad is not None and (type(grad) is not Tensor or grad.dtype not in DTYPES or grad.is_neg()):
+        return f"the gradient is a {type(grad).__name__} of {str(grad.dtype).removeprefix('torch.')}"
+    strides = [tensor.stride() for tensor in (param, exp_avg, grad) if tensor is not None]
+    return _unsupported_strides(param.shape, 1 if exp_avg is None else 2, *strides)
+
+
+@functools.lru_cache(maxsize=4096)  # asked for each parameter in each step
+def _unsupported_strides(shape: tuple[int, ...], written: int, *strides: tuple[int, ...]) -> str | None:
+    """Judges strides, of which the first ones are of tensors that are written to."""
+    for own in strides[:written]:
+        if any(stride == 0 and size > 1 for stride, size in zip(own, shape, strict=True)):
+            return "several elements of the parameter share their memory"
+    if layout(shape, strides) is None:
+        return f"more than {MOST_BATCH_DIMS} dimensions beside the last two lie apart in memory"
+    return None

@@ -1,0 +1,95 @@
+"""Which implementation takes a parameter's step, decided here alone: fused, compiled or plain."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from torch import Tensor
+
+from lightning_adafactor import compiled, fused
+
+Path = Literal["fused", "compiled", "plain"]
+"""The step in Triton kernels, in compiled loops, or in plain torch operations."""
+
+
+_ONLY_IF_ASKED = "on a CPU, where the kernels are interpreted, it is taken with fused=True only"
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """How a parameter's step is taken.
+
+    Attributes:
+        path: The implementation.
+        reasons: Why it is not a faster one, by the name of that one.
+    """
+
+    path: Path
+    reasons: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+def choose(group: dict[str, Any], param: Tensor) -> Path:
+    """Decides for one parameter.
+
+    Args:
+        group: Its group, with the options ``fused``, ``compiled`` and ``capturable``.
+        param: The parameter.
+
+    Raises:
+        RuntimeError: ``fused=True``, ``capturable=True`` or ``compiled=True``, which is not supported here.
+    """
+    for argument in ("fused", "capturable"):
+        if group[argument]:
+            reason = fused.unsupported_reason(param)
+            if reason is not None:
+                raise RuntimeError(f"{argument}=True is not supported: {reason}")
+            return "fused"
+    if group["fused"] is None and param.is_cuda and fused.unsupported_reason(param) is None:
+        return "fused"
+    if group["compiled"] is False:
+        return "plain"
+    reason = compiled.unsupported_reason(param)
+    if reason is not None and group["compiled"]:
+        raise RuntimeError(f"compiled=True is not supported: {reason}")
+    return "plain" if reason is not None else "compiled"
+
+
+def explain(group: dict[str, Any], param: Tensor) -> Choice:
+    """Decides for one parameter, and says why.
+
+    Args:
+        group: Its group.
+        param: The parameter, perhaps with a gradient, whose layout in memory may rule the compiled step out.
+    """
+    path = choose(group, param)
+    reasons = {}
+    if path != "fused":
+        given = group["fused"] is False
+        reasons["fused"] = "fused=False was given" if given else fused.unsupported_reason(param) or _ONLY_IF_ASKED
+        layout = compiled.unsupported_layout(param, param.grad)
+        if path == "compiled" and layout is not None:
+            path = "plain"
+            reasons["compiled"] = layout
+        elif path == "plain":
+            given = group["compiled"] is False
+            reasons["compiled"] = "compiled=False was given" if given else compiled.unsupported_reason(param) or ""
+    return Choice(path, reasons)
+
+
+def summarize(choices: Iterable[Choice]) -> list[dict[str, Any]]:
+    """Counts equal choices, for a report.
+
+    Args:
+        choices: The choices, such as ``optimizer.implementation().values()``.
+
+    Returns:
+        For each kind of choice its ``path``, its ``reasons`` and the number of ``parameters``; the most frequent first.
+    """
+    counted = collections.Counter((choice.path, tuple(sorted(choice.reasons.items()))) for choice in choices)
+    return [
+        {"path": path, "parameters": count, "reasons": dict(reasons)}
+        for (path, reasons), count in counted.most_common()
+    ]
