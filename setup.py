@@ -1,4 +1,4 @@
-"""What pyproject.toml cannot say: configs/ as recipes.configs, and the optimizer's step compiled into the wheel."""
+"""Installs configs/ as recipes.configs, and compiles the optimizer's step into the wheel."""
 
 import functools
 import importlib.util

@@ -16,10 +16,10 @@ from rich.console import Console
 from rich.table import Table
 
 from recipes import resolvers
-from recipes.config_files import find_config
-from recipes.encoding import complete
-from recipes.labels import label_name
-from recipes.sources import load_split
+from recipes.cli.config_files import find_config
+from recipes.data.sources import load_split
+from recipes.text_classification.encoding import complete
+from recipes.text_classification.labels import label_name
 
 CONFIGS = ("cls.yaml", "cls_r52.yaml", "cls_20news.yaml")
 

@@ -7,16 +7,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from recipes.language_modeling import LanguageModel as LanguageModel
-    from recipes.language_modeling_data import LanguageModelingData as LanguageModelingData
-    from recipes.text_classification import TextClassifier as TextClassifier
-    from recipes.text_classification_data import TextClassificationData as TextClassificationData
+    from recipes.language_modeling.data import LanguageModelingData as LanguageModelingData
+    from recipes.language_modeling.module import LanguageModel as LanguageModel
+    from recipes.text_classification.data import TextClassificationData as TextClassificationData
+    from recipes.text_classification.module import TextClassifier as TextClassifier
 
 _MODULES = {
-    "LanguageModel": "recipes.language_modeling",
-    "LanguageModelingData": "recipes.language_modeling_data",
-    "TextClassificationData": "recipes.text_classification_data",
-    "TextClassifier": "recipes.text_classification",
+    "LanguageModel": "recipes.language_modeling.module",
+    "LanguageModelingData": "recipes.language_modeling.data",
+    "TextClassificationData": "recipes.text_classification.data",
+    "TextClassifier": "recipes.text_classification.module",
 }
 
 __all__ = ["LanguageModel", "LanguageModelingData", "TextClassificationData", "TextClassifier"]

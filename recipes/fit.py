@@ -2,7 +2,7 @@
 
 import sys
 
-from recipes.cli import main
+from recipes.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["fit", *sys.argv[1:]]))

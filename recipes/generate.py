@@ -1,4 +1,4 @@
-"""``python -m recipes generate --run runs/lm/version_0 --prompt "Once upon a time"``: text from a finished run."""
+"""``python -m recipes generate --run runs/lm/version_0 --prompt "Once upon a time"``: text from a run's model."""
 
 import json
 import sys
@@ -6,8 +6,8 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from recipes.arguments import CommandParser
-from recipes.errors import RecipeError
+from recipes.cli.commands import CommandParser
+from recipes.messages import RecipeError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -30,13 +30,13 @@ def main(args: list[str]) -> int:
 
     Raises:
         RecipeError: The run has no language model, a prompt is empty or too long, a value is out of range, or the
-            GPU's memory is full.
+            GPU is out of memory.
     """
     options = _parse(args)
     prompts = options.prompt or [_from_standard_input()]
     for i, prompt in enumerate(prompts):
         if not prompt.strip():
-            raise RecipeError(f"--prompt {i + 1} is empty: give at least one word to go on from")
+            raise RecipeError(f"--prompt {i + 1} is empty: give at least one word to continue")
     folder = model_folder(options.run)
 
     import torch
@@ -45,14 +45,14 @@ def main(args: list[str]) -> int:
         _write(folder, prompts, options)
     except torch.OutOfMemoryError as error:
         raise RecipeError(
-            "the GPU's memory is full: end what else runs there, write fewer tokens (--max-new-tokens), or set the "
-            "variable CUDA_VISIBLE_DEVICES to nothing to compute on the processor"
+            "the GPU is out of memory: end other processes on it, generate fewer tokens (--max-new-tokens), or set the "
+            "environment variable CUDA_VISIBLE_DEVICES to an empty value to use the CPU"
         ) from error
     return 0
 
 
 def _write(folder: Path, prompts: list[str], options: Namespace) -> None:
-    from recipes.generation import continue_text
+    from recipes.language_modeling.generation import continue_text
 
     model, tokenizer = _load(folder, options.trust_remote_code)
     for i, prompt in enumerate(prompts):
@@ -76,17 +76,17 @@ def model_folder(run: str) -> Path:
         run: The run's folder, or its ``model/`` itself.
 
     Raises:
-        RecipeError: There is no such folder, no model in it, or another kind of model.
+        RecipeError: There is no such folder, or no language model in it.
     """
     path = Path(run).expanduser()
     if not path.is_dir():
-        raise RecipeError(f"--run {run}: there is no such folder; give that of a run, such as runs/lm/version_0")
+        raise RecipeError(f"--run {run}: no such folder; give that of a run, such as runs/lm/version_0")
     folder = path if (path / "config.json").is_file() else path / "model"
     if not (folder / "config.json").is_file():
         runs = [child.name for child in path.iterdir() if (child / "model").is_dir()]
         runs.sort(key=lambda name: (len(name), name))  # version_10 after version_9
-        hint = f"; did you mean {path / runs[-1]}?" if runs else ": did the run come to its end?"
-        raise RecipeError(f"--run {run}: there is no model/ in it{hint}")
+        hint = f"; did you mean {path / runs[-1]}?" if runs else ": has the run finished?"
+        raise RecipeError(f"--run {run}: it has no model/{hint}")
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -94,7 +94,7 @@ def model_folder(run: str) -> Path:
     kinds = config.get("architectures") or []
     if any("Classification" in kind for kind in kinds):
         raise RecipeError(
-            f"--run {run} has left a {kinds[0]}, which labels texts and writes none: give the run of a language model"
+            f"--run {run}: its model is a {kinds[0]}, which cannot generate text: give the run of a language model"
         )
     return folder
 
@@ -103,7 +103,7 @@ def _load(folder: Path, trust_remote_code: bool) -> "tuple[PreTrainedModel, PreT
     import torch
     from transformers import AutoModelForCausalLM
 
-    from recipes.pretrained import load_config, load_model, load_tokenizer
+    from recipes.models.pretrained import load_config, load_model, load_tokenizer
 
     name = str(folder)
     tokenizer = load_tokenizer(name, "--run", padding=False, trust_remote_code=trust_remote_code)
@@ -122,43 +122,43 @@ def _from_standard_input() -> str:
 
 def _parse(args: list[str]) -> Namespace:
     parser = CommandParser(
-        "generate", description="Writes text with the language model that a run has left in its model/.", epilog=EPILOG
+        "generate", description="Generates text with the language model in a run's model/.", epilog=EPILOG
     )
-    parser.add_argument("--run", required=True, help="Folder of the run, such as runs/lm/version_0, or of a model.")
+    parser.add_argument("--run", required=True, help="folder of a run, such as runs/lm/version_0, or of a model")
     parser.add_argument(
-        "--prompt", action="append", help="Text to go on from; once for each text. Without it, standard input is one."
+        "--prompt", action="append", help="text to continue; can be given several times (default: standard input)"
     )
-    parser.add_argument("--max-new-tokens", type=int, default=100, help="Most tokens to write (default: %(default)s)")
+    parser.add_argument(
+        "--max-new-tokens", type=int, default=100, help="maximum number of tokens to generate (default: %(default)s)"
+    )
     parser.add_argument(
         "--temperature",
         type=float,
         default=0.8,
-        help="0 takes the most probable token each time, 1 draws as the model weighs them, in between the probable "
-        "ones more often (default: %(default)s)",
+        help="sampling temperature: 0 always takes the most probable token, 1 samples from the model's distribution "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--top-p",
         type=float,
         default=0.95,
-        help="Draw from the most probable tokens that together have this probability (default: %(default)s)",
+        help="sample from the most probable tokens that together have this probability (default: %(default)s)",
     )
-    parser.add_argument(
-        "--trust-remote-code", action="store_true", help="Run code that came with the model, as its training did"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="Another one draws another text (default: %(default)s)")
+    parser.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the model")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the sampling (default: %(default)s)")
     options = parser.parse_args(args)
-    for name, good, wanted in (
+    for name, valid, wanted in (
         ("max_new_tokens", options.max_new_tokens >= 1, "1 or more"),
         ("temperature", 0 <= options.temperature < float("inf"), "0 or more"),
         ("top_p", 0 < options.top_p <= 1, "more than 0 and at most 1"),
         ("seed", 0 <= options.seed < 2**63, "0 or more"),
     ):
-        if not good:
+        if not valid:
             raise RecipeError(f"--{name.replace('_', '-')} is {getattr(options, name)}: give {wanted}")
     return options
 
 
 if __name__ == "__main__":
-    from recipes.cli import main as run
+    from recipes.cli.main import main as run
 
     sys.exit(run(["generate", *sys.argv[1:]]))

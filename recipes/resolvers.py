@@ -5,7 +5,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from recipes.errors import RecipeError
+from recipes.messages import RecipeError
 
 _LOCATED: dict[str, str] = {}
 

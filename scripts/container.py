@@ -1,7 +1,7 @@
-"""Build the project's image and run it, with docker or podman, whichever answers; ``make image`` and others use it.
+"""Build and run the project's image with docker or podman; ``make image`` and other targets use it.
 
-Only the standard library is needed: a machine with a container engine needs no environment of the project's.
-The engine is the first of docker and podman that answers, or the one named by the variable CONTAINER_ENGINE.
+Only the standard library is needed, so a machine with a container engine needs no environment of the project.
+The engine is the first of docker and podman that works, or the one named by the variable CONTAINER_ENGINE.
 """
 
 import argparse
@@ -26,14 +26,14 @@ SEALED = [
 
 
 class NoEngineError(Exception):
-    """No container engine answers; the message is a sentence that says why."""
+    """No container engine works; the message is a sentence with the reason."""
 
 
 def find_engine() -> str:
     """Return the engine to use, ``docker`` or ``podman``.
 
     Raises:
-        NoEngineError: none is installed, or those that are do not answer.
+        NoEngineError: none is installed, or those that are installed do not work.
     """
     asked = os.environ.get("CONTAINER_ENGINE")
     silent = []
@@ -44,12 +44,12 @@ def find_engine() -> str:
             return name
         silent.append(name)
     if silent:
-        raise NoEngineError(f"{' and '.join(silent)} cannot be used here: `{silent[0]} info` fails")
+        raise NoEngineError(f"{' and '.join(silent)} does not work on this machine: `{silent[0]} info` fails")
     raise NoEngineError(f"{asked} is not installed" if asked else "neither docker nor podman is installed")
 
 
 def answers(engine: str) -> bool:
-    """Whether the engine is ready; docker's command may be there without its daemon."""
+    """Whether the engine works; the docker command may be installed without a running daemon."""
     try:
         return subprocess.run([engine, "info"], capture_output=True, timeout=60, check=False).returncode == 0
     except (OSError, subprocess.TimeoutExpired):
@@ -57,34 +57,34 @@ def answers(engine: str) -> bool:
 
 
 def base_image() -> str:
-    """The image that the Dockerfile builds on: the variable BASE_IMAGE, or the one that it names."""
+    """The base image: the variable BASE_IMAGE, or the one that the Dockerfile names."""
     named = re.search(r"^ARG BASE_IMAGE=(\S+)$", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE)
     assert named is not None, "the Dockerfile names its base image"
     return os.environ.get("BASE_IMAGE") or named[1]
 
 
 def check_base(engine: str) -> None:
-    """Makes sure that the base image is at hand.
+    """Pull the base image if it is not available locally.
 
     Raises:
-        NoEngineError: it is not, and cannot be pulled either.
+        NoEngineError: it is not available and cannot be pulled.
     """
     base = base_image()
     if subprocess.run([engine, "image", "inspect", base], capture_output=True, check=False).returncode == 0:
         return
     pull = subprocess.run([engine, "pull", "--quiet", base], capture_output=True, text=True, check=False)
     if pull.returncode:
-        why = (pull.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise NoEngineError(f"{engine} has no image {base} and cannot pull it ({why})")
+        reason = (pull.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise NoEngineError(f"{engine} has no image {base} and cannot pull it ({reason})")
 
 
 def image_name(target: str, variant: str) -> str:
-    """The name that an image is built under: ``lightning-adafactor:offline-cpu``."""
+    """The tag of an image, such as ``lightning-adafactor:offline-cpu``."""
     return f"lightning-adafactor:{target}-{variant}"
 
 
 def git(*arguments: str) -> str:
-    """What git says of this checkout; empty where there is no git or no checkout."""
+    """The output of git for this checkout; empty if there is no git or no checkout."""
     try:
         run = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
     except OSError:
@@ -93,7 +93,7 @@ def git(*arguments: str) -> str:
 
 
 def provenance() -> dict[str, str]:
-    """The build arguments that say what the image is made from; the commit's time is the image's."""
+    """The build arguments with version and commit; the creation time of the image is the commit's."""
     version = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), flags=re.MULTILINE)
     assert version is not None, "pyproject.toml states the version"
     commit = git("rev-parse", "HEAD")
@@ -125,8 +125,8 @@ def build_command(engine: str, target: str, variant: str, options: Sequence[str]
 
 
 def as_user(engine: str, user: str) -> list[str]:
-    """The options that make what the container writes belong to ``user``, given as ``uid:gid``."""
-    # Without root podman maps ids: the user's own has to be the same inside.
+    """The options with which files written in the container belong to ``user``, given as ``uid:gid``."""
+    # Rootless podman maps user ids: the calling user's id must be the same inside the container.
     mapped = engine == "podman" and os.getuid() != 0
     return [f"--user={user}", *(["--userns=keep-id"] if mapped else [])]
 
@@ -137,24 +137,24 @@ def calling_user() -> str:
 
 
 def gpu_options(engine: str, variant: str) -> list[str]:
-    """The options that hand all GPUs to the container, if the image can use them and there are any."""
+    """The options that make all GPUs available in the container, if the image supports CUDA and there are any."""
     if variant != "cuda" or not has_gpu():
         return []
     return ["--gpus=all"] if engine == "docker" else ["--device=nvidia.com/gpu=all"]
 
 
 def has_gpu() -> bool:
-    """Whether there is an NVIDIA GPU; the Makefile asks in the same two ways."""
+    """Whether there is an NVIDIA GPU; the Makefile checks in the same two ways."""
     if Path("/proc/driver/nvidia/version").exists():
         return True
-    try:  # under WSL2 there is the one without the other
+    try:  # WSL2 has nvidia-smi but no /proc/driver/nvidia
         return subprocess.run(["nvidia-smi", "-L"], capture_output=True, check=False).returncode == 0
     except OSError:
         return False
 
 
 def image_digest(engine: str, image: str) -> str:
-    """The id of a local image, which its report records; empty if there is no such image."""
+    """The id of a local image, which the report records; empty if there is no such image."""
     command = [engine, "image", "inspect", "--format={{.Id}}", image]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
@@ -170,15 +170,15 @@ def fit_command(
         variant: cpu or cuda.
         arguments: those of ``recipes.fit``.
         runs: folder on this machine that the run writes to.
-        interactive: attach the terminal, so that progress bars are drawn.
+        interactive: attach the terminal, so that progress bars are shown.
     """
     image = image_name(target, variant)
     command = [engine, "run", "--rm", *(["--interactive", "--tty"] if interactive else [])]
-    command += ["--init"] if engine == "docker" else []  # podman's is a package of its own
+    command += ["--init"] if engine == "docker" else []  # with podman it needs a separate package
     command += [*SEALED, "--shm-size=1g", *as_user(engine, calling_user())]
     command += ["--network=none"] if target == "offline" else []
     command += gpu_options(engine, variant)
-    # Where SELinux guards files, a container may use the user's own without relabelling them.
+    # With SELinux, this lets the container use the user's files without relabelling them.
     command += ["--security-opt=label=disable"] if engine == "podman" else []
     command += [
         f"--volume={runs}:/runs",
@@ -198,15 +198,15 @@ def check_command(
     user: str | None = None,
     entrypoint: str | None = None,
 ) -> list[str]:
-    """The command that runs an image sealed off: no network, a read-only root, no capabilities.
+    """The command that runs an image isolated: no network, a read-only root file system, no capabilities.
 
-    With the variable CONTAINER_CHECK it is the script named there, which builds and runs without an engine.
+    With the variable CONTAINER_CHECK it runs the script named there, which builds and runs without an engine.
 
     Args:
         target: stage of the Dockerfile.
         arguments: those of ``recipes.fit``, or of ``entrypoint``.
-        runs: folder on this machine that the run writes to; without it, what the run writes is lost.
-        user: who it runs as, ``uid:gid``; by default the image's own user.
+        runs: folder on this machine that the run writes to; without it, the files of the run are lost.
+        user: user and group to run as, ``uid:gid``; by default the image's own user.
         entrypoint: the program to run; by default ``recipes.fit``.
 
     Raises:
@@ -227,26 +227,26 @@ def check_command(
 
 
 def call(command: Sequence[str]) -> int:
-    """Run a command to its end and return its exit status; Ctrl-C is the command's own affair."""
+    """Run a command to its end and return its exit status; Ctrl-C is left to the command."""
     process = subprocess.Popen(command)
     while True:
         try:
             return process.wait()
         except KeyboardInterrupt:
-            continue  # it has reached the command too, which saves its checkpoint and ends
+            continue  # the command received it too, saves its checkpoint and ends
 
 
 def main() -> int:
-    """Parse the command line and do what it asks for; the exit status is the engine's."""
+    """Parse the command line and run the command; the exit status is the engine's."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--target", choices=("runtime", "offline"), default="offline", help="default: %(default)s")
     parser.add_argument("--variant", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands.add_parser("engine", help="say what builds and runs images here, or why nothing does (exit status 69)")
-    commands.add_parser("image", help="build the image; what follows are options of the engine's build")
-    commands.add_parser("fit", help="fine-tune in the image; what follows are arguments of recipes.fit")
+    commands.add_parser("engine", help="print the container engine, or why there is none (exit status 69)")
+    commands.add_parser("image", help="build the image; further arguments are options of the engine's build command")
+    commands.add_parser("fit", help="fine-tune in the image; further arguments are those of recipes.fit")
     words = sys.argv[1:]
-    # What follows these two is another program's, and begins with an option that argparse would take for its own.
+    # What follows these two belongs to another program and begins with an option, which argparse would parse itself.
     own = next((place + 1 for place, word in enumerate(words) if word in ("image", "fit")), len(words))
     options, arguments = parser.parse_args(words[:own]), words[own:]
 
@@ -259,8 +259,8 @@ def main() -> int:
             check_base(engine)
     except NoEngineError as reason:
         print(
-            f"Not run here: {reason}. Install docker or podman, or name a script that builds and runs images in "
-            "the variable CONTAINER_CHECK (for make container-test).",
+            f"Nothing was run: {reason}. Install docker or podman, or set the variable CONTAINER_CHECK to a script "
+            "that builds and runs images (for make container-test).",
             file=sys.stderr,
         )
         return UNAVAILABLE

@@ -1,11 +1,11 @@
 """Rewrite the lock files in requirements/ from the ranges in pyproject.toml; ``make lock`` runs it.
 
-Six files come from the package index alone: ``cuda.txt`` (everything the application needs, with torch as
-the index serves it, a CUDA build on Linux), ``cpu.txt`` (the same pins without torch and NVIDIA's libraries),
-``8bit.txt`` (the 8-bit optimizers, beyond either), ``dev.txt`` (what tests and checks need beyond these),
-``sbom.txt`` (the tool that lists an image's packages) and ``assets.txt`` (weights and text).
-``torch-cpu.txt`` needs PyTorch's own index as well; where that is out of reach it is left as it is, which is
-right as long as torch stays at the same version.
+Six files come from the package index alone: ``cuda.txt`` (everything the application needs, with the
+index's torch, a CUDA build on Linux), ``cpu.txt`` (the same pins without torch and NVIDIA's libraries),
+``8bit.txt`` (in addition, the 8-bit optimizers), ``dev.txt`` (in addition, what tests and linters need),
+``sbom.txt`` (the tool that writes the SBOM of an image) and ``assets.txt`` (weights and text).
+``torch-cpu.txt`` also needs PyTorch's own index. If that is not reachable the file is left unchanged, which is correct
+as long as the version of torch stays the same.
 """
 
 import argparse
@@ -31,8 +31,8 @@ def uv_compile(*arguments: str, config: str | None = None, stdin: str | None = N
 
     Args:
         arguments: the input file, ``-`` for ``stdin``, and options beyond those common to all lock files.
-        config: a uv.toml to use in place of the project's own.
-        stdin: the requirements, where the input file is ``-``.
+        config: a uv.toml to use instead of the project's own.
+        stdin: the requirements, if the input file is ``-``.
 
     Raises:
         SystemExit: uv failed; the message is uv's.
@@ -53,7 +53,7 @@ def uv_compile(*arguments: str, config: str | None = None, stdin: str | None = N
 
 
 def pins(lock: str) -> dict[str, set[str]]:
-    """Return what a lock file's text states of each package: ``name==version``, with a marker where it has one."""
+    """Return the pins of each package in a lock file's text: ``name==version``, with its marker if it has one."""
     stated: dict[str, set[str]] = {}
     for pin, name in re.findall(r"^(([a-z0-9._-]+)==[^\\\n]+?) *\\?$", lock, flags=re.MULTILINE):
         stated.setdefault(name, set()).add(pin)
@@ -61,7 +61,7 @@ def pins(lock: str) -> dict[str, set[str]]:
 
 
 def lock_torch_for_cpu(version: str) -> None:
-    """Write torch-cpu.txt: PyTorch's CPU wheels for Linux; elsewhere the ordinary index's are CPU builds."""
+    """Write torch-cpu.txt: PyTorch's CPU wheels for Linux; for other platforms PyPI's wheels are CPU builds."""
     path = ROOT / "requirements" / "torch-cpu.txt"
     try:
         linux = uv_compile(
@@ -73,20 +73,20 @@ def lock_torch_for_cpu(version: str) -> None:
         )
     except SystemExit as failure:
         if path.exists() and f"torch=={version}+cpu " in path.read_text():
-            print(f"requirements/torch-cpu.txt stays as it is: {TORCH_CPU_INDEX} cannot be read from here")
+            print(f"requirements/torch-cpu.txt is left unchanged: {TORCH_CPU_INDEX} is not reachable")
             return
         raise SystemExit(f"torch {version}+cpu cannot be locked from {TORCH_CPU_INDEX}:\n{failure}") from None
     plain = f"torch=={version} ; sys_platform != 'linux'"
     elsewhere = uv_compile("-", "--no-deps", "--no-header", stdin=plain)
     header = "# This file was written by uv via the following command:\n#    make lock\n"
-    note = "# CPU builds of torch: from PyTorch's own index on Linux, from the ordinary index elsewhere.\n"
+    note = "# CPU builds of torch: from PyTorch's own index on Linux, from PyPI elsewhere.\n"
     path.write_text(header + note + linux + elsewhere)
 
 
 def main() -> None:
     """Parse the command line and rewrite the seven lock files."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--upgrade", action="store_true", help="take the newest releases that the ranges allow")
+    parser.add_argument("--upgrade", action="store_true", help="update every pin to the newest release in its range")
     upgrade = ["--upgrade"] if parser.parse_args().upgrade else []
 
     uv_compile("pyproject.toml", "-c=requirements/constraints.in", "-o=requirements/cuda.txt", *upgrade)
@@ -102,7 +102,7 @@ def main() -> None:
     for extra in ("8bit", "dev"):
         ranges = ("pyproject.toml", f"--extra={extra}", "-c=requirements/cuda.txt")
         needed = pins(uv_compile(*ranges, config="requirements/cpu.toml"))
-        # A package that the application needs only on some Pythons is stated again where the extra needs it on others.
+        # A package that the application needs only on some Pythons is pinned again if the extra needs it on others.
         known = ["torch", *(name for name in locked if needed.get(name) == locked[name])]
         uv_compile(
             *ranges,

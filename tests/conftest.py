@@ -1,4 +1,4 @@
-"""What every test may count on: no model hub, few threads, fixed seeds, GPU tests that say why they skip."""
+"""What every test can rely on: no model hub, few threads, fixed seeds, GPU tests that say why they are skipped."""
 
 import os
 import random
@@ -8,7 +8,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["MPLBACKEND"] = "agg"
-os.environ.setdefault("OMP_NUM_THREADS", str(min(2, os.cpu_count() or 1)))
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"  # the workers share the cores
+else:
+    os.environ.setdefault("OMP_NUM_THREADS", str(min(2, os.cpu_count() or 1)))
 
 import hypothesis
 import numpy as np

@@ -1,4 +1,4 @@
-"""The locks, the declared ranges, the imports and the built package agree with one another."""
+"""The lock files, the declared ranges, the imports and the built package are consistent."""
 
 import ast
 import hashlib
@@ -51,7 +51,7 @@ def read_lock(file_name: str) -> list[Pin]:
         stated, *options = re.split(r"\s--hash=", line)
         requirement = Requirement(stated.strip())
         (specifier,) = requirement.specifier
-        assert specifier.operator == "==", f"{file_name}: {stated} is no pin"
+        assert specifier.operator == "==", f"{file_name}: {stated} is not a pin"
         name = canonicalize_name(requirement.name)
         hashes = tuple(option.strip() for option in options)
         pins.append(Pin(name, Version(specifier.version), requirement.marker, hashes))
@@ -59,7 +59,7 @@ def read_lock(file_name: str) -> list[Pin]:
 
 
 def environments() -> Iterator[dict[str, str]]:
-    """Every Python and platform that the locks are for, as far as markers ask."""
+    """The marker environment of every Python and platform that the lock files support."""
     for python in PYTHONS:
         for platform, machine in PLATFORMS:
             yield {
@@ -78,17 +78,17 @@ def applies(marker: Marker | None, environment: dict[str, str]) -> bool:
 
 
 def declared(*extras: str) -> list[Requirement]:
-    """The requirements in pyproject.toml with those of ``extras``, the project's own name left out."""
+    """The requirements in pyproject.toml and those of ``extras``, without the project itself."""
     stated = [*PROJECT["dependencies"], *(one for e in extras for one in PROJECT["optional-dependencies"][e])]
     return [r for r in map(Requirement, stated) if canonicalize_name(r.name) != PROJECT["name"]]
 
 
 def imported_by(folder: str, *, if_present: bool = True) -> set[str]:
-    """The top-level names that the folder's modules import, wherever in them.
+    """The top-level names that the modules of a folder import, at any level of indentation.
 
     Args:
         folder: a package's folder in the repository.
-        if_present: count imports that an ``except ImportError`` makes do without.
+        if_present: also count imports inside a ``try`` with ``except ImportError``.
     """
 
     def visit(node: ast.AST) -> Iterator[str]:
@@ -97,11 +97,11 @@ def imported_by(folder: str, *, if_present: bool = True) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             yield node.module.partition(".")[0]
         for child in ast.iter_child_nodes(node):
-            made_do_without = isinstance(node, ast.Try) and child in node.body and forgives(node)
-            if if_present or not made_do_without:
+            optional = isinstance(node, ast.Try) and child in node.body and catches_import_error(node)
+            if if_present or not optional:
                 yield from visit(child)
 
-    def forgives(node: ast.Try) -> bool:
+    def catches_import_error(node: ast.Try) -> bool:
         caught = (ast.unparse(handler.type) for handler in node.handlers if handler.type)
         return any(name in {"ImportError", "ModuleNotFoundError"} for name in caught)
 
@@ -110,7 +110,7 @@ def imported_by(folder: str, *, if_present: bool = True) -> set[str]:
 
 
 @pytest.mark.parametrize("lock", LOCKS)
-def test_every_pin_has_a_sha256_for_its_files(lock: str) -> None:
+def test_every_pin_has_sha256_hashes(lock: str) -> None:
     pins = read_lock(lock)
     assert pins
     for pin in pins:
@@ -128,7 +128,7 @@ def test_every_pin_has_a_sha256_for_its_files(lock: str) -> None:
     ],
     ids=["cpu", "cuda", "cpu with dev", "cuda with dev"],
 )
-def test_locks_hold_one_pin_in_range_for_each_declared_requirement(
+def test_lock_files_have_one_pin_in_range_for_each_declared_requirement(
     locks: tuple[str, ...], extras: tuple[str, ...]
 ) -> None:
     pins = [pin for lock in locks for pin in read_lock(lock)]
@@ -138,14 +138,14 @@ def test_locks_hold_one_pin_in_range_for_each_declared_requirement(
             if applies(pin.marker, environment):
                 versions.setdefault(pin.name, set()).add(pin.version)
         several = {name: found for name, found in versions.items() if len(found) > 1}
-        assert not several, f"more than one pin on {environment}"
+        assert not several, f"more than one pin for {environment}"
         for requirement in declared(*extras):
             if applies(requirement.marker, environment):
                 (version,) = versions[canonicalize_name(requirement.name)]
                 assert requirement.specifier.contains(version), f"{requirement} excludes the locked {version}"
 
 
-def test_both_variants_pin_the_same_versions_but_for_torch_and_its_gpu_libraries() -> None:
+def test_both_variants_pin_the_same_versions_except_torch_and_its_gpu_libraries() -> None:
     def pins(lock: str) -> set[tuple[str, Version, str]]:
         return {(pin.name, pin.version, str(pin.marker)) for pin in read_lock(lock)}
 
@@ -170,20 +170,20 @@ def test_torch_2_8_is_the_oldest_allowed() -> None:
     assert not torch.specifier.contains("2.7.1")
 
 
-def test_assets_are_locked_apart_from_everything_else() -> None:
+def test_assets_have_a_lock_file_of_their_own() -> None:
     assert {pin.name for pin in read_lock("assets.txt")} == ASSETS
     for lock in set(LOCKS) - {"assets.txt"}:
         assert not ASSETS & {pin.name for pin in read_lock(lock)}
 
 
-def test_installed_packages_have_all_they_require() -> None:
-    """With ``--no-deps`` nothing but the locks' completeness sees to this."""
+def test_the_requirements_of_installed_packages_are_installed() -> None:
+    """With ``--no-deps`` pip does not check this; it depends on complete lock files."""
     for lock in set(LOCKS) - {"assets.txt"}:
         for pin in read_lock(lock):
             try:
                 package = metadata.distribution(pin.name)
             except metadata.PackageNotFoundError:
-                continue  # for another platform, or the other variant
+                continue  # for another platform or the other variant
             for requirement in map(Requirement, package.requires or []):
                 if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
                     found = metadata.version(requirement.name)
@@ -200,7 +200,7 @@ def test_every_imported_package_is_declared(folder: str, extras: tuple[str, ...]
     ours = {"lightning_adafactor", "recipes", "benchmarks"}
     known = {canonicalize_name(requirement.name) for requirement in declared(*extras)}
     if folder == "lightning_adafactor":
-        known.add("triton")  # comes with torch's CUDA build, and is looked for only there
+        known.add("triton")  # comes with torch's CUDA build and is imported only with it
     providers = metadata.packages_distributions()
     for name in imported_by(folder) - ours:
         assert known & {canonicalize_name(one) for one in providers.get(name, [name])}, (
@@ -208,13 +208,13 @@ def test_every_imported_package_is_declared(folder: str, extras: tuple[str, ...]
         )
 
 
-def test_library_needs_nothing_but_torch_and_lightning() -> None:
+def test_the_library_needs_only_torch_and_lightning() -> None:
     needed = imported_by("lightning_adafactor", if_present=False) - {"lightning_adafactor"}
-    # Triton's kernels are imported where a CUDA build of torch, which brings Triton, runs them.
+    # The Triton kernels are imported only if Triton is installed, as with a CUDA build of torch.
     assert needed - {"triton"} == {"torch", "lightning"}
 
 
-def test_library_never_looks_upward() -> None:
+def test_the_library_imports_nothing_from_the_application() -> None:
     assert not imported_by("lightning_adafactor") & {"recipes", "benchmarks", "transformers", "datasets"}
 
 
@@ -279,7 +279,7 @@ needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="needs make
 
 
 def run_make(*arguments: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run make with a search path that begins with ``path``; inherited make variables are left out."""
+    """Run make with a search path that begins with ``path``; make variables are not inherited."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
     if path is not None:
         environment["PATH"] = f"{path}{os.pathsep}{environment['PATH']}"
@@ -294,7 +294,7 @@ def write_command(path: Path, script: str) -> Path:
 
 
 def write_environment(folder: Path) -> None:
-    """Lay out what make looks at in an environment set up for the CPU, its stamps newer than the locks."""
+    """Create the files that make checks in an environment for the CPU, with stamps newer than the lock files."""
     (folder / "bin").mkdir()
     write_command(folder / "bin" / "python", "exit 0")
     for name in ("pyvenv.cfg", ".runtime-cpu", ".step", ".8bit", ".dev"):
@@ -302,7 +302,7 @@ def write_environment(folder: Path) -> None:
 
 
 @needs_make
-def test_python_that_is_too_old_is_answered_with_a_sentence(tmp_path: Path) -> None:
+def test_a_python_that_is_too_old_is_reported_in_a_sentence(tmp_path: Path) -> None:
     asks_version = 'case "$*" in *version_info*) exit 1 ;; --version) echo Python 3.9.2 ;; esac'
     old = write_command(tmp_path / "old-python", asks_version)
     run = run_make("setup", f"PYTHON={old}", f"VENV={tmp_path}/venv")
@@ -312,7 +312,7 @@ def test_python_that_is_too_old_is_answered_with_a_sentence(tmp_path: Path) -> N
 
 
 @needs_make
-def test_python_without_ensurepip_is_answered_with_the_remedy(tmp_path: Path) -> None:
+def test_a_python_without_ensurepip_is_reported_with_the_remedy(tmp_path: Path) -> None:
     bare = write_command(tmp_path / "bare-python", 'case "$*" in *ensurepip*) exit 1 ;; esac')
     run = run_make("setup", f"PYTHON={bare}", f"VENV={tmp_path}/venv")
     assert run.returncode != 0
@@ -321,17 +321,17 @@ def test_python_without_ensurepip_is_answered_with_the_remedy(tmp_path: Path) ->
 
 
 @needs_make
-def test_missing_python_is_answered_with_a_sentence(tmp_path: Path) -> None:
+def test_a_missing_python_is_reported_in_a_sentence(tmp_path: Path) -> None:
     run = run_make("setup", "PYTHON=no-such-python", f"VENV={tmp_path}/venv")
     assert run.returncode != 0
     assert "'no-such-python' does not run: install Python 3.10 or later" in run.stderr
 
 
 @needs_make
-def test_unknown_variant_is_answered_with_the_known_ones() -> None:
+def test_an_unknown_variant_is_reported_with_the_supported_ones() -> None:
     run = run_make("setup", "VARIANT=rocm")
     assert run.returncode != 0
-    assert "VARIANT=rocm is not known: use VARIANT=cpu or VARIANT=cuda" in run.stderr
+    assert "VARIANT=rocm is not supported: use VARIANT=cpu or VARIANT=cuda" in run.stderr
 
 
 @needs_make
@@ -345,7 +345,7 @@ def test_variant_follows_the_nvidia_driver(tmp_path: Path, status: int, variant:
 
 @needs_make
 @pytest.mark.skipif(Path("/proc/driver/nvidia/version").exists(), reason="this machine has an NVIDIA driver")
-def test_environment_set_up_for_cuda_stays_so_without_a_gpu(tmp_path: Path) -> None:
+def test_an_environment_for_cuda_keeps_its_variant_without_a_gpu(tmp_path: Path) -> None:
     write_command(tmp_path / "nvidia-smi", "exit 9")
     (tmp_path / "venv").mkdir()
     (tmp_path / "venv" / ".runtime-cuda").touch()
@@ -354,7 +354,7 @@ def test_environment_set_up_for_cuda_stays_so_without_a_gpu(tmp_path: Path) -> N
 
 
 @needs_make
-def test_environment_that_is_set_up_is_left_alone(tmp_path: Path) -> None:
+def test_an_environment_that_is_up_to_date_is_not_changed(tmp_path: Path) -> None:
     write_environment(tmp_path)
     run = run_make("--dry-run", "setup", f"VENV={tmp_path}", "VARIANT=cpu")
     assert "install.py" not in run.stdout
@@ -362,7 +362,7 @@ def test_environment_that_is_set_up_is_left_alone(tmp_path: Path) -> None:
 
 
 @needs_make
-def test_changed_lock_is_installed_again(tmp_path: Path) -> None:
+def test_a_changed_lock_file_is_installed_again(tmp_path: Path) -> None:
     write_environment(tmp_path)
     run = run_make("--dry-run", "--what-if=requirements/torch-cpu.txt", "setup", f"VENV={tmp_path}", "VARIANT=cpu")
     assert "scripts/install.py cpu " in run.stdout
@@ -371,7 +371,7 @@ def test_changed_lock_is_installed_again(tmp_path: Path) -> None:
 
 
 @needs_make
-def test_other_variant_is_installed_over_this_one(tmp_path: Path) -> None:
+def test_another_variant_replaces_this_one(tmp_path: Path) -> None:
     write_environment(tmp_path)
     run = run_make("--dry-run", "setup", f"VENV={tmp_path}", "VARIANT=cuda")
     assert f"rm -f {tmp_path}/.runtime-*" in run.stdout
@@ -379,7 +379,7 @@ def test_other_variant_is_installed_over_this_one(tmp_path: Path) -> None:
 
 
 @needs_make
-def test_environment_whose_python_has_gone_is_made_anew(tmp_path: Path) -> None:
+def test_an_environment_whose_python_is_missing_is_created_again(tmp_path: Path) -> None:
     write_environment(tmp_path)
     (tmp_path / "bin" / "python").unlink()
     (tmp_path / "bin" / "python").symlink_to("python-that-was-upgraded")

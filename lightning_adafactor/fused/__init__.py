@@ -8,7 +8,7 @@ import importlib.util
 import torch
 from torch import Tensor
 
-from lightning_adafactor.fused.fields import MOST_DIMS
+from lightning_adafactor.fused.fields import MAX_DIMS
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 """dtypes of the parameters and gradients that the kernels are for."""
@@ -30,8 +30,8 @@ def why_not(tensor: Tensor) -> str | None:
 def _why_not(dtype: torch.dtype, dims: int, device: str) -> str | None:
     if dtype not in DTYPES:
         return f"the kernels are for float32, bfloat16 and float16, not for {str(dtype).removeprefix('torch.')}"
-    if dims > MOST_DIMS:
-        return f"the kernels are for up to {MOST_DIMS} dimensions, not for {dims}"
+    if dims > MAX_DIMS:
+        return f"the kernels are for up to {MAX_DIMS} dimensions, not for {dims}"
     if not _triton_is_installed():
         return "Triton is not installed (torch's CUDA builds for Linux bring it; otherwise pip install triton)"
     if device == "cuda" or (device == "cpu" and _kernels_are_interpreted()):

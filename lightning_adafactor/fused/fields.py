@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from enum import IntEnum, IntFlag
 
-MOST_DIMS = 5
+MAX_DIMS = 5
 """Dimensions of a parameter that the table has strides for."""
 
 CHUNK = 1024
@@ -63,13 +63,13 @@ FIELDS = 40
 
 
 class Option(IntEnum):
-    """float64 columns that describe a parameter group, the floors already resolved for the bucket's dtype."""
+    """float64 columns that describe a parameter group; floors are those of the bucket's dtype (see ``rule.Rule``)."""
 
     LR = 0
     BETA2_DECAY = 1
-    ADDED = 2  # what is added to G²
+    ADDED_TO_SQUARES = 2  # ε₁ or 0
     MEAN_FLOOR = 3  # smallest mean(R)
-    CAP = 4  # largest V̂^-½
+    RSQRT_CAP = 4  # largest V̂^-½: variance_floor^-½
     EPS2 = 5
     D = 6
     WEIGHT_DECAY = 7
@@ -78,8 +78,8 @@ class Option(IntEnum):
     SCALE_PARAMETER = 10
     RELATIVE_STEP = 11
     WARMUP_INIT = 12
-    DECAY_BY_ALPHA = 13  # weight decay multiplies with α, else with lr
-    STOCHASTIC = 14
+    DECAY_BY_ALPHA = 13  # weight decay is multiplied by α, else by lr
+    STOCHASTIC_ROUNDING = 14
 
 
 OPTIONS = 15
@@ -87,10 +87,10 @@ OPTIONS = 15
 
 
 class Scalar(IntEnum):
-    """float32 columns of a parameter's results that the last pass reads."""
+    """float32 columns of a parameter's scalars that the last pass reads (see ``rule.Rule``)."""
 
-    SCALE = 0  # ±α / max(1, RMS(U)/d)
-    RETAINED = 1  # what weight decay leaves
+    UPDATE_SCALE = 0  # ±α/clip
+    DECAY_FACTOR = 1  # of weight decay: 1 - lr·λ or 1 - α·λ
     STEP = 2  # t
 
 

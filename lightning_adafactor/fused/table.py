@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 
 from lightning_adafactor.entry import Entry
-from lightning_adafactor.fused.fields import CHUNK, FIELDS, MOST_DIMS, OPTIONS, SCALARS, Field, Flag, Option
+from lightning_adafactor.fused.fields import CHUNK, FIELDS, MAX_DIMS, OPTIONS, SCALARS, Field, Flag, Option
 from lightning_adafactor.rule import Rule
 
-MOST_BATCH_STRIDES = MOST_DIMS - 2
+MAX_BATCH_STRIDES = MAX_DIMS - 2
 """Strides that a batch of matrices may need."""
 
 _VECTOR_BYTES = 16
 _VECTOR_ELEMENTS = 8
-_LONGEST_ALIGNED_ROW = 2**23  # times 256 rows of a tile: the kernels' offsets in a tile are int32
+_MAX_ALIGNED_ROW = 2**23  # times 256 rows of a tile: the kernels' offsets in a tile are int32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +85,7 @@ def layout(entry: Entry) -> Layout:
             sizes.append(size)
             for name in tensors:
                 merged[name].append(strides[name][dim])
-    missing = MOST_BATCH_STRIDES - len(sizes)
+    missing = MAX_BATCH_STRIDES - len(sizes)
     complete = {name: (*[0] * missing, *merged[name], *strides[name][-2:]) for name in tensors}
     return Layout((*[1] * missing, *sizes), complete, shape[-2], shape[-1])
 
@@ -96,7 +96,7 @@ def _is_aligned(entry: Entry, shape: Layout) -> bool:
     addresses = all(tensor.data_ptr() % _VECTOR_BYTES == 0 for tensor in tensors)
     adjacent = all(strides[-1] == 1 for strides in shape.strides.values())
     steps = [step for strides in shape.strides.values() for step in strides[:-1]]
-    short = all(strides[-2] < _LONGEST_ALIGNED_ROW for strides in shape.strides.values())
+    short = all(strides[-2] < _MAX_ALIGNED_ROW for strides in shape.strides.values())
     return addresses and adjacent and short and all(step % _VECTOR_ELEMENTS == 0 for step in (*steps, shape.columns))
 
 
@@ -111,9 +111,9 @@ def _options(rule: Rule, param: Tensor) -> list[float]:
     lr = rule.lr
     row[Option.LR] = 0.0 if isinstance(lr, Tensor) and lr.device.type != "cpu" else float(lr)
     row[Option.BETA2_DECAY] = rule.beta2_decay
-    row[Option.ADDED] = rule.added_to_squares(param)
+    row[Option.ADDED_TO_SQUARES] = rule.added_to_squares(param)
     row[Option.MEAN_FLOOR] = max(rule.mean_floor(param), torch.finfo(torch.float32).tiny)
-    row[Option.CAP] = floor**-0.5
+    row[Option.RSQRT_CAP] = floor**-0.5
     row[Option.EPS2] = rule.eps2
     row[Option.D] = rule.d
     row[Option.WEIGHT_DECAY] = rule.weight_decay
@@ -123,7 +123,7 @@ def _options(rule: Rule, param: Tensor) -> list[float]:
     row[Option.RELATIVE_STEP] = rule.relative_step
     row[Option.WARMUP_INIT] = rule.warmup_init
     row[Option.DECAY_BY_ALPHA] = rule.dialect == "transformers"
-    row[Option.STOCHASTIC] = rule.rounds_stochastically(param)
+    row[Option.STOCHASTIC_ROUNDING] = rule.rounds_stochastically(param)
     return row
 
 

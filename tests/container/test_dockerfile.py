@@ -1,4 +1,4 @@
-"""What the Dockerfile, .dockerignore and the compose files promise, as far as reading them shows it."""
+"""The Dockerfile, .dockerignore and the compose files, checked without a build."""
 
 import json
 import re
@@ -13,11 +13,10 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
-COMPOSE = ("compose.yaml", "compose.gpu.yaml")
 
 
 def instructions() -> list[tuple[str, str]]:
-    """Each instruction of the Dockerfile with its words, on one line, comments left out."""
+    """Each instruction of the Dockerfile and its arguments on one line, without comments."""
     code = "\n".join(line for line in DOCKERFILE.splitlines() if not line.lstrip().startswith("#"))
     lines = re.sub(r"\\\n\s*", "", code).splitlines()
     return [(name, words.strip()) for name, _, words in (line.partition(" ") for line in lines if line.strip())]
@@ -28,7 +27,7 @@ def words_of(instruction: str) -> list[str]:
 
 
 def stages() -> dict[str, list[tuple[str, str]]]:
-    """The instructions of each stage, in the order of the file; the first is its FROM."""
+    """The instructions of each stage in the order of the file; the first is FROM."""
     found: dict[str, list[tuple[str, str]]] = {}
     for name, words in instructions():
         if name == "FROM":
@@ -46,12 +45,12 @@ def test_hadolint_finds_nothing() -> None:
     assert run.returncode == 0, run.stdout + run.stderr
 
 
-def test_a_build_without_target_makes_the_image_without_weights() -> None:
+def test_the_default_target_is_the_image_without_weights() -> None:
     assert list(stages()) == ["packages", "application", "offline", "runtime"]
     assert stages()["runtime"] == [("FROM", "application AS runtime")]
 
 
-def test_only_the_base_image_comes_from_elsewhere_and_its_tag_is_pinned() -> None:
+def test_only_the_base_image_is_external_and_its_tag_is_pinned() -> None:
     names = {words.rpartition(" ")[2] for words in words_of("FROM")}
     assert {words.partition(" ")[0] for words in words_of("FROM")} - names == {"${BASE_IMAGE}"}
     (base,) = [words for words in words_of("ARG") if words.startswith("BASE_IMAGE=")]
@@ -64,7 +63,7 @@ def test_every_image_runs_as_a_numeric_user_other_than_root() -> None:
         assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", users[-1])
 
 
-def test_the_image_is_the_fit_command() -> None:
+def test_the_entrypoint_is_the_fit_command() -> None:
     assert [json.loads(words) for words in words_of("ENTRYPOINT")] == [["python", "-m", "recipes.fit"]]
 
 
@@ -74,14 +73,14 @@ def test_caches_and_runs_are_volumes() -> None:
     assert set(volumes) == {settings["RUNS_DIR"], settings["HF_HOME"], settings["TRITON_CACHE_DIR"]}
 
 
-def test_packages_are_installed_by_the_script_that_checks_hashes_only() -> None:
+def test_packages_are_installed_only_by_the_script_that_checks_hashes() -> None:
     runs = "\n".join(words_of("RUN"))
     assert 'scripts/install.py "${VARIANT}"' in runs
     assert not re.search(r"pip3? install|curl |wget ", runs)
     assert "ADD" not in {name for name, _ in instructions()}
 
 
-def test_builders_older_than_buildkit_can_read_it() -> None:
+def test_builders_without_buildkit_can_parse_it() -> None:
     assert "<<" not in DOCKERFILE
     assert not any("--link" in words for words in words_of("COPY"))
 
@@ -95,7 +94,7 @@ def test_compiler_for_triton_is_in_the_image() -> None:
     assert any("gcc libc6-dev" in words for name, words in stages()["application"] if name == "RUN")
 
 
-def test_labels_and_the_report_learn_the_same_revision_and_version() -> None:
+def test_labels_and_environment_get_the_same_revision_and_version() -> None:
     labels, variables = " ".join(words_of("LABEL")), " ".join(words_of("ENV"))
     for name in ("version", "revision", "created", "licenses", "title", "description"):
         assert f"org.opencontainers.image.{name}=" in labels
@@ -105,7 +104,7 @@ def test_labels_and_the_report_learn_the_same_revision_and_version() -> None:
     assert "IMAGE_VERSION=${VERSION}" in variables
 
 
-def test_only_what_the_image_is_made_of_reaches_the_builder() -> None:
+def test_the_build_context_contains_only_what_the_image_needs() -> None:
     lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and line[0] != "#"]
     assert lines[0] == "*"
     admitted = {line[1:].rstrip("/") for line in lines if line.startswith("!")}
@@ -115,9 +114,10 @@ def test_only_what_the_image_is_made_of_reaches_the_builder() -> None:
     assert {name.rstrip("/") for name in copied} - {"."} <= admitted
 
 
-@pytest.mark.parametrize("name", COMPOSE)
-def test_compose_files_are_valid_yaml_with_services(name: str) -> None:
-    assert "fit" in services(name)
+def test_the_gpu_compose_file_adds_all_gpus_to_fit_and_nothing_else() -> None:
+    gpus = {"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}
+    assert services("compose.gpu.yaml") == {"fit": {"deploy": {"resources": {"reservations": {"devices": [gpus]}}}}}
+    assert services("compose.gpu.yaml").keys() <= services("compose.yaml").keys()
 
 
 def services(name: str) -> dict[str, Any]:

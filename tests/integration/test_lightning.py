@@ -1,4 +1,4 @@
-"""Lightning's ``Trainer`` with our optimizers: every precision, gradient clipping, beside the originals."""
+"""Lightning's ``Trainer`` with our optimizers: every precision and gradient clipping, compared with the originals."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -67,9 +67,15 @@ def fit(tmp_path: Path, new_model: NewModel, texts: Dataset[Any]) -> Fit:
 
 
 def assert_same_run(one: Module, other: Module, rtol: float, atol: float = 2e-5) -> None:
-    assert sum(one.losses[:6]) > sum(one.losses[6:]), "nothing was learnt"
+    assert sum(one.losses[:6]) > sum(one.losses[6:]), "the loss did not decrease"
     assert one.losses == pytest.approx(other.losses, rel=rtol)
     torch.testing.assert_close(one.state_dict(), other.state_dict(), rtol=rtol, atol=atol)
+
+
+def assert_same_run_in_bf16(one: Module, other: Module) -> None:
+    """A difference in the last bit of a weight can change its rounding to bfloat16 in a later forward pass."""
+    assert one.losses[:4] == pytest.approx(other.losses[:4], rel=1e-4)
+    assert_same_run(one, other, rtol=0.02, atol=2e-3)
 
 
 @pytest.mark.parametrize("precision", ["32-true", "64-true", "bf16-mixed"])
@@ -85,7 +91,12 @@ def test_equal_runs_with_clipping_in(
 ) -> None:
     options = {"precision": precision, "gradient_clip_algorithm": algorithm, "gradient_clip_val": 0.05}
 
-    assert_same_run(fit(ours, arguments, **options), fit(theirs, arguments, **options), rtol=1e-4)
+    one, other = fit(ours, arguments, **options), fit(theirs, arguments, **options)
+
+    if precision == "bf16-mixed":
+        assert_same_run_in_bf16(one, other)
+    else:
+        assert_same_run(one, other, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("ours", "theirs", "arguments"), PAIRS)
@@ -93,7 +104,7 @@ def test_equal_runs_with_a_grad_scaler_and_clipping(
     ours: NewOptimizer, theirs: NewOptimizer, arguments: dict[str, Any], fit: Fit
 ) -> None:
     def run(optimizer: NewOptimizer) -> tuple[Module, float]:
-        # Lightning turns precision="16-mixed" into bfloat16 on a CPU; its plugin runs there all the same.
+        # On a CPU Lightning replaces precision="16-mixed" by bfloat16; its plugin works there nevertheless.
         half = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=2.0**18))
         module = fit(optimizer, arguments, plugins=half)
         assert half.scaler is not None
@@ -128,7 +139,7 @@ def test_bf16_true_learns_with_clipping(stochastic_rounding: bool, fit: Fit) -> 
 
 @pytest.mark.parametrize("optimizer", [Adafactor, TransformersAdafactor])
 @pytest.mark.parametrize("precision", ["32-true", "bf16-true", "bf16-mixed"])
-def test_run_resumed_from_a_checkpoint_goes_on_as_if_never_stopped(
+def test_a_run_resumed_from_a_checkpoint_equals_an_uninterrupted_one(
     optimizer: NewOptimizer, precision: str, fit: Fit, tmp_path: Path
 ) -> None:
     checkpoint = pl.callbacks.ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1)

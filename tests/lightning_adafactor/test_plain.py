@@ -238,3 +238,18 @@ def test_first_step_needs_no_more_than_its_state_on_top() -> None:
     optimizer = Adafactor([param], compiled=False)
 
     assert peak_on_cpu(lambda: None, optimizer.step) <= 8 * MIB + 4 * (1500 + 2000) + 1024
+
+
+def test_equal_parameters_are_rounded_by_random_numbers_of_their_own() -> None:
+    params = [torch.ones(64, 32, dtype=torch.bfloat16, requires_grad=True) for _ in range(2)]
+    optimizer = Adafactor(params, lr=1e-3, scale_parameter=False, relative_step=False, fused=False)
+    gradient = torch.randn(64, 32).bfloat16()
+    for param in params:
+        param.grad = gradient.clone()
+
+    optimizer.step()
+
+    one, other = (param.detach() for param in params)
+    apart = (one != other).float().mean().item()
+    assert 0.05 < apart < 0.95
+    torch.testing.assert_close(one.float().mean(), other.float().mean(), rtol=0, atol=1e-3)

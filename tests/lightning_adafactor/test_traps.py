@@ -348,6 +348,7 @@ def test_relative_step_writes_no_learning_rate_either() -> None:
 
 @pytest.mark.parametrize("lr", [0.5, torch.tensor(0.5, dtype=torch.float64)], ids=["float", "tensor"])
 def test_learning_rate_of_the_scheduler_is_used(lr: float | Tensor) -> None:
+    lr = lr.clone() if isinstance(lr, Tensor) else lr  # which the scheduler writes to
     param = nn.Parameter(torch.zeros(4, 4, dtype=torch.float64))
     optimizer = Adafactor([param], lr=lr, scale_parameter=False, relative_step=False)
     scheduler = LambdaLR(optimizer, lambda epoch: 1 / (1 + epoch))

@@ -1,11 +1,11 @@
-"""Models of a few thousand parameters, and texts that they can learn to tell apart or to continue."""
+"""Models of a few thousand parameters, and texts that they can learn to classify or to continue."""
 
 import os
 import random
 import tempfile
 from pathlib import Path
 
-# Read once, when datasets is imported.
+# Read once when datasets is imported.
 os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="recipes-tests-")
 
 import pandas
@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel, BertTokenizerFast, LlamaConfig, LlamaForCausalLM
 
-from recipes import byte_level_tokenizer
+from recipes.language_modeling.tokenizer import learn_tokenizer
 
 WORDS = {
     "fruit": ["apple", "pear", "plum", "cherry", "quince"],
@@ -24,7 +24,7 @@ WORDS = {
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a randomly initialised BERT of width 16 without a head, and its tokenizer."""
+    """The folder of a randomly initialized BERT of width 16 without a head, and its tokenizer."""
     folder = tmp_path_factory.mktemp("tiny-bert")
     vocabulary = [
         "[PAD]",
@@ -51,7 +51,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def wires() -> pandas.DataFrame:
-    """120 rows with a column ``headline`` of words and a column ``desk`` of the kind that they are."""
+    """120 rows with a column ``headline`` of words and a column ``desk`` with the kind of the words."""
     generator = random.Random(0)
     rows = []
     for number in range(120):
@@ -75,10 +75,10 @@ def tales() -> list[str]:
     generator = random.Random(0)
     words = [word for kind in WORDS.values() for word in kind]
 
-    def told(length: int) -> str:
+    def paragraph(length: int) -> str:
         return "Once there was a " + " and a ".join(generator.choice(words) for _ in range(length)) + "."
 
-    return [told(generator.randint(5, 10)) + "\n\n" + told(generator.randint(5, 10)) for _ in range(30)]
+    return [paragraph(generator.randint(5, 10)) + "\n\n" + paragraph(generator.randint(5, 10)) for _ in range(30)]
 
 
 @pytest.fixture(scope="session")
@@ -91,9 +91,9 @@ def tales_csv(tales: list[str], tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture(scope="session")
 def tiny_lm(tales: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a randomly initialised Llama of width 16 that reads 64 tokens, and its byte-level tokenizer."""
+    """The folder of a randomly initialized Llama of width 16 and context 64, and its byte-level tokenizer."""
     folder = tmp_path_factory.mktemp("tiny-llama")
-    tokenizer = byte_level_tokenizer.learn(tales, 300)
+    tokenizer = learn_tokenizer(tales, 300)
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -138,4 +138,7 @@ data:
   class_path: tiny.TinyData
   init_args:
     width: ${model.init_args.width}
+checkpoint:
+  monitor: val/score
+  mode: max
 """

@@ -1,8 +1,8 @@
-"""Stands in for ``recipes.fit`` where comparisons are tested: leaves a report as its command line says, trains nothing.
+"""Replaces ``recipes.fit`` in tests of comparisons: writes a report for its command line without training.
 
-The recipe's file tells what happens, under ``data``: ``task`` (cls or lm), ``fails`` (name of an optimizer: exit
-status), ``waits`` (seconds), ``validates`` (false: no validation metrics), ``weights`` (``by optimizer``: not of
-the seed alone).
+The recipe's file defines its behavior under ``data``: ``task`` (cls or lm), ``fails`` (name of an optimizer: exit
+status), ``waits`` (seconds), ``validates`` (false: no validation metrics), ``weights`` (``by optimizer``:
+the initial weights depend on more than the seed).
 """
 
 import json
@@ -14,11 +14,11 @@ from typing import Any
 
 import yaml
 
-BEST_RATE = 3e-4  # by validation; by the test, the higher the better
+BEST_RATE = 3e-4  # on the validation metrics; the test metrics increase with the rate
 
 
 def a_report(name: str, rate: float = 1e-4, seed: int = 1, task: str = "cls", **changes: Any) -> dict[str, Any]:
-    """What ``report.json`` would hold, with the given keys replaced."""
+    """The contents of a ``report.json``, with the given keys replaced."""
     off = abs(math.log10(rate / BEST_RATE))
     metrics = {
         "cls": {"val/loss": off, "val/accuracy": 0.9 - off / 10, "val/f1": 0.8 - off / 10, "test/loss": 1.0},
@@ -56,7 +56,7 @@ def main(args: list[str]) -> int:
         Path(value) for option, value in (given[0], [pair for pair in given if pair[0] == "--config"][-1])
     )
     options = dict(given)
-    told = yaml.safe_load(recipe.read_text())["data"]
+    behavior = yaml.safe_load(recipe.read_text())["data"]
     out = Path(options["--trainer.default_root_dir"]) / recipe.stem
     version = out / f"version_{len(list(out.glob('version_*')))}"
     version.mkdir(parents=True)
@@ -65,8 +65,8 @@ def main(args: list[str]) -> int:
             f"{optimizer.stem} {options['--model.init_args.optimizer.init_args.lr']} {options['--seed_everything']}\n"
         )
     print("epoch 1/1: 50%", flush=True)
-    time.sleep(told.get("waits", 0))
-    status = told.get("fails", {}).get(optimizer.stem, 0)
+    time.sleep(behavior.get("waits", 0))
+    status = behavior.get("fails", {}).get(optimizer.stem, 0)
     if status:
         print(
             "Traceback (most recent call last):\nValueError: not this one\nerror: a sentence that says why\nmore",
@@ -75,10 +75,10 @@ def main(args: list[str]) -> int:
         return int(status)
     rate, seed = float(options["--model.init_args.optimizer.init_args.lr"]), int(options["--seed_everything"])
     changes: dict[str, Any] = {}
-    if told.get("weights") == "by optimizer":
+    if behavior.get("weights") == "by optimizer":
         changes["fingerprint"] = {"initial_weights": optimizer.stem}
-    report = a_report(optimizer.stem, rate, seed, told.get("task", "cls"), **changes)
-    if told.get("validates") is False:
+    report = a_report(optimizer.stem, rate, seed, behavior.get("task", "cls"), **changes)
+    if behavior.get("validates") is False:
         report["metrics"] = {name: value for name, value in report["metrics"].items() if name.startswith("test/")}
         report["monitor"] = {"name": None, "mode": None}
     for weights in ("checkpoints", "model"):

@@ -1,7 +1,7 @@
-"""Every YAML in configs/ goes through the real parser and, with a tiny model and texts in place, trains."""
+"""Every YAML in configs/ goes through the real parser and, with a tiny model and texts in place, trains once."""
 
 import json
-import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +9,13 @@ import pandas
 import pytest
 import yaml
 
-from recipes.cli import main
+from recipes.cli.main import main
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 CLASSIFIERS = [config for config in CONFIGS if config.stem.startswith("cls")]
 LANGUAGE_MODELS = [config for config in CONFIGS if config.stem.startswith("lm")]
+RESUMED = [config for config in CONFIGS if config.stem in ("cls", "lm_scratch", "lm_llama_1b_bf16")]
+"""One of each kind: a classifier, a model and tokenizer made from scratch, parameters in bfloat16."""
 
 
 def names(config: Path) -> str:
@@ -34,78 +36,91 @@ def test_it_parses_and_what_is_printed_parses_again(
     assert yaml.safe_load(capsys.readouterr().out) == yaml.safe_load(printed)
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=names)
-def test_its_header_says_the_command_the_needs_and_what_was_measured(config: Path) -> None:
-    header = re.match(r"(#.*\n)+", config.read_text(encoding="utf-8"))
+@dataclass(frozen=True)
+class Trained:
+    """A run of two steps.
 
-    assert header is not None
-    assert f"python -m recipes.fit --config {config.name}" in header[0]
-    assert "Needs:" in header[0]
-    assert "Measured" in header[0]
+    Attributes:
+        config: The YAML.
+        options: The command line of ``fit`` without the number of steps.
+        folder: The working folder, with ``runs/`` in it.
+    """
 
+    config: Path
+    options: list[str]
+    folder: Path
 
-TINY_STEPS = ["--trainer.accelerator=cpu", "--trainer.val_check_interval=2", "--trainer.log_every_n_steps=1"]
+    @property
+    def settings(self) -> dict[str, Any]:
+        settings: dict[str, Any] = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+        return settings
 
+    def run(self, version: int = 0) -> Path:
+        return self.folder / "runs" / self.config.stem / f"version_{version}"
 
-def two_steps_and_a_third(config: Path, replaced: list[str]) -> dict[str, Any]:
-    """Fits for two steps, goes on from there for a third, tests the best checkpoint; the report of the first run."""
-    common = [f"--config={config}", *TINY_STEPS, *replaced]
-    runs = Path("runs", config.stem)
-
-    assert main(["fit", *common, "--trainer.max_steps=2"]) == 0
-    assert main(["fit", *common, "--trainer.max_steps=3", "--ckpt_path=last"]) == 0
-    assert main(["test", *common, "--ckpt_path=best"]) == 0
-
-    first, resumed = (json.loads((runs / f"version_{i}" / "report.json").read_text(encoding="utf-8")) for i in range(2))
-    assert first["recipe"] == config.stem
-    assert first["optimizer"] == "lightning_adafactor.Adafactor"
-    assert (first["steps"], resumed["steps"]) == (2, 3)
-    assert resumed["history"]["evaluations"][: len(first["history"]["evaluations"])] == first["history"]["evaluations"]
-    assert resumed["metrics"].keys() == first["metrics"].keys()
-    return first
+    def report(self, version: int = 0) -> dict[str, Any]:
+        report: dict[str, Any] = json.loads((self.run(version) / "report.json").read_text(encoding="utf-8"))
+        return report
 
 
-@pytest.mark.parametrize("config", CLASSIFIERS, ids=names)
-def test_it_trains_resumes_and_tests_on_other_texts(
-    config: Path, tiny_model: Path, wires: pandas.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("RUNS_DIR", raising=False)
-    settings = yaml.safe_load(config.read_text(encoding="utf-8"))["data"]["init_args"]
-    text = [settings["text"]] if isinstance(settings["text"], str) else settings["text"]
-    frame = wires.assign(**dict.fromkeys(text, wires["headline"]), **{settings["label"]: wires["desk"]})
-    for split in ("train", "validation", "test"):
-        frame.to_csv(f"{split}.csv", index=False)
-    validation = settings["validation"] if isinstance(settings["validation"], float) else "validation.csv"
-
-    report = two_steps_and_a_third(
-        config,
-        [
-            f"--model.pretrained={tiny_model}",
+@pytest.fixture(scope="module")
+def trained(
+    request: pytest.FixtureRequest,
+    tiny_model: Path,
+    tiny_lm: Path,
+    wires: pandas.DataFrame,
+    tales: list[str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Trained:
+    """The one training of a YAML: two steps on small data, two batches in each evaluation, then the test."""
+    config: Path = request.param
+    folder = tmp_path_factory.mktemp(config.stem)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.chdir(folder)
+        monkeypatch.delenv("RUNS_DIR", raising=False)
+        settings = yaml.safe_load(config.read_text(encoding="utf-8"))
+        steps = settings["trainer"].get("accumulate_grad_batches", 1)
+        options = [
+            f"--config={config}",
+            "--threads=1",
+            "--trainer.accelerator=cpu",
+            f"--trainer.val_check_interval={2 * steps}",
+            "--trainer.limit_val_batches=2",
+            "--trainer.limit_test_batches=2",
+            "--trainer.log_every_n_steps=1",
             "--data.path=null",
             "--data.name=null",
-            "--data.train=train.csv",
-            f"--data.validation={validation}",
-            "--data.test=test.csv",
-            "--data.max_length=16",
-        ],
-    )
+        ]
+        if config in CLASSIFIERS:
+            options += classifier_options(settings, wires, tiny_model)
+        else:
+            options += language_model_options(settings, tales, tiny_lm)
+        assert main(["fit", *options, "--trainer.max_steps=2"]) == 0
+    return Trained(config, options, folder)
 
-    assert 0 <= report["metrics"]["test/f1"] <= report["metrics"]["test/accuracy"] + 0.5
+
+def classifier_options(settings: dict[str, Any], wires: pandas.DataFrame, tiny_model: Path) -> list[str]:
+    """Writes a file for each split; returns the options that put them and a tiny model in place."""
+    data = settings["data"]["init_args"]
+    text = [data["text"]] if isinstance(data["text"], str) else data["text"]
+    frame = wires.assign(**dict.fromkeys(text, wires["headline"]), **{data["label"]: wires["desk"]})
+    for split in ("train", "validation", "test"):
+        frame.to_csv(f"{split}.csv", index=False)
+    validation = data["validation"] if isinstance(data["validation"], float) else "validation.csv"
+    return [
+        f"--model.pretrained={tiny_model}",
+        "--data.train=train.csv",
+        f"--data.validation={validation}",
+        "--data.test=test.csv",
+        "--data.max_length=16",
+    ]
 
 
-@pytest.mark.parametrize("config", LANGUAGE_MODELS, ids=names)
-def test_it_trains_resumes_and_tests_on_other_tales(
-    config: Path, tiny_lm: Path, tales: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("RUNS_DIR", raising=False)
-    settings = yaml.safe_load(config.read_text(encoding="utf-8"))
+def language_model_options(settings: dict[str, Any], tales: list[str], tiny_lm: Path) -> list[str]:
+    """Writes a file of tales; returns the options that put it and a tiny model in place."""
     data, model = settings["data"]["init_args"], settings["model"]["init_args"]
     pandas.DataFrame({data["text"]: tales}).to_csv("tales.csv", index=False)
-    replaced = [
-        "--data.path=null",
-        "--data.name=null",
+    options = [
         "--data.train=tales.csv",
         *(f"--data.{split}=tales.csv" for split in ("validation", "test") if not isinstance(data[split], float)),
         "--data.block_size=16",
@@ -113,14 +128,58 @@ def test_it_trains_resumes_and_tests_on_other_tales(
     ]
     if "architecture" in model:
         tiny = {"n_layer": 1, "n_head": 2, "n_embd": 16, "n_positions": 32, "vocab_size": data["vocabulary_size"]}
-        replaced += [f"--model.architecture={json.dumps(model['architecture'] | tiny)}"]
+        options += [f"--model.architecture={json.dumps(model['architecture'] | tiny)}"]
     else:
-        replaced += [f"--model.pretrained={tiny_lm}"]
+        options += [f"--model.pretrained={tiny_lm}"]
     if model["optimizer"]["init_args"].get("fused"):
-        replaced += ["--model.optimizer.fused=false"]  # the one thing that needs a GPU
+        options += ["--model.optimizer.fused=false"]  # the one thing that needs a GPU
+    return options
 
-    report = two_steps_and_a_third(config, replaced)
+
+@pytest.mark.parametrize("trained", CONFIGS, ids=names, indirect=True)
+def test_it_trains_for_two_steps_with_adafactor_and_is_reported(trained: Trained) -> None:
+    report = trained.report()
+
+    assert report["recipe"] == trained.config.stem
+    assert report["optimizer"] == "lightning_adafactor.Adafactor"
+    assert report["steps"] == 2
+    assert report["fingerprint"]["weights"] != report["fingerprint"]["initial_weights"]
+    assert 0 < report["optimizer_state"]["bytes"] < report["adamw_state"]["bytes"]
+    assert (trained.run() / "model" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("trained", CLASSIFIERS, ids=names, indirect=True)
+def test_a_classifier_is_validated_and_tested_and_knows_its_labels(trained: Trained) -> None:
+    report = trained.report()
+
+    splits, metrics = ("val", "test"), ("loss", "accuracy", "f1")
+    assert set(report["metrics"]) == {f"{split}/{metric}" for split in splits for metric in metrics}
+    assert report["monitor"] == {"name": "val/f1", "mode": "max"}
+    saved = json.loads((trained.run() / "model" / "config.json").read_text(encoding="utf-8"))
+    assert set(saved["id2label"].values()) == {"fruit", "metal", "tool"}
+
+
+@pytest.mark.parametrize("trained", LANGUAGE_MODELS, ids=names, indirect=True)
+def test_a_language_model_is_evaluated_before_and_after_and_writes_samples(trained: Trained) -> None:
+    report = trained.report()
 
     assert report["monitor"] == {"name": "val/loss", "mode": "min"}
+    assert {"val/perplexity", "test/perplexity"} <= set(report["metrics"])
     assert report["before"].keys() == report["metrics"].keys()
-    assert len(report["samples"]) == len(model["sample_prompts"])
+    assert len(report["samples"]) == len(trained.settings["model"]["init_args"]["sample_prompts"])
+
+
+@pytest.mark.parametrize("trained", RESUMED, ids=names, indirect=True)
+def test_it_resumes_for_a_third_step_and_the_best_checkpoint_is_tested(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(trained.folder)
+    monkeypatch.delenv("RUNS_DIR", raising=False)
+
+    assert main(["fit", *trained.options, "--trainer.max_steps=3", "--ckpt_path=last"]) == 0
+    assert main(["test", *trained.options, "--ckpt_path=best"]) == 0
+
+    first, resumed = trained.report(0), trained.report(1)
+    assert resumed["steps"] == 3
+    assert resumed["history"]["evaluations"][: len(first["history"]["evaluations"])] == first["history"]["evaluations"]
+    assert resumed["metrics"].keys() == first["metrics"].keys()

@@ -1,4 +1,4 @@
-"""``recipes generate`` prints text from a run's model, or a sentence that says why it cannot."""
+"""``recipes generate`` prints text from a run's model, or a sentence with the reason why it cannot."""
 
 import io
 import json
@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from recipes.cli import main
-from recipes.generation import continue_text
+from recipes.cli.main import main
+from recipes.language_modeling.generation import continue_text
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_it_prints_each_prompt_with_its_continuation(run: Path, capsys: pytest.C
     assert capsys.readouterr().out == "\n\n".join(texts) + "\n"
 
 
-def test_a_seed_repeats_what_was_drawn(run: Path, capsys: pytest.CaptureFixture) -> None:
+def test_the_same_seed_samples_the_same_text(run: Path, capsys: pytest.CaptureFixture) -> None:
     outputs = []
     for seed in (1, 1, 2):
         assert generate(f"--run={run}", "--prompt=Once", "--max-new-tokens=20", f"--seed={seed}") == 0
@@ -43,7 +43,7 @@ def test_a_seed_repeats_what_was_drawn(run: Path, capsys: pytest.CaptureFixture)
     assert outputs[0] == outputs[1] != outputs[2]
 
 
-def test_without_a_prompt_it_goes_on_from_standard_input(
+def test_without_a_prompt_it_continues_standard_input(
     run: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("Once there\n"))
@@ -52,8 +52,13 @@ def test_without_a_prompt_it_goes_on_from_standard_input(
     assert capsys.readouterr().out.startswith("Once there")
 
 
-def test_the_folder_of_the_model_will_do(run: Path) -> None:
-    assert generate(f"--run={run / 'model'}", "--prompt=Once", "--max-new-tokens=1") == 0
+def test_the_folder_of_the_model_is_accepted_too(run: Path, capsys: pytest.CaptureFixture) -> None:
+    outputs = []
+    for folder in (run, run / "model"):
+        assert generate(f"--run={folder}", "--prompt=Once", "--max-new-tokens=5", "--temperature=0") == 0
+        outputs.append(capsys.readouterr().out)
+
+    assert outputs[0] == outputs[1]
 
 
 @pytest.mark.parametrize(
@@ -71,7 +76,7 @@ def test_the_folder_of_the_model_will_do(run: Path) -> None:
         (["--promt=Once"], "unrecognized arguments: --promt=Once"),
     ],
 )
-def test_a_mistake_is_a_sentence_and_exit_status_2(
+def test_an_error_is_one_sentence_and_exit_status_2(
     run: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, args: list[str], words: str
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
@@ -82,38 +87,38 @@ def test_a_mistake_is_a_sentence_and_exit_status_2(
     assert words in error
 
 
-def test_a_folder_that_is_not_there_is_named(capsys: pytest.CaptureFixture) -> None:
+def test_a_missing_folder_is_named(capsys: pytest.CaptureFixture) -> None:
     assert generate("--run=runs/nowhere", "--prompt=Once") == 2
-    assert "--run runs/nowhere: there is no such folder" in capsys.readouterr().err
+    assert "--run runs/nowhere: no such folder" in capsys.readouterr().err
 
 
-def test_a_folder_of_runs_points_to_the_run(run: Path, capsys: pytest.CaptureFixture) -> None:
+def test_the_error_for_a_folder_of_runs_names_the_run(run: Path, capsys: pytest.CaptureFixture) -> None:
     assert generate(f"--run={run.parent}", "--prompt=Once") == 2
-    assert f"there is no model/ in it; did you mean {run}?" in capsys.readouterr().err
+    assert f"it has no model/; did you mean {run}?" in capsys.readouterr().err
 
 
-def test_a_run_that_did_not_end_is_said_to_have_no_model(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_run_that_has_not_finished_has_no_model(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert generate(f"--run={tmp_path}", "--prompt=Once") == 2
-    assert "there is no model/ in it: did the run come to its end?" in capsys.readouterr().err
+    assert "it has no model/: has the run finished?" in capsys.readouterr().err
 
 
-def test_a_classifier_is_refused(run: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_classifier_is_an_error(run: Path, capsys: pytest.CaptureFixture) -> None:
     config = json.loads((run / "model" / "config.json").read_text(encoding="utf-8"))
     config["architectures"] = ["BertForSequenceClassification"]
     (run / "model" / "config.json").write_text(json.dumps(config), encoding="utf-8")
 
     assert generate(f"--run={run}", "--prompt=Once") == 2
-    assert "has left a BertForSequenceClassification, which labels texts and writes none" in capsys.readouterr().err
+    assert "its model is a BertForSequenceClassification, which cannot generate text" in capsys.readouterr().err
 
 
-def test_a_model_without_weights_is_said_so(run: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_model_without_weights_is_an_error(run: Path, capsys: pytest.CaptureFixture) -> None:
     (run / "model" / "model.safetensors").unlink()
 
     assert generate(f"--run={run}", "--prompt=Once") == 2
     assert "holds no weights" in capsys.readouterr().err
 
 
-def test_code_that_came_with_the_model_runs_only_where_it_is_trusted(
+def test_code_that_comes_with_the_model_runs_only_if_trusted(
     run: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
@@ -128,21 +133,21 @@ def test_code_that_came_with_the_model_runs_only_where_it_is_trusted(
     )
 
     assert generate(f"--run={run}", "--prompt=Once") == 2
-    assert "(or with --trust-remote-code of generate)" in capsys.readouterr().err
+    assert "(in generate: --trust-remote-code)" in capsys.readouterr().err
     assert generate(f"--run={run}", "--prompt=Once", "--max-new-tokens=3", "--trust-remote-code") == 0
     assert capsys.readouterr().out.startswith("Once")
 
 
-def test_a_full_gpu_is_said_in_a_sentence(
+def test_out_of_memory_on_the_gpu_is_an_error_in_one_sentence(
     run: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*args: object, **kwargs: object) -> str:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr("recipes.generation.continue_text", full)
+    monkeypatch.setattr("recipes.language_modeling.generation.continue_text", full)
 
     assert generate(f"--run={run}", "--prompt=Once") == 2
-    assert capsys.readouterr().err.startswith("error: the GPU's memory is full: ")
+    assert capsys.readouterr().err.startswith("error: the GPU is out of memory: ")
 
 
 def test_its_help_explains_each_option(capsys: pytest.CaptureFixture) -> None:

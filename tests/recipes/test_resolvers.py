@@ -7,7 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from recipes import resolvers
-from recipes.errors import RecipeError
+from recipes.messages import RecipeError
 
 
 def test_a_file_of_an_installed_wheel_is_found() -> None:
@@ -29,7 +29,7 @@ def test_a_missing_path_is_named_with_the_wheel_and_its_version() -> None:
         resolvers.wheel("pytest", "pytest/nothing")
 
 
-def test_yaml_may_refer_to_a_wheel() -> None:
+def test_yaml_can_refer_to_a_wheel() -> None:
     resolvers.register()
     resolvers.register()
     config = OmegaConf.create("file: ${wheel:pytest,pytest}/__init__.py")

@@ -1,4 +1,4 @@
-"""Nothing that was downloaded can run code: no pickles, no code from a model's repository."""
+"""Downloaded files cannot run code: no pickles, no code from a model's repository."""
 
 import ast
 import json
@@ -9,10 +9,11 @@ from typing import Any
 import lightning.fabric.plugins.io.torch_io as lightning_io
 import pytest
 import torch
+import yaml
 
-from recipes.cli import main
-from recipes.errors import RecipeError
-from recipes.pretrained import load_config, load_model
+from recipes.cli.main import main
+from recipes.messages import RecipeError
+from recipes.models.pretrained import load_config, load_model
 
 ROOT = Path(__file__).resolve().parents[2]
 UNPICKLERS = {
@@ -22,17 +23,17 @@ UNPICKLERS = {
 
 
 def calls() -> Iterator[tuple[str, ast.Call]]:
-    """Every call in the code that users run: where it stands, and the call."""
+    """Every call in the code that users run, with file and line."""
     yield from ((where, node) for where, node in nodes() if isinstance(node, ast.Call))
 
 
 def functions() -> Iterator[tuple[str, ast.FunctionDef]]:
-    """Every function in the code that users run: where it stands, and its definition."""
+    """Every function definition in the code that users run, with file and line."""
     yield from ((where, node) for where, node in nodes() if isinstance(node, ast.FunctionDef))
 
 
 def nodes() -> Iterator[tuple[str, ast.AST]]:
-    """Everything in the code that users run."""
+    """Every node of the syntax trees of the code that users run, with file and line."""
     for package in ("recipes", "lightning_adafactor"):
         for path in sorted((ROOT / package).rglob("*.py")):
             for node in ast.walk(ast.parse(path.read_text())):
@@ -40,7 +41,7 @@ def nodes() -> Iterator[tuple[str, ast.AST]]:
 
 
 def keyword(call: ast.Call, name: str) -> Any:
-    """The constant given for a keyword; None where it is not given."""
+    """The constant passed for a keyword; None if it is not passed."""
     return next((ast.literal_eval(one.value) for one in call.keywords if one.arg == name), None)
 
 
@@ -61,7 +62,7 @@ def keyword_names(call: ast.Call) -> set[str]:
     return {one.arg for one in call.keywords if one.arg}
 
 
-def test_code_from_a_models_repository_is_trusted_only_where_the_user_says_so() -> None:
+def test_code_from_a_models_repository_is_never_trusted_by_default() -> None:
     for where, call in calls():
         for one in call.keywords:
             if one.arg == "trust_remote_code":
@@ -73,7 +74,8 @@ def test_code_from_a_models_repository_is_trusted_only_where_the_user_says_so() 
         if given.get("trust_remote_code"):
             assert ast.unparse(given["trust_remote_code"]) == "False", where
     for path in (ROOT / "configs").rglob("*.yaml"):
-        assert "trust_remote_code: true" not in path.read_text().lower(), path
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        assert not settings.get("model", {}).get("init_args", {}).get("trust_remote_code"), path
 
 
 def test_models_are_loaded_from_safetensors_only() -> None:
@@ -84,7 +86,7 @@ def test_models_are_loaded_from_safetensors_only() -> None:
 
 @pytest.fixture
 def pickled(tiny_model: Path, tmp_path: Path) -> Path:
-    """A model's folder whose only weights are a pickle that would leave a file behind if it were loaded."""
+    """A model's folder whose only weights are a pickle that creates a file when it is loaded."""
     folder = tmp_path / "pickled"
     folder.mkdir()
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
@@ -94,7 +96,7 @@ def pickled(tiny_model: Path, tmp_path: Path) -> Path:
 
 
 class Trap:
-    """Writes a file when it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -103,12 +105,12 @@ class Trap:
         return (Path.touch, (self.path,))
 
 
-def test_the_trap_springs_where_pickles_are_loaded(pickled: Path) -> None:
+def test_the_trap_creates_its_file_when_it_is_unpickled(pickled: Path) -> None:
     torch.load(pickled / "pytorch_model.bin", weights_only=False)
     assert (pickled.parent / "sprung").exists()
 
 
-def test_a_folder_with_pickled_weights_alone_is_refused(pickled: Path) -> None:
+def test_a_folder_with_only_pickled_weights_is_refused(pickled: Path) -> None:
     from transformers import AutoModelForSequenceClassification
 
     config = load_config(str(pickled), "model.pretrained")
@@ -117,7 +119,7 @@ def test_a_folder_with_pickled_weights_alone_is_refused(pickled: Path) -> None:
     assert not (pickled.parent / "sprung").exists()
 
 
-def test_a_model_that_brings_code_of_its_own_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_model_with_code_of_its_own_is_refused(tiny_model: Path, tmp_path: Path) -> None:
     settings = json.loads((tiny_model / "config.json").read_text())
     settings |= {"model_type": "mine", "auto_map": {"AutoConfig": "mine.MineConfig"}}
     (tmp_path / "config.json").write_text(json.dumps(settings))
@@ -137,9 +139,7 @@ def test_a_checkpoint_with_a_trap_is_refused(
     assert not (tiny_recipe / "sprung").exists()
 
 
-def test_lightning_too_loads_checkpoints_without_running_code(
-    tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lightning_also_loads_checkpoints_with_weights_only(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     load = lightning_io.pl_load
 

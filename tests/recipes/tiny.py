@@ -1,4 +1,4 @@
-"""A model and data small enough to run the whole command line in a blink; the tests import it by its name."""
+"""A model and data small enough to run the whole command line quickly; the tests import it by its name."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from recipes.errors import RecipeError
+from recipes.messages import RecipeError
 
 
 class TinyModel(LightningModule):
@@ -17,15 +17,13 @@ class TinyModel(LightningModule):
 
     Args:
         width: Inputs of the layer.
-        rate: Stored and compared with checkpoints, used for nothing.
+        rate: Stored in checkpoints and compared with them; otherwise not used.
         optimizer: The optimizer, without the parameters.
-        nan_at: Step at which the loss becomes NaN. Null: at none.
-        interrupt_at: Step at which the process gets a Ctrl-C. Null: at none.
-        bug_at: Step at which the model has a bug. Null: at none.
+        nan_at: Step at which the loss becomes NaN. Null: never.
+        interrupt_at: Step at which the process receives a signal. Null: never.
+        interrupt_with: The signal that it receives.
+        bug_at: Step at which the model raises an unexpected error. Null: never.
     """
-
-    monitor = "val/score"
-    monitor_mode = "max"
 
     def __init__(
         self,
@@ -34,6 +32,7 @@ class TinyModel(LightningModule):
         optimizer: OptimizerCallable = torch.optim.SGD,
         nan_at: int | None = None,
         interrupt_at: int | None = None,
+        interrupt_with: int = signal.SIGINT.value,
         bug_at: int | None = None,
     ) -> None:
         super().__init__()
@@ -41,6 +40,7 @@ class TinyModel(LightningModule):
         self.optimizer = optimizer
         self.nan_at = nan_at
         self.interrupt_at = interrupt_at
+        self.interrupt_with = interrupt_with
         self.bug_at = bug_at
         self.layer = nn.Linear(width, 2)
 
@@ -52,7 +52,7 @@ class TinyModel(LightningModule):
         if self.global_step == self.nan_at:
             loss = loss * float("nan")
         if self.global_step == self.interrupt_at:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), self.interrupt_with)
         if self.global_step == self.bug_at:
             raise ZeroDivisionError("a bug in the model")
         self.log("train/loss", loss, prog_bar=True)
@@ -76,10 +76,10 @@ class TinyData(LightningDataModule):
     """Random numbers.
 
     Args:
-        width: Numbers in an example.
-        size: Examples.
-        batch_size: Examples in a batch.
-        missing: Whether to find, on rank 0 alone, that the data is missing.
+        width: Numbers per example.
+        size: Number of examples.
+        batch_size: Examples per batch.
+        missing: Whether to raise, on rank 0 only, that the data is missing.
     """
 
     def __init__(self, width: int = 4, size: int = 16, batch_size: int = 4, missing: bool = False) -> None:
@@ -106,7 +106,7 @@ class Leaf:
 
     Args:
         size: Any number.
-        names: Any texts.
+        names: Any strings.
     """
 
     def __init__(self, size: int, names: list[str] | None = None) -> None:

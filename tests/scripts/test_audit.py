@@ -1,4 +1,4 @@
-"""What an audit of the locks says, and that silence is never taken for a clean bill."""
+"""The report of an audit of the lock files; no answer is never reported as no vulnerabilities."""
 
 from subprocess import CompletedProcess
 from typing import Any
@@ -12,24 +12,24 @@ BAD: dict[str, Any] = {"name": "six", "version": "1.0", "vulns": [{"id": "PYSEC-
 UNKNOWN: dict[str, Any] = {"name": "mine", "skip_reason": "not found"}
 
 
-def test_a_clean_audit_says_how_much_was_audited(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_clean_audit_prints_the_number_of_packages(capsys: pytest.CaptureFixture[str]) -> None:
     assert audit.report([CLEAN, UNKNOWN]) == 0
     said = capsys.readouterr().out
     assert "1 locked packages audited, 0 with known vulnerabilities" in said
     assert "Not in the database: mine." in said
 
 
-def test_a_known_vulnerability_is_named_with_the_release_that_mends_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_known_vulnerability_is_named_with_the_release_that_fixes_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert audit.report([CLEAN, BAD]) == 1
-    assert "six 1.0: PYSEC-1, mended in 1.1" in capsys.readouterr().out
+    assert "six 1.0: PYSEC-1, fixed in 1.1" in capsys.readouterr().out
 
 
-def test_a_database_that_knows_nothing_has_audited_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_database_without_the_packages_has_audited_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert audit.report([UNKNOWN]) == audit.UNAVAILABLE
-    assert "Nothing was audited: the database knows none of the 1 locked packages" in capsys.readouterr().err
+    assert "Nothing was audited: the database has none of the 1 locked packages" in capsys.readouterr().err
 
 
-def test_a_database_out_of_reach_is_told_in_a_sentence(
+def test_an_unreachable_database_is_reported_in_a_sentence(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     failed = CompletedProcess([], 1, stdout="", stderr="Traceback\nConnectionError: no route\n")
@@ -39,6 +39,6 @@ def test_a_database_out_of_reach_is_told_in_a_sentence(
     assert "Nothing was audited: ConnectionError: no route" in capsys.readouterr().err
 
 
-def test_every_lock_is_audited_but_those_that_another_repeats() -> None:
+def test_every_lock_file_is_audited_except_duplicates() -> None:
     locks = {path.name for path in (audit.ROOT / "requirements").glob("*.txt")}
     assert locks - set(audit.LOCKS) == {"cpu.txt", "torch-cpu.txt"}

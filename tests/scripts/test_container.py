@@ -1,4 +1,4 @@
-"""Which engine is taken, and the commands that it is given."""
+"""Which container engine is used, and with which commands."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ def write_command(folder: Path, name: str, script: str) -> None:
 
 @pytest.fixture
 def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The only folder that commands are looked for in; engines and scripts named outside are forgotten."""
+    """The only folder on PATH; environment variables that name engines and scripts are unset."""
     for name in ("CONTAINER_ENGINE", "CONTAINER_CHECK", "BASE_IMAGE", "TORCH_CPU_INDEX", "SOURCE_DATE_EPOCH"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -33,46 +33,47 @@ def test_docker_comes_before_podman(commands: Path) -> None:
     assert container.find_engine() == "docker"
 
 
-def test_podman_is_taken_where_docker_has_no_daemon(commands: Path) -> None:
+def test_podman_is_used_if_docker_has_no_daemon(commands: Path) -> None:
     write_command(commands, "docker", "exit 1")
     write_command(commands, "podman", "exit 0")
     assert container.find_engine() == "podman"
 
 
-def test_the_engine_asked_for_is_taken(commands: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_engine_named_by_the_variable_is_used(commands: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_command(commands, "docker", "exit 0")
     write_command(commands, "podman", "exit 0")
     monkeypatch.setenv("CONTAINER_ENGINE", "podman")
     assert container.find_engine() == "podman"
 
 
-def test_no_engine_is_told_in_a_sentence_with_a_status_of_its_own(
+def test_a_missing_engine_is_reported_in_a_sentence_with_exit_status_69(
     commands: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.argv", ["container.py", "engine"])
     assert container.main() == 69
-    assert "Not run here: neither docker nor podman is installed." in capsys.readouterr().err
+    assert "Nothing was run: neither docker nor podman is installed." in capsys.readouterr().err
 
 
-def test_an_engine_that_does_not_answer_is_named(commands: Path) -> None:
+def test_an_engine_that_does_not_work_is_named(commands: Path) -> None:
     write_command(commands, "docker", "exit 1")
-    with pytest.raises(container.NoEngineError, match="docker cannot be used here: `docker info` fails"):
+    with pytest.raises(container.NoEngineError, match="docker does not work on this machine: `docker info` fails"):
         container.find_engine()
 
 
-def test_a_base_image_out_of_reach_is_named_with_the_engines_words(commands: Path) -> None:
+def test_a_base_image_that_cannot_be_pulled_is_named_with_the_error_of_the_engine(commands: Path) -> None:
     write_command(commands, "docker", '[ "$1" = image ] || echo "no such host" >&2; exit 1')
     with pytest.raises(container.NoEngineError, match=r"no image python:.* and cannot pull it \(no such host\)"):
         container.check_base("docker")
 
 
-def test_a_base_image_that_is_here_is_not_pulled(commands: Path) -> None:
-    write_command(commands, "docker", '[ "$1" = image ]')
+def test_a_local_base_image_is_not_pulled(commands: Path) -> None:
+    write_command(commands, "docker", f'echo "$1" >> {commands / "calls"}; [ "$1" = image ]')
     container.check_base("docker")
+    assert (commands / "calls").read_text() == "image\n"
 
 
-def test_a_build_states_variant_stage_version_and_revision(monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = {"rev-parse": "abc123", "show": "1700000000", "status": " M recipes/cli.py"}
+def test_a_build_gets_variant_target_and_revision(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = {"rev-parse": "abc123", "show": "1700000000", "status": " M recipes/cli/main.py"}
     monkeypatch.setattr(container, "git", lambda *arguments: answers[arguments[0]])
     monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
     command = container.build_command("docker", "offline", "cuda")
@@ -82,13 +83,13 @@ def test_a_build_states_variant_stage_version_and_revision(monkeypatch: pytest.M
     assert {"--target=offline", "--tag=lightning-adafactor:offline-cuda"} <= set(command)
 
 
-def test_a_build_outside_of_git_states_no_revision(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_build_without_git_gets_no_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(container, "git", lambda *arguments: "")
     monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
     assert container.provenance().keys() == {"VERSION", "REVISION"}
 
 
-def test_every_build_argument_is_one_of_the_dockerfile() -> None:
+def test_every_build_argument_is_declared_in_the_dockerfile() -> None:
     declared = {
         line.split()[1].partition("=")[0]
         for line in (container.ROOT / "Dockerfile").read_text().splitlines()
@@ -97,7 +98,7 @@ def test_every_build_argument_is_one_of_the_dockerfile() -> None:
     assert {"VARIANT", "BASE_IMAGE", "TORCH_CPU_INDEX", *container.provenance()} <= declared
 
 
-def test_a_run_is_the_calling_users_sealed_and_writes_to_the_runs_folder_only(
+def test_a_run_is_isolated_runs_as_the_calling_user_and_writes_only_to_the_runs_folder(
     commands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_command(commands, "docker", "echo sha256:0123")
@@ -116,20 +117,20 @@ def test_a_run_without_the_assets_may_use_the_network(commands: Path, tmp_path: 
     assert "--network=none" not in container.fit_command("docker", "runtime", "cpu", [], tmp_path)
 
 
-def test_gpus_are_handed_over_only_to_an_image_that_can_use_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpus_are_available_only_in_an_image_with_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "exists", lambda path: True)
     assert container.gpu_options("docker", "cuda") == ["--gpus=all"]
     assert container.gpu_options("podman", "cuda") == ["--device=nvidia.com/gpu=all"]
     assert container.gpu_options("docker", "cpu") == []
 
 
-def test_without_root_podman_keeps_the_users_id(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rootless_podman_keeps_the_user_id(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "getuid", lambda: 1000)
     assert "--userns=keep-id" in container.as_user("podman", "1000:1000")
     assert "--userns=keep-id" not in container.as_user("docker", "1000:1000")
 
 
-def test_options_after_fit_are_those_of_the_recipe(
+def test_options_after_fit_are_passed_to_the_recipe(
     commands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     write_command(commands, "docker", 'echo "$@"')
@@ -142,7 +143,7 @@ def test_options_after_fit_are_those_of_the_recipe(
     assert started[-7:] == ["lightning-adafactor:runtime-cpu", *words]
 
 
-def test_options_after_image_are_those_of_the_engines_build(
+def test_options_after_image_are_passed_to_the_build_command(
     commands: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     write_command(commands, "docker", '[ "$1" = info ] || { echo "$@"; exit 3; }')
@@ -169,7 +170,7 @@ def test_ctrl_c_waits_for_the_container_to_save_and_end(tmp_path: Path) -> None:
     assert (tmp_path / "saved").exists()
 
 
-def test_a_script_named_for_checks_is_given_the_stage_the_folder_and_the_user(
+def test_the_script_for_checks_gets_target_folder_and_user(
     commands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CONTAINER_CHECK", "/opt/check.sh")

@@ -1,4 +1,4 @@
-"""Where set-up looks for torch's CPU build, and what it says when there is none."""
+"""Where the setup looks for torch's CPU build, and its error message if there is none."""
 
 import subprocess
 
@@ -10,7 +10,7 @@ INDEX = "https://index.example/whl/cpu"
 
 
 class FakePip:
-    """Answers each call of pip with the next status given, and remembers the calls."""
+    """Returns the next of the given exit statuses for each call of pip, and records the calls."""
 
     def __init__(self, *statuses: int) -> None:
         self.statuses = list(statuses)
@@ -19,10 +19,10 @@ class FakePip:
     def __call__(self, *arguments: str, quietly: bool = False) -> "subprocess.CompletedProcess[str]":
         self.calls.append(arguments)
         status = self.statuses.pop(0)
-        return subprocess.CompletedProcess(arguments, status, stderr=f"pip's words {len(self.calls)}")
+        return subprocess.CompletedProcess(arguments, status, stderr=f"error {len(self.calls)}")
 
 
-def test_machine_whose_pip_finds_the_cpu_build_asks_no_other_index(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_other_index_is_used_if_pip_finds_the_cpu_build(monkeypatch: pytest.MonkeyPatch) -> None:
     pip = FakePip(0)
     monkeypatch.setattr(install, "pip", pip)
     install.install_torch_for_cpu(INDEX)
@@ -30,7 +30,7 @@ def test_machine_whose_pip_finds_the_cpu_build_asks_no_other_index(monkeypatch: 
     assert not any(argument.startswith("--index-url") for argument in call)
 
 
-def test_pytorchs_index_is_asked_next_with_a_time_limit_and_the_same_hashes(
+def test_pytorchs_index_is_used_next_with_a_timeout_and_the_same_hashes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pip = FakePip(1, 0)
@@ -40,7 +40,7 @@ def test_pytorchs_index_is_asked_next_with_a_time_limit_and_the_same_hashes(
     assert {f"--index-url={INDEX}", "--timeout=15", "--require-hashes", "--no-deps"} <= set(second)
 
 
-def test_no_cpu_build_anywhere_is_told_with_three_remedies(
+def test_a_missing_cpu_build_is_reported_with_three_remedies_and_both_errors(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(install, "pip", FakePip(1, 1))
@@ -48,12 +48,12 @@ def test_no_cpu_build_anywhere_is_told_with_three_remedies(
         install.install_torch_for_cpu(INDEX)
     for remedy in ("make setup TORCH_CPU_INDEX=URL", "PIP_FIND_LINKS=FOLDER make setup", "VARIANT=cuda"):
         assert remedy in str(stopped.value)
-    told = capsys.readouterr().err
-    assert "pip's words 1" in told
-    assert "pip's words 2" in told
+    errors = capsys.readouterr().err
+    assert "error 1" in errors
+    assert "error 2" in errors
 
 
-def test_cuda_lock_replaces_a_cpu_build_that_pip_would_call_good_enough(
+def test_the_cuda_lock_replaces_a_cpu_build_that_satisfies_pip(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pip = FakePip(0, 0)
@@ -66,7 +66,7 @@ def test_cuda_lock_replaces_a_cpu_build_that_pip_would_call_good_enough(
     assert "install" in pip.calls[1]
 
 
-def test_what_is_asked_for_is_installed_in_the_order_given(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lock_files_and_project_are_installed_in_the_order_given(monkeypatch: pytest.MonkeyPatch) -> None:
     pip = FakePip(0, 0, 0)
     compiled: list[bool] = []
     monkeypatch.setattr(install, "pip", pip)

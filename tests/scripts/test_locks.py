@@ -1,6 +1,6 @@
-"""How lock files are read, and that the one for images agrees with the others.
+"""How lock files are parsed, and that the one for images agrees with the others.
 
-That every pin has a hash, that the locks satisfy pyproject.toml and that imports are declared: tests/test_packaging.py.
+tests/test_packaging.py checks the hashes, the ranges in pyproject.toml and the imports.
 """
 
 from pathlib import Path
@@ -10,7 +10,7 @@ from scripts.lock import pins
 REQUIREMENTS = Path(__file__).resolve().parents[2] / "requirements"
 
 
-def test_a_lock_is_read_with_versions_and_markers() -> None:
+def test_a_lock_file_is_parsed_with_versions_and_markers() -> None:
     lock = """\
 # a comment
 six==1.17.0 ; python_full_version < '3.11' \\
@@ -31,7 +31,7 @@ rich==14.0.0 \\
     }
 
 
-def test_the_tool_that_lists_an_image_is_the_one_that_the_tests_use() -> None:
+def test_images_and_tests_use_the_same_sbom_tool() -> None:
     sbom, dev, cuda = (pins((REQUIREMENTS / f"{name}.txt").read_text()) for name in ("sbom", "dev", "cuda"))
     assert sbom["cyclonedx-bom"] == dev["cyclonedx-bom"]
     known = {name: dev.get(name, set()) | cuda.get(name, set()) for name in sbom}

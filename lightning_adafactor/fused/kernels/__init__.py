@@ -19,7 +19,8 @@ The tiles of consecutive passes are visited in opposite orders, so that a pass s
 """
 
 from lightning_adafactor.fused.kernels.apply import apply_updates
-from lightning_adafactor.fused.kernels.norms import find_scalars, sum_updates
+from lightning_adafactor.fused.kernels.norms import sum_updates
+from lightning_adafactor.fused.kernels.scalars import find_scalars
 from lightning_adafactor.fused.kernels.squares import sum_squares, update_factors
 
 __all__ = ["apply_updates", "find_scalars", "sum_squares", "sum_updates", "update_factors"]

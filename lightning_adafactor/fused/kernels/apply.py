@@ -7,9 +7,7 @@ import triton.language as tl
 
 from lightning_adafactor.fused.kernels.tables import (
     BETA1,
-    CAP,
-    COL_VAR,
-    COLUMNS,
+    DECAY_FACTOR,
     EXP_AVG,
     EXP_AVG_STRIDES,
     FLAGS,
@@ -17,30 +15,35 @@ from lightning_adafactor.fused.kernels.tables import (
     INDEX,
     IS_ALIGNED,
     IS_FACTORED,
-    PARAM_ADDRESS,
     PARAM_STRIDES,
-    RETAINED,
-    ROW_VAR,
-    ROWS,
     SCALAR_COUNT,
     SCALAR_STEP,
-    SCALE,
-    SCATTERED,
     SEED,
-    VARIANCE,
-    goes_ahead,
-    length_of_tile,
-    load_address,
-    load_column_stride,
-    load_extent,
+    STOCHASTIC_ROUNDING,
+    UPDATE_SCALE,
     load_field,
     load_option,
-    load_row_stride,
     load_unscale,
-    matrix_start,
-    vector_start,
+    should_step,
 )
-from lightning_adafactor.fused.kernels.update import find_row_scale, update_of_block
+from lightning_adafactor.fused.kernels.tiles import (
+    UNALIGNED_SPLIT,
+    load_item,
+    matrix_block,
+    matrix_bounds,
+    matrix_view,
+    tile_length,
+    tile_rows,
+    vector_block,
+    vector_bounds,
+    vector_view,
+)
+from lightning_adafactor.fused.kernels.update import (
+    load_factors,
+    load_variance,
+    update_of_block,
+    update_of_vector_block,
+)
 
 
 @triton.jit
@@ -72,66 +75,48 @@ def _bits_to_nearest(values):
 
 
 @triton.jit
-def _new_value(p, u, average_at, inside, scale, retained, beta1, MOMENTUM: tl.constexpr, has_average):
+def _new_value(p, u, average_at, inside, scale, decay_factor, beta1, MOMENTUM: tl.constexpr, has_average):
     """P after the step, float32; the average of updates takes in this one."""
     step = scale * u
     if MOMENTUM:
         if has_average:
             step = beta1 * tl.load(average_at, mask=inside, other=0.0) + (1.0 - beta1) * step
             tl.store(average_at, step, mask=inside)
-    return retained * p - step
+    return decay_factor * p - step
 
 
 @triton.jit
 def _apply_to_matrix(
-    params, grads, options, workspace, scalars, unscale, param, matrix, row_tile, column_tile,
+    params, grads, options, workspace, scalars, unscale, place,
     P: tl.constexpr, G: tl.constexpr, TILE_ROWS: tl.constexpr, TILE_COLUMNS: tl.constexpr,
     BLOCK_ROWS: tl.constexpr, ALIGNED: tl.constexpr, MOMENTUM: tl.constexpr, STOCHASTIC: tl.constexpr,
 ):  # fmt: skip
-    n = load_field(params, param, ROWS)
-    m = load_extent(params, param, COLUMNS, ALIGNED)
-    row = row_tile * TILE_ROWS
-    column = column_tile * TILE_COLUMNS
-    p_row = load_row_stride(params, param, PARAM_STRIDES, ALIGNED)
-    p_column = load_column_stride(params, param, PARAM_STRIDES, ALIGNED)
-    p_start = matrix_start(params, param, load_field(params, param, PARAM_ADDRESS), PARAM_STRIDES, matrix, P, ALIGNED)
-    p_start += row * p_row.to(tl.int64) + column * p_column
-    g_row = load_row_stride(params, param, GRAD_STRIDES, ALIGNED)
-    g_column = load_column_stride(params, param, GRAD_STRIDES, ALIGNED)
-    g_start = matrix_start(params, param, tl.load(grads + param), GRAD_STRIDES, matrix, G, ALIGNED)
-    g_start += row * g_row.to(tl.int64) + column * g_column
-    a_row = load_row_stride(params, param, EXP_AVG_STRIDES, ALIGNED)
-    a_column = load_column_stride(params, param, EXP_AVG_STRIDES, ALIGNED)
-    a_address = load_field(params, param, EXP_AVG)
-    a_start = matrix_start(params, param, a_address, EXP_AVG_STRIDES, matrix, tl.float32, ALIGNED)
-    a_start += row * a_row.to(tl.int64) + column * a_column
+    param, matrix, row_tile, column_tile = place
+    n, m, row, column = matrix_bounds(params, param, row_tile, column_tile, TILE_ROWS, TILE_COLUMNS, ALIGNED)
+    p_view = matrix_view(params, grads, param, PARAM_STRIDES, matrix, row, column, P, ALIGNED)
+    g_view = matrix_view(params, grads, param, GRAD_STRIDES, matrix, row, column, G, ALIGNED)
+    a_view = matrix_view(params, grads, param, EXP_AVG_STRIDES, matrix, row, column, tl.float32, ALIGNED)
     has_average = load_field(params, param, EXP_AVG) != 0
-    row_var = load_address(params, param, ROW_VAR, tl.float32) + matrix * n + row
-    col_var = load_address(params, param, COL_VAR, tl.float32) + matrix * m + column
-    row_scale = find_row_scale(params, param, options, workspace, matrix)
-    cap = load_option(params, param, options, CAP).to(tl.float32)
+    row_var, col_var, row_scale, cap = load_factors(params, options, workspace, param, matrix, n, m, row, column)
     beta1 = load_option(params, param, options, BETA1).to(tl.float32)
-    scale = tl.load(scalars + param * SCALAR_COUNT + SCALE)
-    retained = tl.load(scalars + param * SCALAR_COUNT + RETAINED)
+    scale = tl.load(scalars + param * SCALAR_COUNT + UPDATE_SCALE)
+    decay_factor = tl.load(scalars + param * SCALAR_COUNT + DECAY_FACTOR)
 
     columns = tl.arange(0, TILE_COLUMNS)
     in_columns = column + columns < m
     c = tl.load(col_var + columns, mask=in_columns, other=1.0)
-    length = TILE_ROWS if ALIGNED else length_of_tile(n, row, TILE_ROWS)
-    for block in range(0, length, BLOCK_ROWS):
+    for block in range(0, tile_rows(n, row, TILE_ROWS, ALIGNED), BLOCK_ROWS):
         rows = block + tl.arange(0, BLOCK_ROWS)
         in_rows = row + rows < n
         inside = in_rows[:, None] & in_columns[None, :]
-        g_at = g_start + (rows[:, None] * g_row + columns[None, :] * g_column)
-        p_at = p_start + (rows[:, None] * p_row + columns[None, :] * p_column)
-        a_at = a_start + (rows[:, None] * a_row + columns[None, :] * a_column)
-        g = tl.load(g_at, mask=inside, other=0.0).to(tl.float32) * unscale
+        p_at, a_at = matrix_block(p_view, rows, columns), matrix_block(a_view, rows, columns)
+        g = tl.load(matrix_block(g_view, rows, columns), mask=inside, other=0.0).to(tl.float32) * unscale
         p = tl.load(p_at, mask=inside, other=0.0).to(tl.float32)
         r = tl.load(row_var + rows, mask=in_rows, other=1.0)
         u = update_of_block(g, r, c, row_scale, cap)
-        p = _new_value(p, u, a_at, inside, scale, retained, beta1, MOMENTUM, has_average)
+        p = _new_value(p, u, a_at, inside, scale, decay_factor, beta1, MOMENTUM, has_average)
         if STOCHASTIC:
-            if load_option(params, param, options, STOCHASTIC) != 0:
+            if load_option(params, param, options, STOCHASTIC_ROUNDING) != 0:
                 t = tl.load(scalars + param * SCALAR_COUNT + SCALAR_STEP).to(tl.int32)
                 lanes = (column // 8 + tl.arange(0, TILE_COLUMNS // 8)).to(tl.int32)
                 numbers = (matrix * n + row + rows).to(tl.int32)
@@ -146,34 +131,31 @@ def _apply_to_matrix(
 
 @triton.jit
 def _apply_to_vector(
-    params, grads, options, scalars, unscale, param, row_tile,
+    params, grads, options, scalars, unscale, place,
     P: tl.constexpr, G: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr,
     ALIGNED: tl.constexpr, MOMENTUM: tl.constexpr, STOCHASTIC: tl.constexpr,
 ):  # fmt: skip
-    m = load_extent(params, param, COLUMNS, ALIGNED)
-    first = row_tile * TILE
-    p_stride = load_column_stride(params, param, PARAM_STRIDES, ALIGNED)
-    p_start = vector_start(load_field(params, param, PARAM_ADDRESS), P, ALIGNED) + first * p_stride
-    g_stride = load_column_stride(params, param, GRAD_STRIDES, ALIGNED)
-    g_start = vector_start(tl.load(grads + param), G, ALIGNED) + first * g_stride
-    a_stride = load_column_stride(params, param, EXP_AVG_STRIDES, ALIGNED)
-    a_start = vector_start(load_field(params, param, EXP_AVG), tl.float32, ALIGNED) + first * a_stride
+    param, _, row_tile, _ = place
+    m, first = vector_bounds(params, param, row_tile, TILE, ALIGNED)
+    p_view = vector_view(params, grads, param, PARAM_STRIDES, first, P, ALIGNED)
+    g_view = vector_view(params, grads, param, GRAD_STRIDES, first, G, ALIGNED)
+    a_view = vector_view(params, grads, param, EXP_AVG_STRIDES, first, tl.float32, ALIGNED)
     has_average = load_field(params, param, EXP_AVG) != 0
-    variance = load_address(params, param, VARIANCE, tl.float32) + first
-    cap = load_option(params, param, options, CAP).to(tl.float32)
+    variance, cap = load_variance(params, options, param, first)
     beta1 = load_option(params, param, options, BETA1).to(tl.float32)
-    scale = tl.load(scalars + param * SCALAR_COUNT + SCALE)
-    retained = tl.load(scalars + param * SCALAR_COUNT + RETAINED)
-    for block in range(0, length_of_tile(m, first, TILE), BLOCK):
+    scale = tl.load(scalars + param * SCALAR_COUNT + UPDATE_SCALE)
+    decay_factor = tl.load(scalars + param * SCALAR_COUNT + DECAY_FACTOR)
+    for block in range(0, tile_length(m, first, TILE), BLOCK):
         at = block + tl.arange(0, BLOCK)
         inside = first + at < m
-        g = tl.load(g_start + at * g_stride, mask=inside, other=0.0).to(tl.float32) * unscale
-        p = tl.load(p_start + at * p_stride, mask=inside, other=0.0).to(tl.float32)
+        p_at, a_at = vector_block(p_view, at), vector_block(a_view, at)
+        g = tl.load(vector_block(g_view, at), mask=inside, other=0.0).to(tl.float32) * unscale
+        p = tl.load(p_at, mask=inside, other=0.0).to(tl.float32)
         v = tl.load(variance + at, mask=inside, other=1.0)
-        u = g * tl.minimum(tl.rsqrt(v), cap, propagate_nan=tl.PropagateNan.ALL)
-        p = _new_value(p, u, a_start + at * a_stride, inside, scale, retained, beta1, MOMENTUM, has_average)
+        u = update_of_vector_block(g, v, cap)
+        p = _new_value(p, u, a_at, inside, scale, decay_factor, beta1, MOMENTUM, has_average)
         if STOCHASTIC:
-            if load_option(params, param, options, STOCHASTIC) != 0:
+            if load_option(params, param, options, STOCHASTIC_ROUNDING) != 0:
                 t = tl.load(scalars + param * SCALAR_COUNT + SCALAR_STEP).to(tl.int32)
                 lanes = ((first + block) // 8 + tl.arange(0, BLOCK // 8)).to(tl.int32)[None, :]
                 index = load_field(params, param, INDEX).to(tl.int32)
@@ -182,7 +164,7 @@ def _apply_to_vector(
                 p = _round(p, tl.reshape(bits, (BLOCK,)))
         if P == tl.bfloat16:
             p = _round(p, _bits_to_nearest(p))
-        tl.store(p_start + at * p_stride, p.to(P), mask=inside)
+        tl.store(p_at, p.to(P), mask=inside)
 
 
 @triton.jit
@@ -205,35 +187,32 @@ def apply_updates(
     MOMENTUM: tl.constexpr,  # some parameter of the bucket has an average of updates
     STOCHASTIC: tl.constexpr,  # some parameter of the bucket is rounded stochastically
 ):
-    """Third pass, one tile: p ← retained·p - scale·U, written once."""
-    if goes_ahead(found_inf, HAS_FOUND_INF):
+    """Third pass, one tile: p ← decay_factor·p - scale·U, written once."""
+    if should_step(found_inf, HAS_FOUND_INF):
         tile = tl.program_id(0)
-        param = tl.load(tiles + tile * 4).to(tl.int64)
-        matrix = tl.load(tiles + tile * 4 + 1).to(tl.int64)
-        row_tile = tl.load(tiles + tile * 4 + 2).to(tl.int64)
-        column_tile = tl.load(tiles + tile * 4 + 3).to(tl.int64)
+        place = load_item(tiles, tile)
         unscale = load_unscale(grad_scale, HAS_GRAD_SCALE)
-        flags = load_field(params, param, FLAGS)
+        flags = load_field(params, place[0], FLAGS)
         TILE: tl.constexpr = TILE_ROWS * TILE_COLUMNS
         BLOCK: tl.constexpr = BLOCK_ROWS * TILE_COLUMNS
         if flags & IS_FACTORED != 0:
             if flags & IS_ALIGNED != 0:
                 _apply_to_matrix(
-                    params, grads, options, workspace, scalars, unscale, param, matrix, row_tile, column_tile,
+                    params, grads, options, workspace, scalars, unscale, place,
                     P, G, TILE_ROWS, TILE_COLUMNS, BLOCK_ROWS, True, MOMENTUM, STOCHASTIC,
                 )  # fmt: skip
             else:
                 _apply_to_matrix(
-                    params, grads, options, workspace, scalars, unscale, param, matrix, row_tile, column_tile,
-                    P, G, TILE_ROWS, TILE_COLUMNS, BLOCK_ROWS // SCATTERED, False, MOMENTUM, STOCHASTIC,
+                    params, grads, options, workspace, scalars, unscale, place,
+                    P, G, TILE_ROWS, TILE_COLUMNS, BLOCK_ROWS // UNALIGNED_SPLIT, False, MOMENTUM, STOCHASTIC,
                 )  # fmt: skip
         elif flags & IS_ALIGNED != 0:
             _apply_to_vector(
-                params, grads, options, scalars, unscale, param, row_tile,
+                params, grads, options, scalars, unscale, place,
                 P, G, TILE, BLOCK, True, MOMENTUM, STOCHASTIC,
             )  # fmt: skip
         else:
             _apply_to_vector(
-                params, grads, options, scalars, unscale, param, row_tile,
-                P, G, TILE, BLOCK // SCATTERED, False, MOMENTUM, STOCHASTIC,
+                params, grads, options, scalars, unscale, place,
+                P, G, TILE, BLOCK // UNALIGNED_SPLIT, False, MOMENTUM, STOCHASTIC,
             )  # fmt: skip

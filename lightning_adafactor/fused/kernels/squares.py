@@ -5,8 +5,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from lightning_adafactor.fused.kernels.scalars import find_omega
 from lightning_adafactor.fused.kernels.tables import (
-    ADDED,
+    ADDED_TO_SQUARES,
     CHUNK_SIZE,
     COL_VAR,
     COLUMN_SUMS,
@@ -20,49 +21,44 @@ from lightning_adafactor.fused.kernels.tables import (
     MEAN_CHUNKS,
     MEAN_OF_COLUMNS,
     MEAN_SUMS,
-    PARAM_ADDRESS,
     PARAM_STRIDES,
     ROW_SUMS,
     ROW_TILES,
     ROW_VAR,
     ROWS,
     SCALE_PARAMETER,
-    SCATTERED,
     VARIANCE,
-    find_omega,
-    goes_ahead,
-    length_of_tile,
     load_address,
-    load_column_stride,
-    load_extent,
     load_field,
     load_option,
-    load_row_stride,
     load_unscale,
-    matrix_start,
-    vector_start,
+    should_step,
+)
+from lightning_adafactor.fused.kernels.tiles import (
+    UNALIGNED_SPLIT,
+    load_item,
+    matrix_block,
+    matrix_bounds,
+    matrix_view,
+    tile_length,
+    tile_rows,
+    vector_block,
+    vector_bounds,
+    vector_view,
 )
 
 
 @triton.jit
 def _sum_squares_of_matrix(
-    params, grads, options, workspace, squares_of_p, unscale, param, matrix, row_tile, column_tile, tile,
+    params, grads, options, workspace, squares_of_p, unscale, place, tile,
     P: tl.constexpr, G: tl.constexpr, TILE_ROWS: tl.constexpr, TILE_COLUMNS: tl.constexpr,
     BLOCK_ROWS: tl.constexpr, ALIGNED: tl.constexpr,
 ):  # fmt: skip
-    n = load_field(params, param, ROWS)
-    m = load_extent(params, param, COLUMNS, ALIGNED)
+    param, matrix, row_tile, column_tile = place
+    n, m, row, column = matrix_bounds(params, param, row_tile, column_tile, TILE_ROWS, TILE_COLUMNS, ALIGNED)
     matrices = load_field(params, param, MATRICES)
-    row = row_tile * TILE_ROWS
-    column = column_tile * TILE_COLUMNS
-    p_row = load_row_stride(params, param, PARAM_STRIDES, ALIGNED)
-    p_column = load_column_stride(params, param, PARAM_STRIDES, ALIGNED)
-    p_start = matrix_start(params, param, load_field(params, param, PARAM_ADDRESS), PARAM_STRIDES, matrix, P, ALIGNED)
-    p_start += row * p_row.to(tl.int64) + column * p_column
-    g_row = load_row_stride(params, param, GRAD_STRIDES, ALIGNED)
-    g_column = load_column_stride(params, param, GRAD_STRIDES, ALIGNED)
-    g_start = matrix_start(params, param, tl.load(grads + param), GRAD_STRIDES, matrix, G, ALIGNED)
-    g_start += row * g_row.to(tl.int64) + column * g_column
+    p_view = matrix_view(params, grads, param, PARAM_STRIDES, matrix, row, column, P, ALIGNED)
+    g_view = matrix_view(params, grads, param, GRAD_STRIDES, matrix, row, column, G, ALIGNED)
     row_sums = workspace + load_field(params, param, ROW_SUMS) + (column_tile * matrices + matrix) * n + row
     column_sums = workspace + load_field(params, param, COLUMN_SUMS) + (row_tile * matrices + matrix) * m + column
     scales = load_option(params, param, options, SCALE_PARAMETER) != 0
@@ -71,18 +67,15 @@ def _sum_squares_of_matrix(
     in_columns = column + columns < m
     g_squares = tl.zeros((BLOCK_ROWS, TILE_COLUMNS), tl.float32)
     p_squares = tl.zeros((BLOCK_ROWS, TILE_COLUMNS), tl.float32)
-    length = TILE_ROWS if ALIGNED else length_of_tile(n, row, TILE_ROWS)
-    for block in range(0, length, BLOCK_ROWS):
+    for block in range(0, tile_rows(n, row, TILE_ROWS, ALIGNED), BLOCK_ROWS):
         rows = block + tl.arange(0, BLOCK_ROWS)
         in_rows = row + rows < n
         inside = in_rows[:, None] & in_columns[None, :]
-        g_at = g_start + (rows[:, None] * g_row + columns[None, :] * g_column)
-        g = tl.load(g_at, mask=inside, other=0.0).to(tl.float32) * unscale
+        g = tl.load(matrix_block(g_view, rows, columns), mask=inside, other=0.0).to(tl.float32) * unscale
         g_squares += g * g
         tl.store(row_sums + rows, tl.sum(g * g, axis=1), mask=in_rows)
         if scales:
-            p_at = p_start + (rows[:, None] * p_row + columns[None, :] * p_column)
-            p = tl.load(p_at, mask=inside, other=0.0).to(tl.float32)
+            p = tl.load(matrix_block(p_view, rows, columns), mask=inside, other=0.0).to(tl.float32)
             p_squares += p * p
     tl.store(column_sums + columns, tl.sum(g_squares, axis=0), mask=in_columns)
     tl.store(squares_of_p + tile, tl.sum(tl.sum(p_squares, axis=1), axis=0))
@@ -90,29 +83,27 @@ def _sum_squares_of_matrix(
 
 @triton.jit
 def _average_squares_of_vector(
-    params, grads, options, squares_of_p, unscale, param, row_tile, tile,
+    params, grads, options, squares_of_p, unscale, place, tile,
     P: tl.constexpr, G: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr, ALIGNED: tl.constexpr,
 ):  # fmt: skip
     """V takes in G² here already: it needs no sums."""
-    m = load_extent(params, param, COLUMNS, ALIGNED)
-    first = row_tile * TILE
-    p_stride = load_column_stride(params, param, PARAM_STRIDES, ALIGNED)
-    p_start = vector_start(load_field(params, param, PARAM_ADDRESS), P, ALIGNED) + first * p_stride
-    g_stride = load_column_stride(params, param, GRAD_STRIDES, ALIGNED)
-    g_start = vector_start(tl.load(grads + param), G, ALIGNED) + first * g_stride
+    param, _, row_tile, _ = place
+    m, first = vector_bounds(params, param, row_tile, TILE, ALIGNED)
+    p_view = vector_view(params, grads, param, PARAM_STRIDES, first, P, ALIGNED)
+    g_view = vector_view(params, grads, param, GRAD_STRIDES, first, G, ALIGNED)
     variance = load_address(params, param, VARIANCE, tl.float32) + first
     omega = find_omega(params, param, options)
-    added = load_option(params, param, options, ADDED).to(tl.float32)
+    added = load_option(params, param, options, ADDED_TO_SQUARES).to(tl.float32)
     scales = load_option(params, param, options, SCALE_PARAMETER) != 0
     p_squares = tl.zeros((BLOCK,), tl.float32)
-    for block in range(0, length_of_tile(m, first, TILE), BLOCK):
+    for block in range(0, tile_length(m, first, TILE), BLOCK):
         at = block + tl.arange(0, BLOCK)
         inside = first + at < m
-        g = tl.load(g_start + at * g_stride, mask=inside, other=0.0).to(tl.float32) * unscale
+        g = tl.load(vector_block(g_view, at), mask=inside, other=0.0).to(tl.float32) * unscale
         v = tl.load(variance + at, mask=inside, other=0.0)
         tl.store(variance + at, v * (1.0 - omega) + omega * (g * g + added), mask=inside)
         if scales:
-            p = tl.load(p_start + at * p_stride, mask=inside, other=0.0).to(tl.float32)
+            p = tl.load(vector_block(p_view, at), mask=inside, other=0.0).to(tl.float32)
             p_squares += p * p
     tl.store(squares_of_p + tile, tl.sum(p_squares, axis=0))
 
@@ -136,47 +127,34 @@ def sum_squares(
     HAS_FOUND_INF: tl.constexpr,
 ):
     """First pass, one tile: sums of G² over its rows and its columns, ΣP²; V of a vector."""
-    if goes_ahead(found_inf, HAS_FOUND_INF):
+    if should_step(found_inf, HAS_FOUND_INF):
         tile = tl.program_id(0)
-        param = tl.load(tiles + tile * 4).to(tl.int64)
-        matrix = tl.load(tiles + tile * 4 + 1).to(tl.int64)
-        row_tile = tl.load(tiles + tile * 4 + 2).to(tl.int64)
-        column_tile = tl.load(tiles + tile * 4 + 3).to(tl.int64)
+        place = load_item(tiles, tile)
         unscale = load_unscale(grad_scale, HAS_GRAD_SCALE)
-        flags = load_field(params, param, FLAGS)
+        flags = load_field(params, place[0], FLAGS)
         TILE: tl.constexpr = TILE_ROWS * TILE_COLUMNS
         BLOCK: tl.constexpr = BLOCK_ROWS * TILE_COLUMNS
         if flags & IS_FACTORED != 0:
             if flags & IS_ALIGNED != 0:
                 _sum_squares_of_matrix(
-                    params, grads, options, workspace, squares_of_p, unscale, param, matrix, row_tile, column_tile,
+                    params, grads, options, workspace, squares_of_p, unscale, place,
                     tile, P, G, TILE_ROWS, TILE_COLUMNS, BLOCK_ROWS, True,
                 )  # fmt: skip
             else:
                 _sum_squares_of_matrix(
-                    params, grads, options, workspace, squares_of_p, unscale, param, matrix, row_tile, column_tile,
-                    tile, P, G, TILE_ROWS, TILE_COLUMNS, BLOCK_ROWS // SCATTERED, False,
+                    params, grads, options, workspace, squares_of_p, unscale, place,
+                    tile, P, G, TILE_ROWS, TILE_COLUMNS, BLOCK_ROWS // UNALIGNED_SPLIT, False,
                 )  # fmt: skip
         elif flags & IS_ALIGNED != 0:
             _average_squares_of_vector(
-                params, grads, options, squares_of_p, unscale, param, row_tile, tile, P, G, TILE, BLOCK, True
-            )
+                params, grads, options, squares_of_p, unscale, place,
+                tile, P, G, TILE, BLOCK, True,
+            )  # fmt: skip
         else:
             _average_squares_of_vector(
-                params,
-                grads,
-                options,
-                squares_of_p,
-                unscale,
-                param,
-                row_tile,
-                tile,
-                P,
-                G,
-                TILE,
-                BLOCK // SCATTERED,
-                False,
-            )
+                params, grads, options, squares_of_p, unscale, place,
+                tile, P, G, TILE, BLOCK // UNALIGNED_SPLIT, False,
+            )  # fmt: skip
 
 
 @triton.jit
@@ -192,7 +170,7 @@ def _update_factor(
     for tile in range(0, tiles):
         total += tl.load(workspace + sums + (tile * matrices + matrix) * size + at, mask=inside, other=0.0)
     omega = find_omega(params, param, options)
-    mean = total / other_size.to(tl.float32) + load_option(params, param, options, ADDED).to(tl.float32)
+    mean = total / other_size.to(tl.float32) + load_option(params, param, options, ADDED_TO_SQUARES).to(tl.float32)
     average = factor + matrix * size + at
     updated = tl.load(average, mask=inside, other=0.0) * (1.0 - omega) + omega * mean
     tl.store(average, updated, mask=inside)
@@ -212,12 +190,9 @@ def update_factors(
     HAS_FOUND_INF: tl.constexpr,
 ):
     """R and C take in the sums of the first pass."""
-    if goes_ahead(found_inf, HAS_FOUND_INF):
-        item = tl.program_id(0)
-        param = tl.load(chunks + item * 4).to(tl.int64)
-        matrix = tl.load(chunks + item * 4 + 1).to(tl.int64)
-        chunk = tl.load(chunks + item * 4 + 2).to(tl.int64)
-        is_column = tl.load(chunks + item * 4 + 3) != 0
+    if should_step(found_inf, HAS_FOUND_INF):
+        param, matrix, chunk, axis = load_item(chunks, tl.program_id(0))
+        is_column = axis != 0
         means_columns = load_field(params, param, FLAGS) & MEAN_OF_COLUMNS != 0
         n = load_field(params, param, ROWS)
         m = load_field(params, param, COLUMNS)

@@ -42,9 +42,9 @@ IS_ALIGNED = tl.constexpr(int(Flag.ALIGNED))
 MEAN_OF_COLUMNS = tl.constexpr(int(Flag.MEAN_OF_COLUMNS))
 
 BETA2_DECAY = tl.constexpr(int(Option.BETA2_DECAY))
-ADDED = tl.constexpr(int(Option.ADDED))
+ADDED_TO_SQUARES = tl.constexpr(int(Option.ADDED_TO_SQUARES))
 MEAN_FLOOR = tl.constexpr(int(Option.MEAN_FLOOR))
-CAP = tl.constexpr(int(Option.CAP))
+RSQRT_CAP = tl.constexpr(int(Option.RSQRT_CAP))
 EPS2 = tl.constexpr(int(Option.EPS2))
 D = tl.constexpr(int(Option.D))
 WEIGHT_DECAY = tl.constexpr(int(Option.WEIGHT_DECAY))
@@ -54,17 +54,15 @@ SCALE_PARAMETER = tl.constexpr(int(Option.SCALE_PARAMETER))
 RELATIVE_STEP = tl.constexpr(int(Option.RELATIVE_STEP))
 WARMUP_INIT = tl.constexpr(int(Option.WARMUP_INIT))
 DECAY_BY_ALPHA = tl.constexpr(int(Option.DECAY_BY_ALPHA))
-STOCHASTIC = tl.constexpr(int(Option.STOCHASTIC))
+STOCHASTIC_ROUNDING = tl.constexpr(int(Option.STOCHASTIC_ROUNDING))
 OPTION_COUNT = tl.constexpr(OPTIONS)
 
-SCALE = tl.constexpr(int(Scalar.SCALE))
-RETAINED = tl.constexpr(int(Scalar.RETAINED))
+UPDATE_SCALE = tl.constexpr(int(Scalar.UPDATE_SCALE))
+DECAY_FACTOR = tl.constexpr(int(Scalar.DECAY_FACTOR))
 SCALAR_STEP = tl.constexpr(int(Scalar.STEP))
 SCALAR_COUNT = tl.constexpr(SCALARS)
 
 CHUNK_SIZE = tl.constexpr(CHUNK)
-SCATTERED = tl.constexpr(4)  # how much smaller blocks are where each element needs an address of its own
-VECTOR = tl.constexpr(8)  # elements that strides and sizes are multiples of where 128-bit accesses are allowed
 
 
 @triton.jit
@@ -83,19 +81,6 @@ def load_option(params, param, options, option: tl.constexpr):
 
 
 @triton.jit
-def load_next_step(params, param):
-    """T of the step that is being taken; float64."""
-    return tl.load(load_address(params, param, STEP, tl.float32)).to(tl.float64) + 1.0
-
-
-@triton.jit
-def find_omega(params, param, options):
-    """ω = t^beta2_decay, float32."""
-    t = load_next_step(params, param)
-    return tl.exp(load_option(params, param, options, BETA2_DECAY) * tl.log(t)).to(tl.float32)
-
-
-@triton.jit
 def load_unscale(grad_scale, HAS_GRAD_SCALE: tl.constexpr):
     """What gradients are multiplied with before use."""
     if HAS_GRAD_SCALE:
@@ -105,69 +90,8 @@ def load_unscale(grad_scale, HAS_GRAD_SCALE: tl.constexpr):
 
 
 @triton.jit
-def goes_ahead(found_inf, HAS_FOUND_INF: tl.constexpr):
+def should_step(found_inf, HAS_FOUND_INF: tl.constexpr):
     if HAS_FOUND_INF:
         return tl.load(found_inf) == 0
     else:
         return True
-
-
-@triton.jit
-def load_extent(params, param, field: tl.constexpr, ALIGNED: tl.constexpr):
-    """A size or stride, from which the compiler can tell that it is a multiple of 8.
-
-    ``tl.multiple_of`` would not do: the compiler drops that hint where it stands on a load.
-    """
-    size = load_field(params, param, field)
-    if ALIGNED:
-        size = size // VECTOR * VECTOR
-    return size
-
-
-@triton.jit
-def length_of_tile(size, start, most: tl.constexpr):
-    """How many rows or elements of a tile there are: the last tile of a parameter, a bias's only one, has fewer.
-
-    Aligned matrices are large and go without: it costs registers.
-    """
-    return tl.minimum(size - start, most).to(tl.int32)
-
-
-@triton.jit
-def vector_start(address, dtype: tl.constexpr, ALIGNED: tl.constexpr):
-    """Where a parameter starts. The hint that addresses are multiples of 16 brings 128-bit accesses."""
-    if ALIGNED:
-        address = tl.multiple_of(address, 16)
-    start = address.to(tl.pointer_type(dtype))
-    if ALIGNED:
-        start = tl.multiple_of(start, 16)
-    return start
-
-
-@triton.jit
-def matrix_start(params, param, address, strides: tl.constexpr, matrix, dtype: tl.constexpr, ALIGNED: tl.constexpr):
-    """Where a matrix of a batch starts."""
-    start = vector_start(address, dtype, ALIGNED)
-    size_1 = load_field(params, param, BATCH_1)
-    size_2 = load_field(params, param, BATCH_2)
-    i2 = matrix % size_2
-    i1 = (matrix // size_2) % size_1
-    i0 = matrix // size_2 // size_1
-    start += i0 * load_extent(params, param, strides, ALIGNED)
-    start += i1 * load_extent(params, param, strides + 1, ALIGNED)
-    return start + i2 * load_extent(params, param, strides + 2, ALIGNED)
-
-
-@triton.jit
-def load_row_stride(params, param, strides: tl.constexpr, ALIGNED: tl.constexpr):
-    """Row stride for offsets inside a tile, which fit into 32 bits where 128-bit accesses are allowed."""
-    stride = load_extent(params, param, strides + 3, ALIGNED)
-    return stride.to(tl.int32) if ALIGNED else stride
-
-
-@triton.jit
-def load_column_stride(params, param, strides: tl.constexpr, ALIGNED: tl.constexpr):
-    if ALIGNED:
-        return 1
-    else:
-        return load_field(params, param, strides + 4)

@@ -7,20 +7,25 @@ import triton.language as tl
 
 from lightning_adafactor.fused.kernels.tables import (
     CHUNK_SIZE,
+    COL_VAR,
     COLUMNS,
     FLAGS,
     MEAN_CHUNKS,
     MEAN_FLOOR,
     MEAN_OF_COLUMNS,
     MEAN_SUMS,
+    ROW_VAR,
     ROWS,
+    RSQRT_CAP,
+    VARIANCE,
+    load_address,
     load_field,
     load_option,
 )
 
 
 @triton.jit
-def find_row_scale(params, param, options, workspace, matrix):
+def _row_scale(params, param, options, workspace, matrix):
     """1 / mean(R) of a matrix, the mean not below its floor."""
     chunks = load_field(params, param, MEAN_CHUNKS)
     sums = workspace + load_field(params, param, MEAN_SUMS) + matrix * chunks
@@ -36,7 +41,40 @@ def find_row_scale(params, param, options, workspace, matrix):
 
 
 @triton.jit
+def load_factors(
+    params,  # int64 (parameters, FIELDS)
+    options,  # float64 (groups, OPTIONS)
+    workspace,  # float32: partial sums for mean(R), read
+    param,  # row of ``params``
+    matrix,  # int64: number of the matrix in the batch
+    n,  # rows of the matrix
+    m,  # columns of the matrix
+    row,  # int64: first row of the tile
+    column,  # int64: first column
+):
+    """What U is computed from on a tile of a matrix: (pointer to R, pointer to C, 1/mean(R), largest V̂^-½)."""
+    row_var = load_address(params, param, ROW_VAR, tl.float32) + matrix * n + row
+    col_var = load_address(params, param, COL_VAR, tl.float32) + matrix * m + column
+    row_scale = _row_scale(params, param, options, workspace, matrix)
+    cap = load_option(params, param, options, RSQRT_CAP).to(tl.float32)
+    return row_var, col_var, row_scale, cap
+
+
+@triton.jit
+def load_variance(params, options, param, first):
+    """What U is computed from on a tile of a vector: (pointer to V, largest V^-½). Arguments as above."""
+    variance = load_address(params, param, VARIANCE, tl.float32) + first
+    return variance, load_option(params, param, options, RSQRT_CAP).to(tl.float32)
+
+
+@triton.jit
 def update_of_block(g, row_factor, column_factor, row_scale, cap):
     """U on a block: G·min((r·C)^-½, 1/ε₁); the minimum passes NaN on, as the rule does."""
     inverse = tl.rsqrt(row_factor * row_scale)[:, None] * tl.rsqrt(column_factor)[None, :]
     return g * tl.minimum(inverse, cap, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def update_of_vector_block(g, variance, cap):
+    """U on a block of a vector: G·min(V^-½, 1/ε₁)."""
+    return g * tl.minimum(tl.rsqrt(variance), cap, propagate_nan=tl.PropagateNan.ALL)

@@ -95,6 +95,8 @@ def test_every_kind_of_work_equals_plain(options: str) -> None:
         for key, value in optimizers[1].state[theirs].items():
             close = optimizers[0].state[ours][key].double() - value.double()
             allowed = 1e-4 if key == "exp_avg" else tolerance + rounding / 100
+            if key == "RMS" and dtype != torch.float64:
+                allowed = 5e-6  # the plain step sums p² in float32 by a dot product, which loses digits on one thread
             assert close.norm() <= allowed * value.double().norm(), (name, key)
 
 

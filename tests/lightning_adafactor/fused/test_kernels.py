@@ -225,6 +225,24 @@ def test_random_bits_are_those_of_the_plain_step_for_seeds_of_any_size(seed: int
     assert (param.cpu() != wrong).sum() > 20
 
 
+@pytest.mark.parametrize("beta2_decay", [-0.8, 0.0])
+def test_groups_of_one_table_are_rounded_each_in_its_own_way(beta2_decay: float, device: str) -> None:
+    def groups(device: str) -> list[dict[str, Any]]:
+        params = harness.random_params([(16, 24), (40,)] * 2, torch.bfloat16, device)
+        return [
+            {"params": params[:2], "stochastic_rounding": True},
+            {"params": params[2:], "stochastic_rounding": False},
+        ]
+
+    ours = fused(groups(device), lr=0.1, beta2_decay=beta2_decay)
+    theirs = Adafactor(groups("cpu"), lr=0.1, beta2_decay=beta2_decay, fused=False)
+    for optimizer in (ours, theirs):
+        harness.train(optimizer, harness.random_gradients, [1])
+    for mine, other in zip(ours.param_groups, theirs.param_groups, strict=True):
+        for param, expected in zip(mine["params"], other["params"], strict=True):
+            assert assert_same_but_for_single_ulps(param, expected, str(mine["stochastic_rounding"])) <= 1
+
+
 def test_transformers_rms_is_recorded(device: str) -> None:
     ours = fused(harness.random_params([(16, 24), (7,)], torch.float32, device), TransformersAdafactor)
     before = [param.detach().clone() for param in ours.param_groups[0]["params"]]
@@ -238,3 +256,8 @@ def test_transformers_rms_is_recorded(device: str) -> None:
 def test_float32_is_the_rule_in_float64_for_every_option(dialect: str, options: str, device: str) -> None:
     steps = (1, specs.SPIKE, specs.ALL_ZERO, specs.ZERO_COLUMN)
     check_against_float64(dialect, options, ["square", "batched and transposed", "vector", "embedding"], steps, device)
+
+
+@pytest.mark.parametrize("name", ["tiny gradient of a vector", "tiny gradient"])
+def test_eps1_of_transformers_is_averaged_together_with_the_squares(name: str, device: str) -> None:
+    check_against_float64("transformers", "eps1 above many gradients", [name], (1, 2), device)

@@ -17,7 +17,7 @@ from torch import Tensor
 from lightning_adafactor import Adafactor, TransformersAdafactor, fused
 from lightning_adafactor.fused import kernels
 from lightning_adafactor.fused import step as step_module
-from lightning_adafactor.fused.fields import MOST_DIMS
+from lightning_adafactor.fused.fields import MAX_DIMS
 from lightning_adafactor.fused.table import WorkTable
 from tests.lightning_adafactor.fused import harness
 from tests.lightning_adafactor.fused.harness import assert_same_bits, bits, random_gradients, random_params, train
@@ -378,8 +378,8 @@ def test_float64_is_refused_in_a_sentence(device: str) -> None:
 
 
 def test_too_many_dimensions_are_refused_in_a_sentence(device: str) -> None:
-    with pytest.raises(RuntimeError, match=f"up to {MOST_DIMS} dimensions, not for {MOST_DIMS + 1}"):
-        Adafactor([torch.zeros((1,) * (MOST_DIMS + 1), device=device)], fused=True)
+    with pytest.raises(RuntimeError, match=f"up to {MAX_DIMS} dimensions, not for {MAX_DIMS + 1}"):
+        Adafactor([torch.zeros((1,) * (MAX_DIMS + 1), device=device)], fused=True)
 
 
 def test_foreach_and_fused_exclude_each_other(device: str) -> None:

@@ -1,0 +1,29 @@
+"""The private attributes of argparse and jsonargparse that the command line uses: named here and nowhere else.
+
+They are read, never changed. ``tests/recipes/cli/test_jsonargparse_internals.py`` names the one that a new version of
+Python or jsonargparse takes away.
+"""
+
+from argparse import SUPPRESS, Action
+from collections.abc import Iterator
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+
+def arguments_of(parser: ArgumentParser) -> Iterator[Action]:
+    """The arguments of a parser that can be set; not ``--help``, ``--print_config`` or ``--model.help``."""
+    for action in parser._actions:
+        if action.dest not in ("help", "print_config", SUPPRESS) and not action.dest.endswith(".help"):
+            yield action
+
+
+def type_of(argument: Action) -> Any:
+    """The type hint of an argument; None for one without."""
+    return getattr(argument, "_typehint", argument.type)
+
+
+def listed_commands(parser: ArgumentParser) -> list[Action]:
+    """The commands as ``--help`` lists them: ``dest`` is the name, ``help`` the description."""
+    assert parser._subcommands_action is not None
+    return parser._subcommands_action._choices_actions

@@ -1,0 +1,293 @@
+"""The one LightningCLI of all recipes: from the command line to a trained model in a run's folder.
+
+It knows no task: ``model`` and ``data`` are the classes that the YAML names.
+"""
+
+import importlib
+import signal
+import sys
+from argparse import ArgumentError
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from lightning import LightningDataModule, LightningModule, Trainer, __version__
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from omegaconf.errors import OmegaConfBaseException
+
+from recipes import resolvers
+from recipes.cli.command_line import CommandLine
+from recipes.cli.commands import COMMANDS
+from recipes.cli.given import kept_arguments, plain_keys
+from recipes.cli.interpolation import explain_interpolation
+from recipes.cli.jsonargparse_internals import arguments_of, listed_commands
+from recipes.cli.mistakes import explain, refuse_empty_groups, sentence
+from recipes.cli.parser import RecipeParser, parser_settings, words_for
+from recipes.messages import RecipeError, tell
+from recipes.ranges import PositiveInt
+from recipes.recipe import Recipe
+from recipes.runs.config import RecordConfig, recorded_config
+from recipes.runs.folder import RunFolder, claim, config_name, give_back, next_folder, runs_root
+from recipes.training import checkpoints
+from recipes.training.defaults import default_callbacks, loggers_of
+
+CHECKPOINT_PATH = (
+    "A .ckpt file, the folder of a run, or 'best' or 'last' for the newest run of the same --config. fit "
+    "resumes from it, the other commands load it. From the folder of a run, fit takes the last checkpoint, the "
+    "others the best."
+)
+WEIGHTS_ONLY = "Whether a checkpoint may hold only tensors and plain values, and no objects that could run code."
+
+
+class RecipeCLI(LightningCLI):
+    """Fits, validates, tests or predicts with the model and the data that the configuration names.
+
+    Args:
+        command: ``fit``, ``validate``, ``test`` or ``predict``; or ``--help``.
+        command_line: The options of the command.
+
+    Attributes:
+        parsers: The parser of each command.
+        checkpoint: The checkpoint that ``--ckpt_path`` names; None for none.
+        run_folder: Where this run writes; None with ``trainer.fast_dev_run``.
+
+    Raises:
+        RecipeError: The command line, a file or this machine does not allow the command; the message says why.
+    """
+
+    def __init__(self, command: str, command_line: CommandLine) -> None:
+        self.command_line = command_line
+        self.parsers: dict[str, RecipeParser] = {}
+        self.checkpoint: str | None = None
+        self.run_folder: RunFolder | None = None
+        resolvers.register()
+        try:
+            super().__init__(
+                LightningModule,
+                LightningDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                save_config_callback=RecordConfig,
+                save_config_kwargs={"save_to_log_dir": False},
+                seed_everything_default=42,
+                auto_configure_optimizers=False,
+                parser_class=RecipeParser,
+                parser_kwargs=parser_settings(self.subcommands()),
+                args=words_for(command, command_line),
+            )
+        except BaseException as error:
+            self._leave_no_empty_folder()
+            if isinstance(error, SystemExit) and self._interrupted():
+                self._end_as_stopped(error)
+            raise
+
+    def _leave_no_empty_folder(self) -> None:
+        if self.run_folder is not None and is_first_rank():
+            give_back(self.run_folder)
+
+    def _interrupted(self) -> bool:
+        """Whether Lightning has ended the training because of Ctrl-C."""
+        return hasattr(self, "trainer") and self.trainer.interrupted
+
+    def _end_as_stopped(self, error: SystemExit) -> NoReturn:
+        """Says where to go on; the exit status is 130 after Ctrl-C, else 128 and the number of the signal."""
+        where = self._where_it_stopped()
+        if not isinstance(error, SIGTERMException):
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            raise KeyboardInterrupt(where) from None
+        last = self._last_checkpoint()
+        signum = signal.Signals((last and last.stopped_by) or signal.SIGTERM)
+        if is_first_rank():
+            print(f"\nstopped by {signum.name}{f': {where}' if where else ''}", file=sys.stderr)
+        raise SystemExit(128 + signum) from None
+
+    def _last_checkpoint(self) -> checkpoints.LastCheckpoint | None:
+        return next((c for c in self.trainer.checkpoint_callbacks if isinstance(c, checkpoints.LastCheckpoint)), None)
+
+    def _where_it_stopped(self) -> str:
+        last = self._last_checkpoint()
+        if self.subcommand != "fit" or last is None or not last.path:
+            return ""
+        return f"resume with --ckpt_path {last.path}"
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """The parser of a command, or of all; its ``--config`` takes the files that are already read."""
+        kwargs.setdefault("dump_header", [f"lightning=={__version__}"])
+        parser = RecipeParser(**kwargs)
+        parser.add_config_argument(self.command_line.files)
+        if parser.command:
+            self.parsers[parser.command] = parser
+        return parser
+
+    def setup_parser(self, *args: Any, **kwargs: Any) -> None:
+        """Lightning's parser, with the help texts of the recipes for the commands and for ``--ckpt_path``."""
+        super().setup_parser(*args, **kwargs)
+        for listed in listed_commands(self.parser):
+            listed.help = COMMANDS[listed.dest]
+        for parser in self.parsers.values():
+            for argument in arguments_of(parser):
+                if argument.dest == "ckpt_path":
+                    argument.help = CHECKPOINT_PATH
+                elif argument.dest == "weights_only":
+                    argument.help = WEIGHTS_ONLY
+                    # With null, Lightning loads a checkpoint from a URL in a way that can run code.
+                    parser.set_defaults({"weights_only": True})
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds ``threads``, and ``checkpoint``: which checkpoints ``fit`` keeps."""
+        parser.add_argument(
+            "--threads",
+            type=PositiveInt | None,
+            default=None,
+            help="Threads that torch computes with on the CPU. Sums over another number of threads round "
+            "differently, so a run repeats bit for bit only with the same number. Null: as many as torch chooses, "
+            "which is recorded in the run's config.yaml.",
+        )
+        parser.add_class_arguments(checkpoints.BestCheckpoint, "checkpoint", skip={"dirpath", "save_last"})
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parses the command line; a mistake becomes a :class:`RecipeError`."""
+        assert isinstance(args, list)
+        command, given = args[0], self.command_line.given
+        if command in self.parsers:
+            refuse_empty_groups(self.parsers[command], given)
+            if not self.command_line.is_complete:
+                explain(self.parsers[command], given)
+        try:
+            self.config = parser.parse_args(args)
+        except ArgumentError as error:
+            if command in self.parsers:
+                explain(self.parsers[command], given)
+            raise RecipeError(sentence(str(error), command)) from error
+        except OmegaConfBaseException as error:
+            raise explain_interpolation(error, command, given) from error
+        for note in kept_arguments(given, self.config[command].as_dict()):
+            tell(note)
+        self._find_checkpoint(command)
+
+    def _find_checkpoint(self, command: str) -> None:
+        """Finds the checkpoint of ``--ckpt_path``, and takes from it the arguments of the model that were not given.
+
+        Lightning would let the arguments in the checkpoint replace those given. It therefore sees no ``ckpt_path``
+        until the classes are instantiated.
+        """
+        settings = self.config[command]
+        if not settings.get("ckpt_path"):
+            if command != "fit":
+                tell("without --ckpt_path the model has the weights that training starts from, not those of a run")
+            return
+        root, name = self._run_group(command)
+        path = checkpoints.resolve(settings["ckpt_path"], command, root, name)
+        settings["ckpt_path"] = None
+        self.checkpoint = path
+        if not Path(path).is_file():
+            return
+        model = settings["model"]
+        given = {
+            key.split(".")[1] for source in self.command_line.given for key in plain_keys(source.settings, "model")
+        }
+        checkpoint = checkpoints.load(path)
+        checkpoints.check_contents(path, checkpoint, command)
+        own = model["init_args"].as_dict()
+        adopted, notes = checkpoints.adopt(path, checkpoint, model["class_path"], own, given)
+        finished = checkpoints.nothing_left(checkpoint, settings["trainer"]) if command == "fit" else None
+        for note in [*notes, *([finished] if finished else [])]:
+            tell(note)
+        if adopted:
+            changed = {command: {"model": {"class_path": model["class_path"], "init_args": adopted}}}
+            try:
+                self.config = self.parser.parse_object(changed, self.config)
+            except ArgumentError as error:
+                raise RecipeError(f"--ckpt_path {path}: {sentence(str(error), command)}") from error
+
+    def _run_group(self, command: str) -> tuple[Path, str]:
+        """The folder of all runs, and the name of this run's group."""
+        first = next((file.path for file in self.command_line.files.values()), None)
+        return runs_root(self.config[command]["trainer"]["default_root_dir"]), config_name(first)
+
+    def before_instantiate_classes(self) -> None:
+        """Sets the threads; lets the model say what makes a checkpoint the best one, where no setting does."""
+        settings = self.config[self.subcommand]
+        if settings["threads"] is not None:
+            torch.set_num_threads(settings["threads"])
+        settings["threads"] = torch.get_num_threads()
+        checkpoint = settings["checkpoint"]
+        if checkpoint["monitor"] is None and settings["trainer"]["limit_val_batches"] != 0:
+            module, _, name = settings["model"]["class_path"].rpartition(".")
+            model_class = getattr(importlib.import_module(module), name)
+            if issubclass(model_class, Recipe):
+                checkpoint["monitor"], checkpoint["mode"] = model_class.monitor, model_class.monitor_mode
+
+    def instantiate_classes(self) -> None:
+        """Instantiates the data, the model and the trainer."""
+        self.config[self.subcommand]["ckpt_path"] = self.checkpoint
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            # jsonargparse reports any exception of a class as a value that fits none of the types.
+            for cause in _causes(error):
+                if isinstance(cause, RecipeError | MisconfigurationException):
+                    raise cause from None
+            raise
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Instantiates the trainer, with the recipes' loggers and callbacks, which write to the folder of the run."""
+        made = self.config_init[self.subcommand]
+        settings = made["trainer"]
+        if not settings["fast_dev_run"]:
+            root, name = self._run_group(str(self.subcommand))
+            self.run_folder = claim(root, name) if is_first_rank() else next_folder(root, name)
+            kwargs["default_root_dir"] = str(self.run_folder.path)
+            kwargs["logger"] = loggers_of(self.run_folder, settings)
+        kwargs["callbacks"] = default_callbacks(str(self.subcommand), {**settings, **kwargs}, made["checkpoint"])
+        try:
+            trainer = super().instantiate_trainer(**kwargs)
+        except MisconfigurationException as error:
+            if "No supported" in str(error):
+                raise RecipeError(
+                    f"trainer.accelerator is '{settings['accelerator']}', and torch finds no such device "
+                    "on this machine: use auto or cpu"
+                ) from error
+            raise
+        except ValueError as error:
+            raise RecipeError(f"trainer: {' '.join(str(error).split())}") from error
+        checkpoints.write_whole_files(trainer)
+        return trainer
+
+    def before_fit(self) -> None:
+        """Lets a recipe look at its model before the first step of a run that is not resumed."""
+        if isinstance(self.model, Recipe) and self.checkpoint is None:
+            self.model.before_training(self.trainer, self.datamodule)
+
+    def settings(self) -> dict[str, Any]:
+        """All settings of this run, with paths as they are on this machine."""
+        return self.config[self.subcommand].as_dict()
+
+    def recorded_config(self) -> str:
+        """All settings of this run, as in its ``config.yaml``."""
+        return recorded_config(self.parsers[str(self.subcommand)], self.config[self.subcommand])
+
+    def after_fit(self) -> None:
+        """Tests the best checkpoint, saves the model and writes the report, if the module is a recipe's."""
+        if self.run_folder is None:
+            return
+        if not isinstance(self.model, Recipe):
+            tell(f"{type(self.model).__name__} is trained; it is no recipes.recipe.Recipe: no model/ and no report")
+            return
+        from recipes.cli.finish import finish
+
+        finish(self.trainer, self.model, self.datamodule, self.settings(), self.recorded_config())
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def is_first_rank() -> bool:
+    """Whether this process is rank 0, or the one that will start the others."""
+    return getattr(rank_zero_only, "rank", 0) == 0

@@ -1,0 +1,69 @@
+"""Types in words: what a setting takes, as a message says it."""
+
+import collections.abc
+import inspect
+import typing
+from collections.abc import Iterable
+from typing import Any
+
+from recipes.ranges import WORDS
+
+PLAIN = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a text",
+    dict: "a mapping of keys to values",
+    list: "a list",
+    type(None): "null",
+}
+PLAIN_MODULES = ("builtins", "pathlib", "datetime", "typing", "collections.abc", "os", "torch")
+LISTS = (list, tuple, set, collections.abc.Iterable, collections.abc.Sequence)
+
+
+def expected(hint: Any) -> str:
+    """A type in words, such as ``a whole number or null``."""
+    if hint in PLAIN or hint in WORDS:
+        return PLAIN.get(hint) or WORDS[hint]
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in LISTS:
+        return f"a list of {expected(arguments[0]).removeprefix('a ').removeprefix('an ')}"
+    if origin is dict:
+        return PLAIN[dict]
+    classes = classes_in(hint)
+    if classes and (not arguments or origin is collections.abc.Callable):
+        names = " or ".join(cls.__name__ for cls in classes)
+        return f"{'an' if names[0] in 'AEIOU' else 'a'} {names} (class_path and init_args)"
+    words = [f"one of {', '.join(choices_in(hint))}"] if choices_in(hint) else []
+    if origin is not typing.Literal:
+        words += [expected(argument) for argument in arguments if not choices_in(argument)]
+    return " or ".join(dict.fromkeys(words)) or getattr(hint, "__name__", str(hint))
+
+
+def choices_in(hint: Any) -> list[str]:
+    """The words and numbers that a type allows by name."""
+    choices: Iterable[Any] = typing.get_args(hint)
+    if typing.get_origin(hint) is not typing.Literal:
+        choices = [choice for argument in choices for choice in choices_in(argument)]
+    return list(dict.fromkeys(map(str, choices)))
+
+
+def takes_scalars(hint: Any) -> bool:
+    """Whether a type takes true, false, a number or a choice."""
+    arguments = typing.get_args(hint)
+    return hint in (bool, int, float) or typing.get_origin(hint) is typing.Literal or any(map(takes_scalars, arguments))
+
+
+def classes_in(hint: Any) -> dict[type, int]:
+    """The classes that a type takes with class_path and init_args, each with the number of arguments passed later.
+
+    That number is 1 for ``Callable[[Iterable], Optimizer]``: the parameters are passed when the optimizer is made.
+    """
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is collections.abc.Callable:
+        later = len(arguments[0]) if isinstance(arguments[0], list) else 0
+        return dict.fromkeys(classes_in(arguments[1]), later)
+    if arguments and origin is not typing.Literal:
+        return {cls: later for argument in arguments for cls, later in classes_in(argument).items()}
+    plain = not inspect.isclass(hint) or hint in WORDS or hint.__module__ in PLAIN_MODULES
+    return {} if plain else {hint: 0}

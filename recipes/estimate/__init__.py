@@ -1,0 +1,1 @@
+"""``python -m recipes.estimate``: the memory of a training, predicted from shapes."""

@@ -1,0 +1,83 @@
+"""What to change in a recipe that does not fit into memory, with the estimate of each change."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+
+from recipes.estimate.memory_size import shown_size
+from recipes.estimate.parts import Estimate, Setting
+
+
+def advise(setting: Setting, rows: Sequence[Estimate], memory: int | None) -> list[str]:
+    """Sentences on what would make the recipe fit with its own optimizer; none if it fits or has no limit.
+
+    Args:
+        setting: The recipe.
+        rows: Its estimates.
+        memory: Bytes to fit into; None for no limit.
+    """
+    rows = [row for row in rows if not row.gradient_release and row.total is not None]
+    own = next((row for row in rows if row.own), None)
+    if memory is None or own is None or _excess(own, memory) <= 0:
+        return []
+    advice = [f"The recipe exceeds the memory by {shown_size(_excess(own, memory))}. What would help:"]
+    fits = False
+    for row in rows:
+        if row is not own and (row.own or row.dtype == own.dtype) and _excess(row, memory) < _excess(own, memory):
+            change = "bfloat16 parameters (model.dtype: bfloat16)" if row.own else f"the optimizer {row.name}"
+            advice.append(f"- {change}: {_verdict(row, memory)}")
+            fits |= _excess(row, memory) <= 0
+    if setting.can_checkpoint():
+        row = dataclasses.replace(own, activations=setting.activation_bytes(checkpointing=True))
+        advice.append(f"- activation checkpointing (model.gradient_checkpointing: true): {_verdict(row, memory)}")
+        fits |= _excess(row, memory) <= 0
+    if size := largest_batch(setting, own, memory):
+        advice.append(f"- data.batch_size: {size}, and trainer.accumulate_grad_batches to compensate: fits")
+        fits = True
+    return advice if fits else [*advice, _all_together(setting, rows, memory)]
+
+
+def largest_batch(setting: Setting, row: Estimate, memory: int, checkpointing: bool | None = None) -> int:
+    """The largest batch size, up to the recipe's own, with which an estimate fits; 0 if a single example does not."""
+    spare = max(row.activations, row.step) - _excess(row, memory)
+    if row.step > spare:
+        return 0
+    most = int(setting.data.batch_size)
+    at_most, at_least = (setting.activation_bytes(size, checkpointing) for size in (most, 1))
+    if at_most <= spare:
+        return most
+    if at_least > spare:
+        return 0
+    # Activations grow almost linearly with the batch: start where the line says, and go down until it fits.
+    size = 1 + int((most - 1) * (spare - at_least) / (at_most - at_least))
+    while setting.activation_bytes(size, checkpointing) > spare:
+        size -= 1
+    return size
+
+
+def _all_together(setting: Setting, rows: Sequence[Estimate], memory: int) -> str:
+    """The sentence for where no single change is enough."""
+    frugal = min(rows, key=lambda row: row.total or 0)
+    checkpointing = True if setting.can_checkpoint() else None
+    setting = setting.held_in(getattr(torch, frugal.dtype))
+    size = largest_batch(setting, frugal, memory, checkpointing)
+    least = setting.activation_bytes(1, checkpointing)
+    changes = [frugal.name, f"{frugal.dtype} parameters", *(["activation checkpointing"] if checkpointing else [])]
+    if size:
+        return f"- together: {', '.join(changes)} and data.batch_size: {size}: fits"
+    row = dataclasses.replace(frugal, activations=least)
+    return (
+        f"Even {', '.join(changes)} and data.batch_size: 1 exceed the memory by {shown_size(_excess(row, memory))}: "
+        "use shorter texts, a smaller model or more memory"
+    )
+
+
+def _excess(row: Estimate, memory: int) -> int:
+    assert row.total is not None
+    return row.total - memory
+
+
+def _verdict(row: Estimate, memory: int) -> str:
+    excess = _excess(row, memory)
+    return f"still exceeds it by {shown_size(excess)}" if excess > 0 else f"fits, {shown_size(-excess)} free"

@@ -1,0 +1,152 @@
+"""``python -m recipes.estimate --config cls.yaml --gpu-memory 24GB``: the memory of a training, predicted."""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recipes.cli.command_line import CommandLine
+from recipes.cli.commands import CommandParser
+from recipes.cli.optimizer_files import Choice, choose
+from recipes.estimate.memory_size import parse_size
+from recipes.messages import RecipeError
+from recipes.runs.folder import config_name
+
+if TYPE_CHECKING:
+    from recipes.estimate.parts import Candidate, Setting
+
+DEFAULT_OPTIMIZERS = ("adamw", "adafactor", "adamw_8bit")
+DESCRIPTION = """\
+Predicts the memory of a training from the shapes of the model and of a batch, in seconds: parameters, gradients,
+optimizer state and activations, for several optimizers, with float32 and bfloat16 parameters, with and without
+gradient release.
+
+Parameters, gradients and state are exact, to the byte. Activations are an upper bound, for the longest possible batch.
+The overhead of the device (CUDA context, workspaces of kernels, rounding of the allocator) is not included: leave a
+margin for it."""
+EPILOG = """\
+All other options are those of fit and override the recipe, such as --data.batch_size 16 or --model.dtype bfloat16.
+
+examples:
+  python -m recipes.estimate --config cls.yaml
+  python -m recipes.estimate --config cls.yaml --gpu-memory 24GB --json estimate.json --png estimate.png
+  python -m recipes.estimate --config cls.yaml --optimizer adafactor my/lion.yaml --data.max_length 512
+
+exit status: 0, or 2 for an error on the command line or in a file"""
+
+
+def main(args: Sequence[str]) -> int:
+    """Estimates a recipe's memory and prints it.
+
+    Args:
+        args: The command line after ``estimate``.
+
+    Returns:
+        0.
+
+    Raises:
+        RecipeError: The command line or a file is invalid.
+    """
+    given, others = parser().parse_known_args(list(args))
+    recipe = CommandLine.parse(others, files=given.config)
+    choices = [choose(name, "--optimizer") for name in dict.fromkeys(given.optimizer or DEFAULT_OPTIMIZERS)]
+    memory = parse_size(given.gpu_memory, "--gpu-memory") if given.gpu_memory else None
+    files = [_writable(option, getattr(given, option)) for option in ("json", "png")]
+
+    from recipes.estimate.advice import advise
+    from recipes.estimate.output import as_json, print_table
+    from recipes.estimate.parts import estimate, without_duplicates
+
+    setting, own, memory, remarks = _read(recipe, memory)
+    candidates = [own, *(_candidate(choice, recipe) for choice in choices)]
+    rows = estimate(setting, candidates)
+    if not given.optimizer:
+        rows = without_duplicates(rows)
+    advice = advise(setting, rows, memory)
+    result = as_json(config_name(given.config[0].path), setting, rows, memory, advice, remarks)
+    print_table(result)
+    json_file, png_file = files
+    if json_file:
+        json_file.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    if png_file and not any(row.total is not None for row in rows):
+        print(f"{png_file} is not drawn: nothing could be estimated", file=sys.stderr)
+    elif png_file:
+        from recipes.estimate.plot import draw
+
+        draw(result, png_file)
+    return 0
+
+
+def parser() -> CommandParser:
+    """The command line."""
+    parser = CommandParser("estimate", description=DESCRIPTION, epilog=EPILOG)
+    parser.add_config_argument()
+    parser.add_argument(
+        "--optimizer",
+        nargs="+",
+        metavar="NAME",
+        help="files of configs/optimizer/ without .yaml, or paths of your own such files, to compare with the "
+        f"recipe's own optimizer (default: {' '.join(DEFAULT_OPTIMIZERS)})",
+    )
+    parser.add_argument(
+        "--gpu-memory",
+        metavar="SIZE",
+        help="memory to fit into, such as 24GB or 24000MB (powers of 1000) or 22.5GiB (of 1024); default: that of the "
+        "CUDA device, if there is one",
+    )
+    parser.add_argument("--json", metavar="FILE", help="write the figures to a file")
+    parser.add_argument("--png", metavar="FILE", help="draw the figures as a chart")
+    return parser
+
+
+def _writable(option: str, name: str | None) -> Path | None:
+    if name is None:
+        return None
+    path = Path(name).expanduser()
+    if path.is_dir() or not path.parent.is_dir():
+        what = "is a folder" if path.is_dir() else "is in a folder that does not exist"
+        raise RecipeError(f"--{option} {name}: {what}; expected the name of a file")
+    return path
+
+
+def _read(command_line: CommandLine, memory: int | None) -> "tuple[Setting, Candidate, int | None, list[str]]":
+    """The recipe, its own optimizer, the memory to fit into, and what the figures do not include."""
+    import torch
+
+    from recipes.estimate.parsed import ParsedRecipe
+    from recipes.estimate.parts import Candidate, Setting
+
+    recipe = ParsedRecipe(command_line)
+    accelerator = str(recipe.trainer_settings["accelerator"])
+    has_gpu = torch.cuda.is_available() and accelerator != "cpu"
+    if memory is None and has_gpu:
+        memory = torch.cuda.get_device_properties(0).total_memory
+    gpu = memory is not None or has_gpu or accelerator in ("gpu", "cuda")
+    setting = Setting(recipe.model, recipe.datamodule, recipe.trainer_settings["precision"], gpu)
+    class_path = recipe.optimizer_class
+    name = f"{class_path.rpartition('.')[2]} (own)"
+    remarks = list(_process_remarks(recipe.trainer_settings))
+    return setting, Candidate(name, class_path, recipe.model.optimizer, own=True), memory, remarks
+
+
+def _process_remarks(trainer: Mapping[str, Any]) -> Iterator[str]:
+    strategy, devices = trainer["strategy"], trainer["devices"]
+    name = strategy if isinstance(strategy, str) else type(strategy).__name__
+    if name not in ("auto", "single_device") or str(devices) not in ("auto", "1", "-1"):
+        yield (
+            f"trainer.strategy is {name}, trainer.devices {devices}: the figures are for one process that holds the "
+            "whole model. Strategies that shard it take less on each device, and DDP takes one more copy of the "
+            "gradients."
+        )
+
+
+def _candidate(choice: Choice, command_line: CommandLine) -> "Candidate":
+    """An optimizer exactly as a run with ``--config optimizer/NAME.yaml`` would make it."""
+    from recipes.estimate.parsed import ParsedRecipe, with_optimizer
+    from recipes.estimate.parts import Candidate
+
+    if choice.missing_module:
+        return Candidate(choice.name, choice.class_path, None, f"{choice.missing_module} is not installed")
+    recipe = ParsedRecipe(with_optimizer(command_line, choice.config))
+    return Candidate(choice.name, choice.class_path, recipe.model.optimizer)

@@ -1,0 +1,177 @@
+"""Estimates as ``estimate.json`` and as a table.
+
+``estimate.json`` holds
+
+================== ==================================================================================
+recipe             Name of the configuration.
+model              Class of the recipe's module.
+parameters         ``elements`` of the model, frozen ones included, and how many are ``trainable``.
+precision          ``trainer.precision``.
+device             ``gpu`` or ``cpu``: what the activations are estimated for.
+batch              Shapes of the tensors in the longest training batch.
+gpu_memory_bytes   Memory to fit into; null without ``--gpu-memory`` and CUDA device.
+gradient_release   Whether this package supports gradient release.
+estimates          For each dtype of the parameters, each optimizer, without and with gradient release:
+                   ``name``, ``optimizer`` (class), ``own`` (the recipe's), ``dtype``, ``gradient_release``,
+                   ``parameter_memory``, ``gradient_memory``, ``optimizer_state`` (each ``elements``, ``bytes``,
+                   ``megabytes``, MiB), ``buffer_bytes``, ``activation_bytes`` (an upper bound), ``step_bytes``
+                   (an estimate of the temporaries of the optimizer's step, when the activations are freed),
+                   ``total_bytes`` (the sum, of the last two only the larger), ``fits``, ``spare_bytes``
+                   (negative: missing), ``note``. Unknown values are null.
+advice             What to change if the recipe does not fit, in sentences.
+remarks            What the figures do not include, in sentences.
+================== ==================================================================================
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import lightning_adafactor
+from lightning_adafactor.memory import StateSize
+from recipes.estimate.memory_size import shown_size
+from recipes.estimate.parts import Estimate, Setting
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+WIDTH_IN_FILES = 118
+ACTIVATIONS = (
+    "Activations are an upper bound; parameters, gradients and state are exact, for one process. "
+    "Leave a margin for the overhead of the device. MB and GB are 2**20 and 2**30 bytes."
+)
+NO_RELEASE = (
+    "Released: with gradient release, each gradient is applied and freed during the backward pass, so that only the "
+    "largest one counts. It is not in this package yet: the columns show what it would save."
+)
+
+
+def as_json(
+    name: str,
+    setting: Setting,
+    rows: Sequence[Estimate],
+    memory: int | None,
+    advice: Sequence[str],
+    remarks: Sequence[str],
+) -> dict[str, Any]:
+    """What ``estimate.json`` holds.
+
+    Args:
+        name: Name of the configuration.
+        setting: The recipe.
+        rows: Its estimates.
+        memory: Bytes to fit into; None for no limit.
+        advice: What to change if the recipe does not fit.
+        remarks: What the figures do not include.
+    """
+    return {
+        "recipe": name,
+        "model": type(setting.module).__name__,
+        "parameters": {
+            "elements": sum(parameter.numel() for parameter in setting.parameters),
+            "trainable": sum(parameter.numel() for parameter in setting.parameters if parameter.requires_grad),
+        },
+        "precision": setting.precision,
+        "device": "gpu" if setting.gpu else "cpu",
+        "batch": {key: list(tensor.shape) for key, tensor in setting.data.largest_batch().items()},
+        "gpu_memory_bytes": memory,
+        "gradient_release": can_release_gradients(),
+        "estimates": [_row(row, memory) for row in rows],
+        "advice": list(advice),
+        "remarks": list(remarks),
+    }
+
+
+def can_release_gradients() -> bool:
+    """Whether this package exports gradient release under any name."""
+    return any("gradientrelease" in name.lower().replace("_", "") for name in lightning_adafactor.__all__)
+
+
+def _row(row: Estimate, memory: int | None) -> dict[str, Any]:
+    spare = None if memory is None or row.total is None else memory - row.total
+    return {
+        "name": row.name,
+        "optimizer": row.optimizer,
+        "own": row.own,
+        "dtype": row.dtype,
+        "gradient_release": row.gradient_release,
+        "parameter_memory": _size(row.parameters),
+        "gradient_memory": _size(row.gradients),
+        "optimizer_state": None if row.state is None else _size(row.state),
+        "buffer_bytes": row.buffers,
+        "activation_bytes": row.activations,
+        "step_bytes": row.step,
+        "total_bytes": row.total,
+        "fits": None if spare is None else spare >= 0,
+        "spare_bytes": spare,
+        "note": row.note,
+    }
+
+
+def _size(size: StateSize) -> dict[str, int | float]:
+    return {"elements": size.elements, "bytes": size.bytes, "megabytes": size.megabytes}
+
+
+def print_table(result: Mapping[str, Any]) -> None:
+    """Prints what ``estimate.json`` holds, one table for each dtype of the parameters."""
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDTH_IN_FILES)
+    shape: list[int] = next((shape for shape in result["batch"].values() if len(shape) == 2), [])
+    console.print(
+        f"[bold]{result['recipe']}[/bold]: {result['parameters']['elements']:,} parameters, batches of "
+        f"{' × '.join(map(str, shape))} tokens, precision {result['precision']}, on a {result['device'].upper()}",
+        highlight=False,
+    )
+    for dtype in dict.fromkeys(row["dtype"] for row in result["estimates"]):
+        rows = [row for row in result["estimates"] if row["dtype"] == dtype]
+        console.print(_table(rows, dtype, result["gpu_memory_bytes"]))
+    dtype_set = result["estimates"][0]["dtype"]
+    first = [row for row in result["estimates"] if row["dtype"] == dtype_set and not row["gradient_release"]]
+    for row in first:
+        if row["note"]:
+            console.print(f"{row['name']}: {row['note']}.", highlight=False, markup=False)
+    states = (f"{row['name']} {row['optimizer_state']['elements']:,}" for row in first if row["optimizer_state"])
+    elements = f"Elements of the optimizer state: {', '.join(states) or 'unknown'}."
+    for sentence in [
+        elements,
+        *result["advice"],
+        *result["remarks"],
+        ACTIVATIONS,
+        *([] if result["gradient_release"] else [NO_RELEASE]),
+    ]:
+        console.print(sentence, highlight=False, markup=False)
+
+
+def _table(rows: Sequence[Mapping[str, Any]], dtype: str, memory: int | None) -> "Table":
+    from rich.table import Table
+
+    first = rows[0]
+    table = Table(
+        title=f"{dtype} parameters: {shown_size(first['parameter_memory']['bytes'])}, "
+        f"activations up to {shown_size(first['activation_bytes'])}",
+        title_justify="left",
+    )
+    table.add_column("optimizer", style="bold", no_wrap=True)
+    for heading in ("state", "gradients", "total", "released", "total"):
+        table.add_column(heading, justify="right")
+        if heading == "total" and memory is not None:
+            table.add_column(f"free of {shown_size(memory)}", justify="right", no_wrap=True)
+    for plain, released in zip(rows[::2], rows[1::2], strict=True):
+        state = plain["optimizer_state"]
+        cells = [plain["name"], "unknown" if state is None else shown_size(state["bytes"])]
+        for row in (plain, released):
+            total = row["total_bytes"]
+            cells += [shown_size(row["gradient_memory"]["bytes"]), "unknown" if total is None else shown_size(total)]
+            if memory is not None:
+                cells.append(_verdict(row))
+        table.add_row(*cells)
+    return table
+
+
+def _verdict(row: Mapping[str, Any]) -> str:
+    if row["fits"] is None:
+        return "?"
+    mark = "[green]✓[/green]" if row["fits"] else "[red]✗[/red]"
+    return f"{mark} {shown_size(row['spare_bytes'])}".replace("-", "−")

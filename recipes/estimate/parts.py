@@ -1,0 +1,268 @@
+"""The parts of a training's memory, for several optimizers: from shapes, without loading weights."""
+
+import copy
+import dataclasses
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning import LightningDataModule, LightningModule
+from torch import Tensor, nn
+
+from lightning_adafactor.memory import StateSize
+from lightning_adafactor.prediction import bitsandbytes_adamw8bit_state, predict_state
+from recipes.estimate.activations import PRECISIONS, TRUE_DTYPES, peak_bytes
+from recipes.estimate.step import step_bytes
+from recipes.messages import RecipeError
+from recipes.recipe import Recipe, RecipeData
+from recipes.training import optimizer as optimization
+
+ALIASES = {"None": "32-true", "32": "32-true", "64": "64-true", "16": "16-mixed", "bf16": "bf16-mixed"}
+FORMULAS = {"bitsandbytes.optim.AdamW8bit": bitsandbytes_adamw8bit_state}
+"""The state size of optimizers whose library may be missing."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An optimizer to estimate.
+
+    Attributes:
+        name: Its name in the table.
+        class_path: Import path of its class.
+        make: Makes it from parameter groups; None where this environment does not support it.
+        unsupported_reason: Why this environment does not support it.
+        own: Whether it is the recipe's own.
+    """
+
+    name: str
+    class_path: str
+    make: Callable[[list[dict[str, Any]]], torch.optim.Optimizer] | None
+    unsupported_reason: str = ""
+    own: bool = False
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The peak memory of one process in a training step, with one optimizer.
+
+    Attributes:
+        name: The optimizer's name.
+        optimizer: Import path of its class.
+        own: Whether it is the recipe's own.
+        dtype: The dtype of the parameters.
+        gradient_release: Whether each gradient is applied and freed during the backward pass.
+        parameters: All parameters.
+        gradients: Those of all trainable parameters or, with gradient release, of the largest one.
+        state: The optimizer's state; None if unknown.
+        buffers: Bytes of the buffers.
+        activations: Bytes of everything else in forward and backward pass, an upper bound.
+        step: Bytes of the temporaries of the optimizer's step, when the activations are freed; an estimate.
+        note: Why the state is unknown, or how it is known.
+    """
+
+    name: str
+    optimizer: str
+    own: bool
+    dtype: str
+    gradient_release: bool
+    parameters: StateSize
+    gradients: StateSize
+    state: StateSize | None
+    buffers: int
+    activations: int
+    step: int
+    note: str = ""
+
+    @property
+    def total(self) -> int | None:
+        """Peak bytes; None if the state is unknown."""
+        if self.state is None:
+            return None
+        temporary = max(self.activations, self.step)
+        return self.parameters.bytes + self.gradients.bytes + self.state.bytes + self.buffers + temporary
+
+
+class Setting:
+    """A recipe's module on the meta device, its largest batch, and the trainer's precision.
+
+    Args:
+        module: The recipe's module; it has ``build_on_meta(data)``, ``model`` and ``optimizer``.
+        data: Its data; it has ``largest_batch()`` and ``batch_size``.
+        precision: ``trainer.precision``.
+        gpu: Whether to estimate for a GPU; else for a CPU.
+
+    Raises:
+        RecipeError: The module or the data cannot be estimated, or the precision is not supported.
+    """
+
+    def __init__(self, module: LightningModule, data: LightningDataModule, precision: Any, gpu: bool) -> None:
+        self.gpu = gpu
+        for owner, contract in ((module, Recipe), (data, RecipeData)):
+            if not isinstance(owner, contract):
+                raise RecipeError(
+                    f"{type(owner).__name__} cannot be estimated: it is no recipes.recipe.{contract.__name__}, as "
+                    "recipes.TextClassifier and its data are"
+                )
+        self.precision = ALIASES.get(str(precision), str(precision))
+        if self.precision not in PRECISIONS:
+            raise RecipeError(
+                f"trainer.precision is '{precision}', which cannot be estimated: use one of {', '.join(PRECISIONS)}"
+            )
+        self.module: Any
+        self.data: Any
+        self.module, self.data = module, data
+        self.module.build_on_meta(data)
+        if self.precision in TRUE_DTYPES:
+            self.module.model.to(TRUE_DTYPES[self.precision])
+        self._dtype: torch.dtype | None = None
+        self._activations: dict[tuple[Any, ...], int] = {}
+
+    def held_in(self, dtype: torch.dtype) -> "Setting":
+        """The same recipe with all floating-point parameters held in ``dtype``."""
+        other = copy.copy(self)
+        other._dtype = None if dtype == self.dtype else dtype
+        return other
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """All parameters, tied ones once."""
+        return [self._held(parameter) for parameter in self.module.parameters()]
+
+    def _held(self, parameter: nn.Parameter) -> nn.Parameter:
+        if self._dtype is None or not parameter.is_floating_point():
+            return parameter
+        return nn.Parameter(parameter.detach().to(self._dtype), parameter.requires_grad)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of most parameters."""
+        sizes: dict[torch.dtype, int] = {}
+        for parameter in self.parameters:
+            sizes[parameter.dtype] = sizes.get(parameter.dtype, 0) + parameter.numel()
+        return max(sizes, key=lambda dtype: sizes[dtype])
+
+    def buffer_bytes(self) -> int:
+        """Bytes of the buffers, each once."""
+        return sum(buffer.numel() * buffer.element_size() for buffer in self.module.buffers())
+
+    def activation_bytes(self, batch_size: int | None = None, checkpointing: bool | None = None) -> int:
+        """The peak bytes of a step beside parameters, gradients and state; see :mod:`recipes.estimate.activations`.
+
+        Args:
+            batch_size: Examples in the batch; None for ``data.batch_size``.
+            checkpointing: Whether activations are recomputed in the backward pass; None for the recipe's setting.
+        """
+        batch_size = batch_size or int(self.data.batch_size)
+        key = (self.dtype, batch_size, checkpointing)
+        if key not in self._activations:
+            with self._changed(batch_size, checkpointing):
+                self._activations[key] = peak_bytes(
+                    self.module, self.data.largest_batch, self._loss, self.precision, self.gpu, self._dtype
+                )
+        return self._activations[key]
+
+    def _loss(self, batch: Any) -> Tensor:
+        loss = self.module.training_step(batch, 0)
+        return loss["loss"] if isinstance(loss, Mapping) else loss
+
+    @contextmanager
+    def _changed(self, batch_size: int, checkpointing: bool | None) -> Iterator[None]:
+        before = self.data.batch_size
+        self.data.batch_size = batch_size
+        with warnings.catch_warnings():
+            # Newer releases of transformers give the methods another name.
+            warnings.simplefilter("ignore", FutureWarning)
+            # Without a trainer, self.log() does nothing but warn.
+            warnings.filterwarnings("ignore", message=r".*You are trying to `self\.log\(\)`.*")
+            if checkpointing:
+                self.module.model.gradient_checkpointing_enable({"use_reentrant": False})
+            try:
+                yield
+            finally:
+                self.data.batch_size = before
+                if checkpointing:
+                    self.module.model.gradient_checkpointing_disable()
+
+    def can_checkpoint(self) -> bool:
+        """Whether the recipe has activation checkpointing off, and its model supports it."""
+        switch = getattr(self.module, "gradient_checkpointing", None)
+        return switch is False and bool(getattr(self.module.model, "supports_gradient_checkpointing", False))
+
+    def state(self, candidate: Candidate) -> tuple[StateSize | None, str]:
+        """The state of an optimizer, None if unknown, and a note on how it is known or why it is not."""
+        if candidate.make is None:
+            formula = FORMULAS.get(candidate.class_path)
+            if formula is None:
+                return None, candidate.unsupported_reason
+            return formula(
+                self.parameters
+            ), f"{candidate.unsupported_reason}; from the formula for its default arguments"
+        try:
+            return predict_state(candidate.make, self._parameter_groups()), ""
+        except Exception as error:  # any optimizer can be given: the table shows what it raised
+            return None, (str(error).strip() or type(error).__name__).splitlines()[0]
+
+    def step_bytes(self, candidate: Candidate) -> int:
+        """The temporaries of an optimizer's step; 0 for those with kernels of their own, which take little."""
+        if candidate.make is None:
+            return 0
+        return step_bytes(candidate.make, self._parameter_groups(), self.gpu) or 0
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        groups = optimization.parameter_groups(self.module.model)
+        return [{**group, "params": [self._held(parameter) for parameter in group["params"]]} for group in groups]
+
+
+def estimate(setting: Setting, candidates: Sequence[Candidate]) -> list[Estimate]:
+    """Estimates a recipe for each optimizer, with its own dtype and bfloat16, without and with gradient release.
+
+    Args:
+        setting: The recipe.
+        candidates: The optimizers.
+
+    Returns:
+        The estimates: by dtype, then by optimizer, then without and with gradient release.
+    """
+    settings = {held.dtype: held for held in (setting, setting.held_in(torch.bfloat16))}
+    return [row for held in settings.values() for row in _rows(held, candidates)]
+
+
+def without_duplicates(rows: Sequence[Estimate]) -> list[Estimate]:
+    """Leaves out an optimizer that has the class and the state size of the recipe's own."""
+    own = {(row.optimizer, row.dtype, row.state) for row in rows if row.own}
+    return [row for row in rows if row.own or (row.optimizer, row.dtype, row.state) not in own]
+
+
+def _rows(setting: Setting, candidates: Iterable[Candidate]) -> Iterator[Estimate]:
+    sizes = [_size([parameter]) for parameter in setting.parameters if parameter.requires_grad]
+    gradients = StateSize(sum(size.elements for size in sizes), sum(size.bytes for size in sizes))
+    largest = max(sizes, key=lambda size: size.bytes, default=StateSize(0, 0))
+    for candidate in candidates:
+        state, note = setting.state(candidate)
+        row = Estimate(
+            name=candidate.name,
+            optimizer=candidate.class_path,
+            own=candidate.own,
+            dtype=str(setting.dtype).removeprefix("torch."),
+            gradient_release=False,
+            parameters=_size(setting.parameters),
+            gradients=gradients,
+            state=state,
+            buffers=setting.buffer_bytes(),
+            activations=setting.activation_bytes(),
+            step=setting.step_bytes(candidate),
+            note=note,
+        )
+        yield row
+        yield dataclasses.replace(row, gradient_release=True, gradients=largest, step=0)
+
+
+def _size(parameters: Iterable[Tensor]) -> StateSize:
+    parameters = list(parameters)
+    return StateSize(
+        sum(parameter.numel() for parameter in parameters),
+        sum(parameter.numel() * parameter.element_size() for parameter in parameters),
+    )

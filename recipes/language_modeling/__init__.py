@@ -1,0 +1,1 @@
+"""Causal language modeling: the module, its data, and what both are made of."""

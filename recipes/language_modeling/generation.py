@@ -1,0 +1,100 @@
+"""Text from a language model."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from lightning.pytorch.utilities.seed import isolate_rng
+
+from recipes.messages import RecipeError
+from recipes.models.pretrained import quiet
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def continue_text(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    prompt: str,
+    *,
+    key: str,
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+) -> str:
+    """Continues a text, without a trace in the model or the random numbers of the process.
+
+    Args:
+        model: The model, on any device, in train or eval mode.
+        tokenizer: Its tokenizer.
+        prompt: The text to go on from.
+        key: Where the prompt was given, for error messages.
+        max_new_tokens: Tokens to write at most; an end-of-text token ends the text earlier.
+        temperature: 0 always takes the most probable token; 1 draws tokens as the model weighs them; in
+            between, the probable ones more often.
+        top_p: Drawn from the most probable tokens that together have this probability.
+        seed: Seeds the drawing.
+
+    Returns:
+        The continuation, without the prompt.
+
+    Raises:
+        RecipeError: If the prompt is empty, or together with what is to be written is longer than the model
+            can read.
+    """
+    from transformers import GenerationConfig
+
+    inputs = read_prompt(model, tokenizer, prompt, key=key, max_new_tokens=max_new_tokens).to(model.device)
+    known = model.generation_config
+    drawn = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0} if temperature else {}
+    config = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        bos_token_id=known.bos_token_id,
+        eos_token_id=known.eos_token_id if known.eos_token_id is not None else tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
+        use_cache=True,
+        **drawn,
+    )
+    training = model.training
+    model.eval()
+    # What a configuration leaves open is taken from the model's own, which may draw where the greatest is asked for.
+    model.generation_config = config
+    try:
+        with torch.inference_mode(), isolate_rng(), quiet():
+            torch.manual_seed(seed)
+            output = model.generate(  # type: ignore[operator]
+                inputs, attention_mask=torch.ones_like(inputs), generation_config=config
+            )
+    finally:
+        model.generation_config = known
+        model.train(training)
+    return str(tokenizer.decode(output[0, inputs.shape[1] :], skip_special_tokens=True))
+
+
+def read_prompt(
+    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", prompt: str, *, key: str, max_new_tokens: int
+) -> torch.Tensor:
+    """The tokens of a text to go on from, of shape (1, tokens).
+
+    Args:
+        model: The model that is to read them.
+        tokenizer: Its tokenizer.
+        prompt: The text.
+        key: Where it was given, for error messages.
+        max_new_tokens: Tokens that will be written after it.
+
+    Raises:
+        RecipeError: If the text is empty, or together with what is to be written is longer than the model can read.
+    """
+    tokens = tokenizer(prompt, return_tensors="pt")["input_ids"].long()
+    length = tokens.shape[1]
+    if length == 0 or not prompt.strip():
+        raise RecipeError(f"{key} is empty: give at least one word to go on from")
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if positions is not None and length + max_new_tokens > positions:
+        raise RecipeError(
+            f"{key} has {length} tokens, and with {max_new_tokens} new ones that is more than the {positions} that "
+            "the model reads: shorten it or ask for fewer"
+        )
+    return tokens

@@ -1,0 +1,59 @@
+"""What a language model is judged by, each token counting the same: loss, perplexity, next-token accuracy."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torchmetrics import Metric
+
+from recipes.language_modeling.packing import IGNORED
+
+
+def negative_log_likelihood(logits: Tensor, labels: Tensor) -> Tensor:
+    """The sum over all labelled tokens of -log p(token), in nats, without a softmax kept over the vocabulary.
+
+    Args:
+        logits: Of shape (batch, tokens, vocabulary).
+        labels: Of shape (batch, tokens), ``IGNORED`` where there is nothing to predict.
+
+    Returns:
+        A float32 scalar; 0 where no token is labelled.
+    """
+    return functional.cross_entropy(
+        logits.flatten(0, -2).float(), labels.flatten(), ignore_index=IGNORED, reduction="sum"
+    )
+
+
+class TokenMetrics(Metric):
+    """Loss, perplexity and accuracy over all labelled tokens of all batches and processes.
+
+    Sums are kept, not means, so that neither the sizes of batches nor their shares among processes matter.
+    """
+
+    full_state_update = False
+    nll: Tensor
+    correct: Tensor
+    tokens: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("nll", torch.zeros((), dtype=torch.float32), dist_reduce_fx="sum")
+        self.add_state("correct", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+        self.add_state("tokens", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        """Adds a batch.
+
+        Args:
+            logits: Of shape (batch, tokens, vocabulary).
+            labels: Of shape (batch, tokens), as for :func:`negative_log_likelihood`.
+        """
+        counted = labels != IGNORED
+        # Not in place: tensors made in inference mode, as outside of `fit`, refuse it inside.
+        self.nll = self.nll + negative_log_likelihood(logits, labels)
+        self.correct = self.correct + ((logits.argmax(dim=-1) == labels) & counted).sum()
+        self.tokens = self.tokens + counted.sum()
+
+    def compute(self) -> dict[str, Tensor]:
+        """``loss`` (nats per token), ``perplexity`` (its exponential), ``accuracy`` (share predicted right)."""
+        loss = self.nll / self.tokens
+        return {"loss": loss, "perplexity": loss.exp(), "accuracy": self.correct / self.tokens}

@@ -1,0 +1,235 @@
+"""Language modeling: any Hugging Face causal language model, its loss and what it writes."""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning import Trainer
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor, nn
+
+from lightning_adafactor import Adafactor
+from recipes.language_modeling.architecture import architecture_refused, new_config, refuse_without_effect
+from recipes.language_modeling.data import LanguageModelingData
+from recipes.language_modeling.generation import continue_text, read_prompt
+from recipes.language_modeling.metrics import TokenMetrics, negative_log_likelihood
+from recipes.language_modeling.packing import IGNORED
+from recipes.messages import RecipeError
+from recipes.models.pretrained import check_vocabulary
+from recipes.ranges import NonNegativeFloat, PositiveInt
+from recipes.recipe import Recipe
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+
+class LanguageModel(Recipe[LanguageModelingData]):
+    """Fine-tunes a causal language model on running text, or trains one from scratch.
+
+    Validation and test report the loss per token in nats (``val/loss``), its exponential (``val/perplexity``)
+    and the share of tokens that were the most probable one (``val/accuracy``), each token counting the same.
+    With ``trainer.accumulate_grad_batches`` the mean over batches is taken; batches are of equal size but for
+    the last one of an epoch, whose tokens weigh more.
+
+    ``report.json`` gets ``before`` (the metrics before the first step), ``samples`` (``prompt``, ``before``,
+    ``after``), ``tokens_per_second`` (in training, of all processes, validations left out) and ``tokens``
+    (those of each split, and ``dropped``, which did not fill a block).
+
+    Args:
+        pretrained: Hub name (``org/model`` or, to stay with one commit, tag or branch, ``org/model@v1``) or folder
+            (safetensors) of the model to start from, or a .gguf file, which is unpacked once and kept below
+            HF_HOME. Null: a model that starts at random.
+        architecture: Values in place of those of the model's configuration, such as ``{attention_dropout:
+            0.1}``. Without ``pretrained`` all that there is: ``model_type`` and its sizes, such as
+            ``{model_type: gpt2, n_layer: 4}``.
+        optimizer: The optimizer: class and arguments, without the parameters. Biases and norms get no weight
+            decay.
+        evaluate_before: Whether validation and test split are evaluated before the first step too, for the
+            report.
+        sample_prompts: Texts that are continued before and after training, for the report.
+        sample_tokens: Tokens written for each of them at most.
+        sample_temperature: 0 takes the most probable token each time, 1 draws from all; see ``recipes generate``.
+        kwargs: The arguments of every recipe.
+    """
+
+    data_class = LanguageModelingData
+    auto_class = "AutoModelForCausalLM"
+
+    def __init__(
+        self,
+        pretrained: str | None = None,
+        architecture: dict[str, Any] | None = None,
+        optimizer: OptimizerCallable = lambda params: Adafactor(
+            params, lr=2e-4, scale_parameter=False, relative_step=False
+        ),
+        *,
+        evaluate_before: bool = True,
+        sample_prompts: list[str] | None = None,
+        sample_tokens: PositiveInt = 40,
+        sample_temperature: NonNegativeFloat = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(optimizer=optimizer, pretrained=pretrained, **kwargs)
+        if pretrained is None and not (architecture or {}).get("model_type"):
+            raise RecipeError(
+                "model.pretrained is null: name a model to start from, or give model.architecture with a model_type "
+                "and its sizes to train from scratch"
+            )
+        self.architecture = dict(architecture or {})
+        self.evaluate_before = evaluate_before
+        self.sample_prompts = list(sample_prompts or [])
+        self.sample_tokens = sample_tokens
+        self.sample_temperature = sample_temperature
+        self.before: dict[str, float] = {}
+        self.samples_before: list[str] = []
+        self.val_metrics = TokenMetrics()
+        self.test_metrics = TokenMetrics()
+
+    def make_model(self, data: LanguageModelingData, weights: bool) -> nn.Module:
+        """Loads the model, or makes it, and refuses one that is not causal."""
+        if weights:
+            check_vocabulary(data.tokenizer, self.model_config(data), self.pretrained, "data.tokenizer")
+        try:
+            model = super().make_model(data, weights)
+        except (ValueError, RuntimeError) as error:
+            if self.pretrained is not None:
+                raise
+            raise architecture_refused(error) from error
+        if weights:
+            self._check_causal(model)
+        return model
+
+    def model_config(self, data: LanguageModelingData) -> "PretrainedConfig":
+        """The configuration of the model, with ``architecture`` in it.
+
+        Raises:
+            RecipeError: There is no such model or kind of model, or ``architecture`` has a value that it does not
+                know or cannot take.
+        """
+        if self.pretrained is None:
+            config = new_config(self.architecture, data.tokenizer)
+        else:
+            config = self.load_config(**self.architecture)
+            refuse_without_effect(config, [key for key in self.architecture if not hasattr(config, key)])
+        positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+        if positions is not None and data.block_size > positions:
+            raise RecipeError(
+                f"data.block_size is {data.block_size}, but {self._name()} reads {positions} tokens at most"
+            )
+        return config
+
+    def _name(self) -> str:
+        return f"'{self.pretrained}'" if self.pretrained else "the model of model.architecture"
+
+    def _check_causal(self, model: Any) -> None:
+        """Encoders such as BERT load as language models too, but see the very token they are to predict."""
+        training = model.training
+        tokens = torch.tensor([[1, 2, 3, 4], [1, 2, 3, 5]], device=model.device)
+        tokens %= getattr(model.config.get_text_config(), "vocab_size", 6)
+        with torch.no_grad(), isolate_rng():
+            logits = model.eval()(input_ids=tokens, use_cache=False).logits.float()
+        model.train(training)
+        change = (logits[0] - logits[1]).abs().amax(dim=-1)
+        if change[:3].max() > 0.02 * change[3]:
+            raise RecipeError(
+                f"model.pretrained: {self._name()} ({type(model).__name__}) reads later tokens to predict earlier "
+                "ones: give a causal language model"
+            )
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """Logits of shape (batch, tokens, vocabulary) of tokens of shape (batch, tokens)."""
+        assert self.model is not None
+        return self.model(input_ids=input_ids, use_cache=False).logits
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """The mean loss per token of a batch, logged as ``train/loss``."""
+        labels = batch["labels"]
+        tokens = (labels != IGNORED).sum()
+        loss = negative_log_likelihood(self(batch["input_ids"]), labels) / tokens
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(labels))
+        return loss
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Adds a batch to ``val/loss``, ``val/perplexity`` and ``val/accuracy``."""
+        self.val_metrics.update(self(batch["input_ids"]), batch["labels"])
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Adds a batch to ``test/loss``, ``test/perplexity`` and ``test/accuracy``."""
+        self.test_metrics.update(self(batch["input_ids"]), batch["labels"])
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs ``val/...``, the same on all processes."""
+        self._log("val", self.val_metrics)
+
+    def on_test_epoch_end(self) -> None:
+        """Logs ``test/...``, the same on all processes."""
+        self._log("test", self.test_metrics)
+
+    def _log(self, stage: str, metrics: TokenMetrics) -> None:
+        values = {f"{stage}/{name}": value.float() for name, value in metrics.compute().items()}
+        metrics.reset()
+        self.log_dict(values, prog_bar=stage == "val", sync_dist=True)
+
+    def before_training(self, trainer: Trainer, data: LanguageModelingData) -> None:
+        """Evaluates the model before its first step, and leaves the random numbers of the training alone.
+
+        Args:
+            trainer: The trainer that will train it.
+            data: Its text.
+        """
+        if not self.evaluate_before:
+            return
+        with isolate_rng():
+            results = list(trainer.validate(self, datamodule=data, verbose=False))
+            if data.has_test:
+                results += trainer.test(self, datamodule=data, verbose=False)
+        self.before = {name: value for result in results for name, value in result.items()}
+        shown = [f"{name} {value:.2f}" for name, value in self.before.items() if name.endswith("perplexity")]
+        if shown:
+            rank_zero_info(f"Before training: {', '.join(shown)}")
+
+    def on_fit_start(self) -> None:
+        """Lets the model write before its first step, when it is on its device."""
+        for sample in self._samples():  # a run that goes on writes after its training only
+            read_prompt(**sample)
+        if self.sample_prompts and not self.trainer.ckpt_path and self.trainer.is_global_zero:
+            self.samples_before = self._continued()
+
+    def _samples(self) -> list[dict[str, Any]]:
+        """What is to be continued, as the functions of :mod:`recipes.language_modeling.generation` take it."""
+        common = {"model": self.model, "tokenizer": self.data.tokenizer, "max_new_tokens": self.sample_tokens}
+        return [
+            {**common, "prompt": prompt, "key": f"model.sample_prompts[{i}]"}
+            for i, prompt in enumerate(self.sample_prompts)
+        ]
+
+    def _continued(self) -> list[str]:
+        return [continue_text(**sample, temperature=self.sample_temperature) for sample in self._samples()]
+
+    def report_details(self) -> dict[str, Any]:
+        """What the report of a language model has beyond that of any recipe."""
+        assert self.model is not None
+        seconds = self.history.training_seconds
+        blocks = self.history.samples * self.trainer.world_size
+        self.to(self.trainer.strategy.root_device)
+        after = self._continued() if self.sample_prompts else []
+        before: list[Any] = self.samples_before or [None] * len(after)
+        samples = zip(self.sample_prompts, before, after, strict=True)
+        return {
+            "before": self.before,
+            "samples": [{"prompt": prompt, "before": old, "after": new} for prompt, old, new in samples],
+            "tokens_per_second": round(blocks * self.data.block_size / seconds, 1) if seconds else 0.0,
+            "tokens": self.data.tokens,
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps what was before training for the report of a run that goes on from here."""
+        checkpoint["before_training"] = {"metrics": self.before, "samples": self.samples_before}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes it up, where this run has not seen it itself."""
+        kept = checkpoint.get("before_training", {})
+        self.before = self.before or kept.get("metrics", {})
+        if len(kept.get("samples", [])) == len(self.sample_prompts):
+            self.samples_before = self.samples_before or kept["samples"]

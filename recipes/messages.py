@@ -1,0 +1,26 @@
+"""What is said to users: mistakes and outcomes as exceptions, and notes on standard error."""
+
+import sys
+
+
+class RecipeError(Exception):
+    """A mistake in the configuration, the data or the environment that the user can fix.
+
+    The message is one sentence that names the key or file, the value found there and what was expected.
+    :func:`recipes.cli.main.main` prints it without a traceback and exits with status 2.
+    """
+
+
+class TrainingDiverged(Exception):  # noqa: N818 - an outcome of a training, not a mistake in its settings
+    """The training loss became NaN or infinite; the run stops and keeps its last good checkpoint.
+
+    :func:`recipes.cli.main.main` prints the message without a traceback and exits with status 1.
+    """
+
+
+def tell(message: str) -> None:
+    """Prints ``note: message`` on standard error, from the first process only."""
+    from lightning.pytorch.utilities.rank_zero import rank_zero_only  # seconds: only those pay who have a note
+
+    if getattr(rank_zero_only, "rank", 0) == 0:
+        print(f"note: {message}", file=sys.stderr)

@@ -1,0 +1,1 @@
+"""``python -m recipes.reproduce``: repeats a run from its report and compares the results."""

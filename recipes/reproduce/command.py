@@ -1,0 +1,160 @@
+"""``python -m recipes.reproduce runs/cls/version_0/report.json``: repeat a run, compare the results."""
+
+import json
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from recipes.cli.commands import CommandParser
+from recipes.messages import RecipeError
+from recipes.runs.folder import RunFolder, runs_root, versions
+
+DESCRIPTION = """\
+Repeats the run of a report, and compares weights and metrics: bit for bit, else value by value.
+
+Prints first how this environment differs from the recorded one. Then trains from the settings in the report (no other
+file is needed), in a new folder of the same group of runs. The result is one of
+
+  identical               the same weights and the same metrics.csv, byte for byte        exit status 0
+  equal within TOLERANCE  no metric of any step differs by more                           exit status 0
+  different               a metric differs by more: which, and from which step            exit status 1
+
+A run repeats bit for bit on the same type of machine, with the same packages, threads and trainer.deterministic."""
+
+
+PARTS: dict[str, type] = {
+    **dict.fromkeys(("fingerprint", "metrics", "history", "provenance"), dict),
+    **dict.fromkeys(("history.losses", "history.evaluations"), list),
+    **{f"provenance.{name}": dict for name in ("git", "image", "locks", "assets", "packages", "machine")},
+    **dict.fromkeys(("recipe", "fingerprint.weights", "provenance.command", "provenance.config"), str),
+}
+"""The keys that a report needs for its run to be repeated, with their types."""
+
+
+def main(args: Sequence[str]) -> int:
+    """Reproduces a run.
+
+    Args:
+        args: The command line after ``reproduce``.
+
+    Returns:
+        0 if the results are identical or equal within the tolerance; 1 if they differ, or the run failed.
+
+    Raises:
+        RecipeError: The report cannot be read, or its run cannot be repeated.
+    """
+    parser = CommandParser("reproduce", description=DESCRIPTION)
+    parser.add_argument("report", type=Path, help="report.json of a run, or its folder")
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=1e-3,
+        help="largest relative difference of two metrics that count as equal (default: %(default)s)",
+    )
+    parser.add_argument("--runs", metavar="FOLDER", help="folder of all runs to write to (default: the recorded one)")
+    parser.add_argument("--check", action="store_true", help="print how the environment differs, without training")
+    options = parser.parse_args(args)
+    if not options.tolerance >= 0:
+        raise RecipeError(f"--tolerance is {options.tolerance}: give 0 or more")
+    file = options.report / "report.json" if options.report.is_dir() else options.report
+    recorded = read_report(file)
+
+    from recipes.reproduce.environment import differences
+    from recipes.reproduce.verdict import compare, curves
+
+    try:
+        curves(recorded)
+    except (TypeError, ValueError, KeyError) as error:
+        raise RecipeError(f"{file} is not a valid report: its curves cannot be read ({error!r})") from None
+    found = list(differences(recorded["provenance"]))
+    for difference in found:
+        print(f"differs: {difference}")
+    if not found:
+        print("The environment is the recorded one.")
+    if options.check:
+        return 0
+    again = run_again(recorded, options.runs)
+    if again is None:
+        return 1
+
+    verdict = compare(file.parent, recorded, again, read_report(again / "report.json"), options.tolerance)
+    print(f"{verdict.message}\n  recorded: {file}\n  again:    {again / 'report.json'}")
+    return 0 if verdict.same else 1
+
+
+def read_report(file: Path) -> dict[str, Any]:
+    """Reads a report whose run can be repeated.
+
+    Raises:
+        RecipeError: The file is missing, cannot be read, or lacks a key that is needed.
+    """
+    try:
+        report = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise RecipeError(f"{file} cannot be read as the report.json of a run: {error}") from None
+    if not isinstance(report, dict) or "provenance" not in report or "fingerprint" not in report:
+        raise RecipeError(f"{file} has no 'provenance' with the settings of its run, and cannot be repeated")
+    wrong = [key for key, kind in PARTS.items() if not isinstance(_at(report, key), kind)]
+    if wrong:
+        raise RecipeError(f"{file} is not a valid report: missing or of another type: {', '.join(wrong)}")
+    if Path(report["recipe"]).name != report["recipe"] or report["recipe"] in ("", ".."):
+        raise RecipeError(f"{file} is not a valid report: recipe is '{report['recipe']}', which is no name of a recipe")
+    return report
+
+
+def _at(report: Any, key: str) -> Any:
+    for part in key.split("."):
+        report = report.get(part) if isinstance(report, dict) else None
+    return report
+
+
+def run_again(recorded: dict[str, Any], runs: str | None) -> Path | None:
+    """Trains from a report's settings in a process of its own, in a new folder of the same group of runs.
+
+    Returns:
+        The new run's folder; None if it failed, with its error message printed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        # The name of the group of runs is that of the folder above version_0, as for a run's own config.yaml.
+        config = Path(folder, recorded["recipe"], "version_0", "config.yaml")
+        config.parent.mkdir(parents=True)
+        config.write_text(recorded["provenance"]["config"], encoding="utf-8")
+        command = [sys.executable, "-m", "recipes.fit", "--config", str(config)]
+        if runs is not None:
+            command.append(f"--trainer.default_root_dir={runs}")
+        print(f"Running: python {shlex.join(command[1:])}", flush=True)
+        status = _run(command)
+        if status:
+            print(f"the run ended with exit status {status}: there is nothing to compare", file=sys.stderr)
+            return None
+        settings = yaml.safe_load(recorded["provenance"]["config"])
+        root = runs_root(runs or (settings.get("trainer") or {}).get("default_root_dir"))
+        # Other runs may have started meanwhile: ours has this configuration in its command.
+        for version in reversed(versions(root, recorded["recipe"])):
+            run = RunFolder(root, recorded["recipe"], version).path
+            try:
+                if str(config) in read_report(run / "report.json")["provenance"]["command"]:
+                    return run
+            except RecipeError:
+                continue  # of another run that has not finished, or of an older version
+        raise RecipeError(f"the new run has written no report in {root / recorded['recipe']}")
+
+
+def _run(command: list[str]) -> int:
+    """Runs a command and returns its exit status. On Ctrl-C, waits until it has saved its checkpoint."""
+    process, interrupt = subprocess.Popen(command), None
+    while True:
+        try:
+            status = process.wait()
+            break
+        except KeyboardInterrupt as pressed:
+            interrupt = pressed
+    if interrupt is not None:
+        raise interrupt
+    return status

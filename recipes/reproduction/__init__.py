@@ -1,1 +1,0 @@
-"""The parts of ``recipes.reproduce``: what differs in the environment, and in what came out."""

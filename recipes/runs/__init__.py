@@ -1,0 +1,1 @@
+"""The output of a run: its folder, config, history, report, plot and provenance."""

@@ -1,0 +1,47 @@
+"""``config.yaml``: all settings of a run, to run it again on any machine."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.cli import SaveConfigCallback
+
+from recipes import resolvers
+
+if TYPE_CHECKING:
+    from jsonargparse import Namespace
+    from lightning.pytorch.cli import LightningArgumentParser
+
+FILE = "config.yaml"
+
+
+def recorded_config(parser: "LightningArgumentParser", config: "Namespace") -> str:
+    """All settings of a run as YAML, defaults included.
+
+    Paths within wheels are replaced by their ``${wheel:...}`` reference: wheels are installed to other folders in other
+    environments.
+    """
+    text = parser.dump(config, skip_none=False)
+    for located, reference in resolvers.located().items():
+        text = text.replace(located, reference)
+    return text
+
+
+class RecordConfig(SaveConfigCallback):
+    """Writes :func:`recorded_config` into the run's folder before the training."""
+
+    _folder: str | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Gets the run's folder on all ranks: ``trainer.log_dir`` is broadcast from the first one."""
+        self._folder = trainer.log_dir
+        super().setup(trainer, pl_module, stage)
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Called on rank 0 alone."""
+        if self._folder is None:
+            return
+        file = Path(self._folder) / FILE
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("x", encoding="utf-8") as written:
+            written.write(recorded_config(self.parser, self.config))

@@ -1,0 +1,147 @@
+"""What happened during a run: its loss and evaluations step by step, its seconds and its examples."""
+
+import time
+from itertools import pairwise
+from statistics import median
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from lightning_adafactor.memory import StateSize, measure_state
+from recipes.runs.fingerprint import weights_sha256
+
+
+class RunHistory(Callback):
+    """Records what the report shows. The curves of a resumed run go on from those in its checkpoint.
+
+    Attributes:
+        losses: ``(step, loss, seconds)``, the mean training loss since the entry before, every
+            ``log_every_n_steps``, and the seconds of training until then, validations left out; of this
+            process's batches.
+        evaluations: For each validation ``(step, {metric: value})``.
+        initial_weights: Fingerprint of the module before the first step of training.
+        gradients: What the gradients took at the first optimizer step of this process.
+        seconds: ``setup`` from the making of this callback to the first training step (data, model, evaluation
+            before it), ``train`` the training loop with its validations, ``test`` the test loop.
+        samples: Training examples seen by this process.
+        training_seconds: ``seconds["train"]`` without the validations.
+    """
+
+    def __init__(self) -> None:
+        self.losses: list[tuple[int, float, float]] = []
+        self.evaluations: list[tuple[int, dict[str, float]]] = []
+        self.seconds = {"setup": 0.0, "train": 0.0, "test": 0.0}
+        self.initial_weights: str | None = None
+        self.gradients = StateSize(0, 0)
+        self.samples = 0
+        self.training_seconds = 0.0
+        self._mark = time.perf_counter()
+        self._validation_mark = 0.0
+        self._validation_seconds = 0.0
+        self._seconds_before = 0.0
+        self._loss_sum: Tensor | None = None
+        self._loss_count = 0
+        self._loss_before = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Takes the weights' fingerprint; stops the clock of the setup and starts that of training."""
+        if trainer.is_global_zero:
+            self.initial_weights = weights_sha256(pl_module.state_dict())
+        self._lap("setup")
+        self._seconds_before = self.losses[-1][2] if self.losses else 0.0
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stops the clock of training."""
+        self._lap("train")
+        self.training_seconds = self.seconds["train"] - self._validation_seconds
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the clock of the test; a look at the test split before training belongs to the setup."""
+        if self.training_seconds:
+            self._mark = time.perf_counter()
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stops the clock of the test."""
+        if self.training_seconds:
+            self._lap("test")
+
+    def _lap(self, phase: str) -> None:
+        now = time.perf_counter()
+        self.seconds[phase] = now - self._mark
+        self._mark = now
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        """Measures the gradients, once."""
+        if self.gradients.elements == 0:
+            gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+            self.gradients = measure_state([gradients])
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Counts the examples and, every ``log_every_n_steps``, notes the mean loss since the last time."""
+        first = next((value for value in batch.values() if isinstance(value, Tensor)), None)
+        self.samples += 0 if first is None else len(first)
+        if isinstance(outputs, dict) and "loss" in outputs:
+            # Lightning divides the loss by the batches that make up a step. Summed on the device, none is
+            # waited for.
+            loss = outputs["loss"].detach().float() * trainer.accumulate_grad_batches
+            self._loss_sum = loss + self._loss_before if self._loss_sum is None else self._loss_sum + loss
+            self._loss_before = 0.0
+            self._loss_count += 1
+        step = trainer.global_step
+        due = trainer.is_last_batch or step % max(trainer.log_every_n_steps, 1) == 0  # type: ignore[attr-defined]
+        noted = self.losses[-1][0] if self.losses else 0
+        if self._loss_sum is not None and due and step > noted:
+            mean = self._loss_sum.item() / self._loss_count
+            seconds = time.perf_counter() - self._mark - self._validation_seconds  # .item() has waited for the GPU
+            self.losses.append((step, mean, self._seconds_before + seconds))
+            self._loss_sum, self._loss_count = None, 0
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the clock of a validation."""
+        self._validation_mark = time.perf_counter()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Notes the metrics of a validation within training."""
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        self._validation_seconds += time.perf_counter() - self._validation_mark
+        metrics = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+        self.evaluations.append((trainer.global_step, metrics))
+
+    @property
+    def seconds_per_step(self) -> float | None:
+        """The median, over the entries of ``losses``, of the seconds that an optimizer step took.
+
+        The first entry, in which everything warms up, counts only if there is no other; those of a run before
+        this one was resumed count too. None without an entry.
+        """
+        marks = [(0, 0.0), *((step, seconds) for step, _, seconds in self.losses)]
+        each = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in pairwise(marks)]
+        return median(each[1:] or each) if each else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The curves, to be carried on by a resumed run."""
+        unnoted = [0.0 if self._loss_sum is None else self._loss_sum.item(), self._loss_count]
+        return {"losses": self.losses, "evaluations": self.evaluations, "unnoted": unnoted}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes up the curves of the run that is resumed, not those of a checkpoint tested after this run."""
+        if not self.losses:
+            self.losses = list(state_dict["losses"])
+            self.evaluations = list(state_dict["evaluations"])
+            self._loss_before, self._loss_count = state_dict.get("unnoted", (0.0, 0))
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Peak memory in MB: the most that tensors took on CUDA, elsewhere what the process had resident."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    import resource
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)

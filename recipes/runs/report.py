@@ -1,0 +1,169 @@
+"""What a finished run leaves: the best checkpoint's ``model/``, ``report.json``, ``report.png``, a table.
+
+``report.json`` holds
+
+=================== ==================================================================================
+recipe              Name of the configuration, which is also that of the run's group of folders.
+optimizer           Import path of the optimizer's class.
+optimizer_state     What the optimizer held after the last step on this process: ``elements`` (numbers),
+                    ``bytes``, ``megabytes`` (MiB).
+adamw_state         What ``torch.optim.AdamW`` would have held for the same trainable parameters: two
+                    moments in each parameter's dtype and shape, and a step.
+parameters          Parameters of the model, frozen ones included.
+parameter_memory    What they take, and
+gradient_memory     what their gradients took at the first step: ``elements``, ``bytes``, ``megabytes``.
+metrics             ``val/...`` at the best checkpoint, ``test/...`` of it: ``loss`` (mean), and what the
+                    recipe's module says it measures.
+monitor             ``name`` of the metric that chose the best checkpoint, and ``mode``, ``min`` or ``max``.
+steps               Optimizer steps.
+seconds_per_step    Median over the entries of ``history.losses``; null without one.
+seconds             ``setup`` (from the making of the model to the first training step: data, tokenizer,
+                    weights, evaluations before it), ``train`` (with its validations), ``test``; wall clock.
+samples_per_second  Training examples of all processes a second, validations left out.
+peak_memory_mb      CUDA: most memory that tensors took. Else: most that the process had resident. MiB.
+versions            Of Python and the main libraries; null for one that is not installed as a package.
+device              Name of the accelerator, or of the CPU and the threads used.
+seed                ``seed_everything``, null without.
+git_commit          Commit of the repository that the recipes lie in, null where unknown.
+fingerprint         sha256 of the best ``weights`` (those in ``model/``), of the ``initial_weights`` before the
+                    first step, and of ``metrics.csv`` (``metrics``); see :mod:`recipes.runs.fingerprint`.
+data                What was understood of the data: labels and rows per split, rows dropped, duplicates, tokens cut
+                    off, share of padding; see ``RecipeData.summary``.
+history             ``losses``: [step, mean training loss since the entry before, seconds of training so far], of
+                    several processes those of the first; ``evaluations``: [step, validation metrics].
+provenance          See :mod:`recipes.runs.provenance`.
+=================== ==================================================================================
+
+A recipe's module adds keys of its own before ``history``, with its ``report_details()``.
+"""
+
+import importlib
+import json
+import math
+import os
+import platform
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from lightning_adafactor.memory import StateSize, adamw_state, measure_state
+from recipes.runs.history import RunHistory, peak_memory_mb
+from recipes.runs.provenance import cpu_name, git_commit, packages
+
+PACKAGES = ("python", "torch", "lightning", "transformers", "datasets", "torchmetrics", "lightning-adafactor")
+
+
+def as_json(report: dict[str, Any]) -> str:
+    """A report as indented JSON, with each list of plain values on one line; null for what is NaN or infinite."""
+    text = json.dumps(_finite(report), indent=2, ensure_ascii=False, allow_nan=False)
+    return re.sub(r"\[\n\s+([^\[\]{}\"]*?)\n\s+\]", lambda found: f"[{' '.join(found[1].split())}]", text) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    """A value as strict JSON knows it."""
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def best_evaluation(history: RunHistory, trainer: Trainer) -> dict[str, float]:
+    """The validation metrics at the best checkpoint, or at the last validation where none was monitored."""
+    if not history.evaluations:
+        return {}
+    checkpoint = trainer.checkpoint_callback
+    if isinstance(checkpoint, ModelCheckpoint) and checkpoint.monitor and checkpoint.best_model_score is not None:
+        score = checkpoint.best_model_score.item()
+        for _, metrics in history.evaluations:
+            if metrics.get(checkpoint.monitor) == score:
+                return metrics
+    return history.evaluations[-1][1]
+
+
+def about_training(trainer: Trainer, module: LightningModule, history: RunHistory) -> dict[str, Any]:
+    """What a report says of a training that has just ended: sizes, steps, seconds, versions.
+
+    Args:
+        trainer: The trainer, before it tests: the optimizers are gone from it then.
+        module: The module that was trained.
+        history: What was recorded of it.
+    """
+    state = measure_state([state for optimizer in trainer.strategy.optimizers for state in optimizer.state.values()])
+    samples = history.samples * trainer.world_size
+    installed = {"python": platform.python_version(), **packages()}
+    checkpoint = trainer.checkpoint_callback
+    monitor: dict[str, str | None] = {"name": None, "mode": None}
+    if isinstance(checkpoint, ModelCheckpoint):
+        monitor = {"name": checkpoint.monitor, "mode": checkpoint.mode}
+    return {
+        "optimizer": ", ".join(import_path(type(optimizer)) for optimizer in trainer.strategy.optimizers),
+        "optimizer_state": _as_dict(state),
+        "adamw_state": _as_dict(adamw_state(module.parameters())),
+        "parameters": sum(parameter.numel() for parameter in module.parameters()),
+        "parameter_memory": _as_dict(measure_state([list(module.parameters())])),
+        "gradient_memory": _as_dict(history.gradients),
+        "metrics": {},
+        "monitor": monitor,
+        "steps": trainer.global_step,
+        "seconds_per_step": history.seconds_per_step,
+        "seconds": {},
+        "samples_per_second": round(samples / history.training_seconds, 3) if history.training_seconds else 0.0,
+        "peak_memory_mb": round(peak_memory_mb(trainer.strategy.root_device), 1),
+        "versions": {name: installed.get(name) for name in PACKAGES},
+        "device": device_name(trainer.strategy.root_device),
+        "seed": int(os.environ["PL_GLOBAL_SEED"]) if "PL_GLOBAL_SEED" in os.environ else None,
+        "git_commit": git_commit(),
+    }
+
+
+def _as_dict(size: StateSize) -> dict[str, int | float]:
+    return {"elements": size.elements, "bytes": size.bytes, "megabytes": size.megabytes}
+
+
+def import_path(cls: type) -> str:
+    """The shortest path that a class can be imported from, as a YAML names it (``torch.optim.AdamW``)."""
+    parts = cls.__module__.split(".")
+    for end in range(1, len(parts) + 1):
+        package = ".".join(parts[:end])
+        if getattr(importlib.import_module(package), cls.__name__, None) is cls:
+            return f"{package}.{cls.__name__}"
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def device_name(device: torch.device) -> str:
+    """The accelerator's name, or the CPU's with the threads that torch uses."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type != "cpu":
+        return str(device)
+    return f"{cpu_name()}, {torch.get_num_threads()} threads"
+
+
+def print_table(report: dict[str, Any], folder: Path) -> None:
+    """Prints the report as a table, and where its files are."""
+    from rich.console import Console
+    from rich.table import Table
+
+    state, adamw = report["optimizer_state"], report["adamw_state"]
+    table = Table(title=f"{report['recipe']}: {report['optimizer']}, {report['steps']} steps", show_header=False)
+    table.add_column(style="bold")
+    table.add_column(justify="right")
+    for name, value in report["metrics"].items():
+        table.add_row(name, f"{value:.4f}")
+    table.add_section()
+    table.add_row("optimizer state", f"{state['megabytes']:,.2f} MB, {state['elements']:,} elements")
+    table.add_row("AdamW would hold", f"{adamw['megabytes']:,.2f} MB, {adamw['elements']:,} elements")
+    table.add_row("parameters", f"{report['parameters']:,}")
+    table.add_row("peak memory", f"{report['peak_memory_mb']:,.0f} MB")
+    table.add_section()
+    seconds = report["seconds"]
+    table.add_row("seconds", ", ".join(f"{phase} {value:.0f}" for phase, value in seconds.items()))
+    table.add_row("training examples a second", f"{report['samples_per_second']:.1f}")
+    console = Console()
+    console.print(table)
+    console.print(f"Model, report.json and report.png are in {folder}", soft_wrap=True, highlight=False)

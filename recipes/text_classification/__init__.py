@@ -1,0 +1,1 @@
+"""Text classification: the module, its data, and what both are made of."""

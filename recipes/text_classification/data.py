@@ -1,0 +1,330 @@
+"""The data of text classification: one or two text columns and a label column, tokenized and batched."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torch import Tensor
+from torch.utils.data import DistributedSampler
+
+from recipes.data.caching import Cached
+from recipes.data.sources import check_columns, check_text
+from recipes.data.summary import count_duplicates, padding_share
+from recipes.messages import RecipeError, tell
+from recipes.models.pretrained import load_config
+from recipes.ranges import IntFrom2, IntFrom3, PositiveInt
+from recipes.recipe import RecipeData
+from recipes.text_classification.encoding import complete, encode
+from recipes.text_classification.labels import doubtful, folded, label_name, ordered, trained_labels
+from recipes.text_classification.metrics import IGNORED
+from recipes.text_classification.sampler import LengthGroupedSampler
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+class TextClassificationData(RecipeData):
+    """Texts and their labels from files or the Hugging Face hub.
+
+    A split is named by its file or files (csv, tsv, Orange .tab, json, jsonl, parquet, compressed or not;
+    glob patterns and lists too) or, where ``path`` is given, by a split of that dataset. ``validation`` and
+    ``test`` may also be a fraction of the training rows, label by label in proportion. Rows with an empty text or
+    label are dropped and counted.
+
+    Args:
+        text: The column that holds the text, or a list of two columns for tasks on pairs of texts.
+        label: The column that holds the label: names, or whole numbers.
+        train: Training file or files, or a split of ``path``. Not needed to test or predict with a model that
+            knows its labels.
+        predict: File or files, or a split of ``path``, to label with ``predict``. They need no label column.
+        max_length: Texts are cut after so many tokens. Time and activation memory grow with it.
+        max_labels: Most different labels that training rows may have. Null: 100, or half as many as there are rows.
+        group_by_length: Whether training batches hold texts of similar length, for less padding.
+        pad_to_multiple_of: Batches are padded to the longest text, rounded up to a multiple of this.
+        kwargs: The arguments of the data of every recipe.
+
+    Attributes:
+        labels: The label names in the order of their ids, once loaded.
+        predict_rows: The rows to predict as their source has them, once loaded.
+    """
+
+    def __init__(
+        self,
+        text: str | list[str],
+        label: str,
+        train: str | list[str] | None = None,
+        *,
+        predict: str | list[str] | None = None,
+        max_length: IntFrom3 = 128,
+        max_labels: IntFrom2 | None = None,
+        group_by_length: bool = True,
+        pad_to_multiple_of: PositiveInt | None = 8,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(train, **kwargs)
+        self.text = [text] if isinstance(text, str) else list(text)
+        self.label = label
+        self.sources["predict"] = predict
+        self.max_length = max_length
+        self.max_labels = max_labels
+        self.group_by_length = group_by_length
+        self.pad_to_multiple_of = pad_to_multiple_of
+        self._check_arguments()
+        self.labels: list[str] = []
+        self.predict_rows: Dataset
+        self._dropped: dict[str, int] = {}
+
+    def _check_arguments(self) -> None:
+        if not 1 <= len(self.text) <= 2:
+            raise RecipeError(f"data.text names {len(self.text)} columns: give one or two")
+        if len({*self.text, self.label}) < len(self.text) + 1:
+            raise RecipeError(
+                f"data.text ({', '.join(self.text)}) and data.label ({self.label}) name the same column: "
+                "each needs a column of its own"
+            )
+
+    def inspect(self) -> None:
+        """Finds tokenizer and labels as training does."""
+        self._load_tokenizer()
+        self.labels = self._choose_labels(self.read("train"))
+
+    def _load_tokenizer(self) -> None:
+        self.tokenizer = self.load_tokenizer()
+        self.tokenizer.model_max_length = self.max_length
+
+    def load_splits(self, command: str) -> "dict[str, Dataset]":
+        """Token ids, label ids and lengths of the rows of each split, the labels in an order that never changes."""
+        if not self.labels:
+            self._load_tokenizer()
+        if command == "predict":
+            return {"predict": self._load_predict()}
+        rows = {split: self.read(split) for split in ("train", "validation", "test")}
+        self.labels = self._choose_labels(rows["train"])
+        splits = {split: self._encode(split, dataset) for split, dataset in rows.items() if dataset is not None}
+        self.split_fractions(splits, stratify_by="labels")
+        # Neither the loss nor a metric depends on the order of evaluation, and sorted texts need less padding.
+        return {split: rows if split == "train" else _longest_first(rows) for split, rows in splits.items()}
+
+    def _load_predict(self) -> "Dataset":
+        if not self.labels:
+            self.labels = trained_labels(self._model_config())
+        # A checkpoint may have been trained on others than the model that it began with.
+        from_data = self.sources["train"] is not None and self.trainer is not None and self.trainer.ckpt_path
+        if from_data or not self.labels:
+            train = self.read("train")
+            if train is None:
+                raise RecipeError(
+                    f"model.pretrained: '{self._pretrained}' knows no labels and data.train is null: give the "
+                    "folder model/ of a run, or the data.train that the checkpoint was trained on"
+                )
+            self.labels = self._choose_labels(train)
+        rows = self.read("predict")
+        assert rows is not None
+        self.predict_rows = rows
+        return self._encode("predict", rows)
+
+    def read(self, split: str) -> "Dataset | None":
+        """The rows of a split, known to have the columns of texts and, but for ``predict``, of labels."""
+        rows = super().read(split)
+        if rows is None:
+            return None
+        key = f"data.{split}"
+        columns = dict.fromkeys(self.text, "data.text")
+        check_columns(
+            rows, columns if split == "predict" else {**columns, self.label: "data.label"}, key, self.sources[split]
+        )
+        for column in self.text:
+            check_text(rows, column, key)
+            if split == "train":
+                _refuse_numbers(rows, column, key)
+        names = getattr(rows.features.get(self.label), "names", None) or []
+        if any(not name.strip() for name in names):
+            raise RecipeError(f"data.label: a class of column '{self.label}' of {key} has no name: name all of them")
+        return rows
+
+    def _model_config(self) -> Any:
+        return load_config(str(self._pretrained), "model.pretrained", trust_remote_code=self._trust_remote_code)
+
+    def _choose_labels(self, train: "Dataset | None") -> list[str]:
+        """The labels in the order of their ids: a model's own if it knows them all, so that its head fits."""
+        known = trained_labels(self._model_config())
+        if train is None:
+            if not known:
+                raise RecipeError(
+                    f"data.train is null and '{self._pretrained}' (model.pretrained) knows no labels: give "
+                    "data.train, or the folder model/ of a run"
+                )
+            return known
+        found = self._names(train) - {""}
+        if found and {folded(name) for name in found} <= {folded(name) for name in known}:
+            return known
+        if len(found) < 2:
+            raise RecipeError(
+                f"data.label: column '{self.label}' of data.train holds {len(found)} different labels: "
+                "a classifier needs two or more"
+            )
+        if len(found) > (self.max_labels or max(100, len(train) // 2)):
+            raise RecipeError(
+                f"data.label: column '{self.label}' holds {len(found)} different values in {len(train)} rows "
+                f"of data.train: name the column of the labels, or set data.max_labels to {len(found)} if these are "
+                "labels"
+            )
+        self._refuse_other_labels(known, found)
+        for note in doubtful(found):
+            tell(f"data.label: {note}")
+        return ordered(found)
+
+    def _refuse_other_labels(self, known: list[str], found: set[str]) -> None:
+        """What a trained head puts out has its own labels, and only training can give it others."""
+        trainer = self.trainer
+        if not known or trainer is None or trainer.state.fn in (None, "fit") or trainer.ckpt_path:
+            return
+        raise RecipeError(
+            f"model.pretrained: '{self._pretrained}' was trained on the labels {_listed(known)}, and data.train has "
+            f"{_listed(ordered(found))}: give data with its labels, or the --ckpt_path of a run with these"
+        )
+
+    def _names(self, dataset: "Dataset") -> set[str]:
+        class_names = getattr(dataset.features[self.label], "names", None)
+        try:
+            return {label_name(value, class_names) for value in dataset.unique(self.label)}
+        except (TypeError, NotImplementedError) as error:  # lists and structs have no unique values
+            raise RecipeError(
+                f"data.label: column '{self.label}' holds {dataset.features[self.label]}: give names or whole numbers"
+            ) from error
+
+    def _encode(self, split: str, dataset: "Dataset") -> "Dataset":
+        """Token ids, label ids and lengths, from the cache if the same was tokenized before."""
+        from datasets import ClassLabel
+
+        labelled = split != "predict"
+        class_names, aliases = None, {}
+        if labelled:
+            class_names = getattr(dataset.features[self.label], "names", None)
+            names = self._names(dataset) - {"", *self.labels}
+            aliases = self._aliases(names)
+            unknown = ordered(names - aliases.keys())
+            if unknown:
+                raise RecipeError(
+                    f"data.{split} has labels that data.train has not: {', '.join(map(repr, unknown[:5]))}"
+                    + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
+                    + "".join(
+                        f"; '{name}' is there as '{label}'"
+                        for name in unknown[:5]
+                        for label in self.labels
+                        if folded(name) == folded(label)
+                    )
+                    + ("; -1 marks rows without a label on the hub" if "-1" in unknown else "")
+                    + f": correct column '{self.label}' or choose another split"
+                )
+        rows = dataset
+        if labelled:
+            columns = {"text": self.text, "label": self.label, "class_names": class_names}
+            rows = dataset.filter(Cached(complete), batched=True, fn_kwargs=columns)
+            self._dropped[split] = len(dataset) - len(rows)
+            if dropped := self._dropped[split]:
+                rank_zero_info(f"data.{split}: dropped {dropped} of {len(dataset)} rows, without a text or a label.")
+            if len(rows) == 0:
+                raise RecipeError(f"data.{split} has {len(dataset)} rows, but none with both a text and a label")
+        encoded = rows.map(
+            Cached(encode),
+            batched=True,
+            remove_columns=dataset.column_names,
+            desc=f"Tokenizing {split}",
+            fn_kwargs={
+                "tokenizer": self.tokenizer,
+                "text": self.text,
+                "label": self.label if labelled else None,
+                "labels": self.labels,
+                "class_names": class_names,
+                "max_length": self.max_length,
+                "aliases": aliases,
+            },
+        )
+        return encoded.cast_column("labels", ClassLabel(names=self.labels)) if labelled else encoded
+
+    def _aliases(self, names: set[str]) -> dict[str, str]:
+        """Which label of the model each name is, where they differ only in case, blanks or the format of a number."""
+        if not names or self.labels != trained_labels(self._model_config()):
+            return {}
+        by_fold: dict[str, list[str]] = {}
+        for label in self.labels:
+            by_fold.setdefault(folded(label), []).append(label)
+        found = {name: by_fold.get(folded(name), []) for name in sorted(names)}
+        aliases = {name: labels[0] for name, labels in found.items() if len(labels) == 1}
+        for name, label in aliases.items():
+            tell(f"data.label: '{name}' is read as '{label}', as '{self._pretrained}' calls it")
+        return aliases
+
+    def train_sampler(self, rows: "Dataset", **shard: Any) -> DistributedSampler:
+        """Batches of similar lengths, if asked for."""
+        if not self.group_by_length:
+            return super().train_sampler(rows, **shard)
+        return LengthGroupedSampler(rows["length"][:], self.batch_size, **shard)
+
+    def summary(self) -> dict[str, dict[str, Any]]:
+        """Of each split its rows and labels, rows dropped, duplicates of training rows, tokens cut off and padding."""
+        splits = {split: rows for split, rows in self.splits.items() if split != "predict"}
+        summary: dict[str, dict[str, Any]] = {}
+        for split, rows in splits.items():
+            counts = Counter(rows["labels"][:])
+            summary[split] = {
+                "rows": len(rows),
+                "labels": {name: counts[number] for number, name in enumerate(self.labels)},
+                "rows_dropped_without_text_or_label": self._dropped.get(split, 0),
+                "tokens_cut_off": sum(rows["cut"][:]),
+            }
+            if split != "train" and "train" in splits:
+                summary[split]["duplicates_of_training_rows"] = count_duplicates(
+                    _tokens(rows), _tokens(splits["train"])
+                )
+        if "train" in splits:
+            sampler = self.train_sampler(
+                splits["train"], num_replicas=1, rank=0, seed=int(os.environ.get("PL_GLOBAL_SEED", "0"))
+            )
+            lengths = splits["train"]["length"][:]
+            share = padding_share(lengths, sampler, self.batch_size, self.pad_to_multiple_of or 1)
+            summary["train"]["share_of_padding"] = share
+        return summary
+
+    def filler(self, row: dict[str, Any]) -> dict[str, Any]:
+        """The row without its label."""
+        return {**row, "labels": IGNORED}
+
+    def collate(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """Pads rows to the longest of them."""
+        from transformers import DataCollatorWithPadding
+
+        rows = [{name: value for name, value in row.items() if name not in ("length", "cut")} for row in rows]
+        return dict(DataCollatorWithPadding(self.tokenizer, pad_to_multiple_of=self.pad_to_multiple_of)(rows))
+
+    def largest_batch(self) -> dict[str, Tensor]:
+        """A training batch of texts of ``max_length`` tokens, its numbers without meaning; after ``inspect``."""
+        multiple = self.pad_to_multiple_of or 1
+        tokens = -(-self.max_length // multiple) * multiple
+        batch = {
+            name: torch.ones(self.batch_size, tokens, dtype=torch.long) for name in self.tokenizer.model_input_names
+        }
+        return {**batch, "labels": torch.zeros(self.batch_size, dtype=torch.long)}
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _tokens(rows: "Dataset") -> Iterator[tuple[int, ...]]:
+    return (tuple(tokens) for batch in rows.select_columns("input_ids").iter(1000) for tokens in batch["input_ids"])
+
+
+def _longest_first(rows: "Dataset") -> "Dataset":
+    return rows.select(torch.tensor(rows["length"][:]).argsort(descending=True, stable=True).tolist())
+
+
+def _refuse_numbers(rows: "Dataset", column: str, key: str) -> None:
+    """Columns of delimited files are always read as text, so a column of numbers shows only in its values."""
+    sample = [value for value in rows[column][:1000] if value]
+    if sample and all(value.replace(".", "", 1).lstrip("+-").isdecimal() for value in sample):
+        raise RecipeError(f"data.text: column '{column}' of {key} holds numbers, not text: name a column of texts")

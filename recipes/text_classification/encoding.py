@@ -1,0 +1,62 @@
+"""From rows of texts and labels to token ids and label ids."""
+
+from typing import TYPE_CHECKING, Any
+
+from recipes.text_classification.labels import label_name
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def complete(
+    batch: dict[str, list[Any]], text: list[str], label: str | None = None, class_names: list[str] | None = None
+) -> list[bool]:
+    """Whether each row of a batch has something in each text column and, if there is one, in the label column."""
+    texts = zip(*(batch[column] for column in text), strict=True)
+    kept = [all(value is not None and value.strip() for value in row) for row in texts]
+    if label is not None:
+        named = (bool(label_name(value, class_names)) for value in batch[label])
+        kept = [whole and has for whole, has in zip(kept, named, strict=True)]
+    return kept
+
+
+def encode(
+    batch: dict[str, list[Any]],
+    tokenizer: "PreTrainedTokenizerBase",
+    text: list[str],
+    label: str | None,
+    labels: list[str],
+    class_names: list[str] | None,
+    max_length: int,
+    aliases: dict[str, str] | None = None,
+) -> dict[str, list[Any]]:
+    """Tokenizes a batch of rows and numbers their labels.
+
+    Args:
+        batch: Columns of the rows.
+        tokenizer: The tokenizer.
+        text: One or two text columns.
+        label: The label column; None for rows without.
+        labels: Label names in the order of their ids.
+        class_names: The names that numbers in the label column stand for, if it is a ``ClassLabel``.
+        max_length: Longest length in tokens; the longer text of a pair is cut first.
+        aliases: Labels under other names, as the label column has them.
+
+    Returns:
+        The tokenizer's columns, ``length`` in tokens, ``cut``, the tokens after it, and, with a label column,
+        ``labels``.
+    """
+    texts = [[value or "" for value in batch[column]] for column in text]
+    encoded = dict(tokenizer(*texts, truncation=True, max_length=max_length))
+    encoded["length"] = [len(tokens) for tokens in encoded["input_ids"]]
+    encoded["cut"] = [0] * len(encoded["length"])
+    full = [row for row, length in enumerate(encoded["length"]) if length >= max_length]
+    if full:
+        whole = tokenizer(*([column[row] for row in full] for column in texts), truncation=False, verbose=False)
+        for row, tokens in zip(full, whole["input_ids"], strict=True):
+            encoded["cut"][row] = len(tokens) - encoded["length"][row]
+    if label is not None:
+        numbers = {name: i for i, name in enumerate(labels)}
+        numbers |= {alias: numbers[name] for alias, name in (aliases or {}).items()}
+        encoded["labels"] = [numbers[label_name(value, class_names)] for value in batch[label]]
+    return encoded

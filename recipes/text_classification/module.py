@@ -1,0 +1,140 @@
+"""Text classification: any Hugging Face encoder with a classification head, its loss and its metrics."""
+
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
+from torch.nn import functional
+from torchmetrics import MetricCollection
+
+from lightning_adafactor import Adafactor
+from recipes.messages import RecipeError
+from recipes.models.pretrained import check_vocabulary
+from recipes.ranges import FractionBelow1
+from recipes.recipe import Recipe
+from recipes.text_classification.data import TextClassificationData
+from recipes.text_classification.metrics import classification_metrics
+from recipes.text_classification.predictions import PredictionWriter
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout")
+"""What transformers' configurations call dropout within the encoder and before the head."""
+
+
+class TextClassifier(Recipe[TextClassificationData]):
+    """Fine-tunes a pre-trained encoder to label texts, or pairs of texts.
+
+    Validation and test report the mean cross-entropy (``val/loss``), accuracy over all examples
+    (``val/accuracy``, micro) and F1 averaged over labels, each counting the same (``val/f1``, macro). The
+    label names come from the data and are saved in the model.
+
+    Args:
+        pretrained: Hub name (``org/model`` or, to stay with one commit, tag or branch, ``org/model@v1``) or folder
+            of the encoder to start from (safetensors). A head that it lacks starts at random; the folder
+            ``model/`` of an earlier run brings its own.
+        optimizer: The optimizer: class and arguments, without the parameters. Biases and norms get no weight
+            decay.
+        label_smoothing: Share of the target spread evenly over all labels; 0.1 is common.
+        dropout: Dropout within the encoder and before the head. Null: the encoder's own.
+        predictions: Where ``predict`` writes: a .csv or .jsonl file, within the run's folder unless absolute.
+        kwargs: The arguments of every recipe.
+    """
+
+    monitor = "val/f1"
+    monitor_mode = "max"
+    data_class = TextClassificationData
+    auto_class = "AutoModelForSequenceClassification"
+
+    def __init__(
+        self,
+        pretrained: str,
+        optimizer: OptimizerCallable = lambda params: Adafactor(
+            params, lr=3e-4, scale_parameter=False, relative_step=False
+        ),
+        *,
+        label_smoothing: FractionBelow1 = 0.0,
+        dropout: FractionBelow1 | None = None,
+        predictions: str = "predictions.csv",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(optimizer=optimizer, pretrained=pretrained, **kwargs)
+        self.label_smoothing = label_smoothing
+        self.dropout = dropout
+        self.run_callbacks.append(PredictionWriter(predictions))
+
+    def configure_model(self) -> None:
+        """Loads the encoder with a head for the labels of the data, and makes the metrics for them."""
+        if self.model is not None:
+            return
+        super().configure_model()
+        self.val_metrics = classification_metrics(len(self.data.labels), "val")
+        self.test_metrics = classification_metrics(len(self.data.labels), "test")
+
+    def model_config(self, data: TextClassificationData) -> "PretrainedConfig":
+        """The encoder's configuration with a head for the labels of the data and this module's dropout."""
+        config = self.load_config(
+            num_labels=len(data.labels),
+            id2label=dict(enumerate(data.labels)),
+            label2id={label: i for i, label in enumerate(data.labels)},
+        )
+        check_vocabulary(data.tokenizer, config, self.pretrained, "data.tokenizer")
+        positions = getattr(config, "max_position_embeddings", None)
+        if positions is not None and data.max_length > positions:
+            raise RecipeError(
+                f"data.max_length is {data.max_length}, but '{self.pretrained}' reads {positions} tokens at most"
+            )
+        # A decoder takes the last token that is no padding for the text, as its configuration knows padding.
+        for part in {id(part): part for part in (config, config.get_text_config())}.values():
+            part.pad_token_id = data.tokenizer.pad_token_id
+        for name in DROPOUTS:
+            if self.dropout is not None and hasattr(config, name):
+                setattr(config, name, self.dropout)
+        return config
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps the labels that the outputs stand for."""
+        checkpoint["labels"] = list(self.data.labels)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Compares the labels of a checkpoint with those of the data.
+
+        Raises:
+            RecipeError: They are not the same, or in another order.
+        """
+        trained = checkpoint.get("labels")
+        if trained is not None and trained != self.data.labels:
+            raise RecipeError(
+                f"--ckpt_path: the checkpoint was trained on the labels {', '.join(map(repr, trained[:5]))}, and the "
+                f"data has {', '.join(map(repr, self.data.labels[:5]))}: give the data.train that it was trained on"
+            )
+
+    def forward(self, **inputs: Tensor) -> Tensor:
+        """Logits of shape (batch, labels), in float32, of tokens of shape (batch, tokens)."""
+        assert self.model is not None
+        return self.model(**inputs).logits.float()
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """The mean cross-entropy of a batch, logged as ``train/loss``."""
+        inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+        loss = functional.cross_entropy(self(**inputs), batch["labels"], label_smoothing=self.label_smoothing)
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["labels"]))
+        return loss
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Adds a batch to ``val/loss``, ``val/accuracy`` and ``val/f1``."""
+        self._evaluate(batch, "val", self.val_metrics)
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Adds a batch to ``test/loss``, ``test/accuracy`` and ``test/f1``."""
+        self._evaluate(batch, "test", self.test_metrics)
+
+    def _evaluate(self, batch: dict[str, Tensor], stage: str, metrics: MetricCollection) -> None:
+        labels = batch["labels"]
+        metrics.update(self(**{name: tensor for name, tensor in batch.items() if name != "labels"}), labels)
+        self.log_dict(dict(metrics.items()), batch_size=len(labels), prog_bar=stage == "val")
+
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Probabilities of shape (batch, labels) in float32."""
+        return self(**batch).softmax(dim=-1)

@@ -1,0 +1,1 @@
+"""What every training shares, whatever the task: trainer defaults, optimizer, checkpoints, progress."""

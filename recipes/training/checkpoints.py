@@ -1,0 +1,393 @@
+"""Checkpoints: the last one of a run, the one that ``--ckpt_path`` means, and the hyperparameters in it."""
+
+import pickle
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.trainer.states import TrainerFn
+
+from recipes.messages import RecipeError, tell
+from recipes.runs.folder import RunFolder, settings_of, versions
+from recipes.training import lightning_internals, whole_files
+from recipes.training.stop_signals import StopSignals
+
+LAST = "last.ckpt"
+SHARDED = ("meta.pt", ".metadata")
+INHERITED = ("best_model_path", "best_model_score", "best_k_models", "kth_best_model_path", "kth_value")
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Writes each checkpoint whole or not at all, with a checksum that is verified when it is loaded.
+
+    Lightning writes through the temporary folder: where that is on another file system, an interrupted or failed copy
+    leaves a truncated checkpoint in place of the good one.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Writes a local file with :func:`recipes.training.whole_files.write`, any other as Lightning does."""
+        if "://" in str(path) or storage_options is not None:
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        whole_files.write(checkpoint, Path(path))
+
+    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
+        """Loads a checkpoint; ``map_location`` as :func:`torch.load` takes it.
+
+        It is the CPU by its name, where Lightning passes a function that does the same: torch rebuilds tensor
+        subclasses such as torchao's 8-bit state only on a device that is named.
+
+        Raises:
+            RecipeError: The file is not the one that was written.
+        """
+        if Path(path).is_file():
+            verify(path)
+        return super().load_checkpoint(path, map_location, weights_only)
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Removes a checkpoint, then its checksum."""
+        super().remove_checkpoint(path)
+        whole_files.sum_of(Path(path)).unlink(missing_ok=True)
+
+
+def write_whole_files(trainer: Trainer) -> None:
+    """Has a trainer write and load its checkpoints so, unless its strategy or settings have a way of their own."""
+    if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+        trainer.strategy.checkpoint_io = WholeFiles()
+
+
+def verify(path: str | Path) -> None:
+    """Compares a checkpoint with its checksum, if there is one.
+
+    Raises:
+        RecipeError: They differ.
+    """
+    if not whole_files.is_whole(Path(path)):
+        raise RecipeError(
+            f"--ckpt_path {path}: the file is damaged, its sha256 is not the one in {whole_files.sum_of(Path(path))}; "
+            "use another checkpoint of the run, or a copy of this one"
+        )
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps the best checkpoint; a resumed run knows the best one of the run before.
+
+    Lightning forgets it when the folder changes, so that the first checkpoint after a resume would become the best.
+    """
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes over the best checkpoint of the run before, if its file exists. It is never deleted."""
+        if Path(state_dict["best_model_path"]).is_file():
+            for name in INHERITED:
+                setattr(self, name, state_dict[name])
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """Keeps ``last.ckpt``, written after every validation, at the end, and when the run is asked to stop.
+
+    :class:`~lightning.pytorch.callbacks.ModelCheckpoint` with ``save_last=True`` writes it only when the best
+    checkpoint is written too, so that a run which no longer improves could not be taken up where it ended.
+
+    A run that is asked to stop (:class:`~recipes.training.stop_signals.StopSignals`) ends the batch, saves and leaves:
+    Lightning runs checkpoint callbacks last, so what the others note of the batch is saved too.
+
+    Attributes:
+        stopped_by: The signal that has ended the run; None without one.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(filename=LAST.removesuffix(".ckpt"), enable_version_counter=False)
+        self._signals = StopSignals()
+        self.stopped_by: int | None = None
+
+    @property
+    def path(self) -> str | None:
+        """The file, once it has been written."""
+        return self.best_model_path or None
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Ignores the state: the file of the run before is not this run's last."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """From here on a signal lets the batch end."""
+        super().on_train_start(trainer, pl_module)
+        self.stopped_by = None
+        self._signals.install()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Saves and leaves if asked to; where a validation is due, which a resumed run would skip, after that."""
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if not self._asked(trainer):
+            return
+        if trainer.global_step:
+            self._save_now(trainer)
+        if trainer.global_step and lightning_internals.is_validation_due(trainer):
+            # That was in case of a kill; the validation goes into the next one.
+            lightning_internals.forget_saved_step(self)
+            return
+        self._leave()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves; leaves if asked to."""
+        super().on_validation_end(trainer, pl_module)
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and self._asked(trainer):
+            self._leave()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves the steps since the last validation; leaves if asked to."""
+        super().on_validation_end(trainer, pl_module)  # saves nothing if the last step is saved
+        asked = self._asked(trainer)
+        self._signals.restore()
+        if asked:
+            self._leave()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Saves nothing: the batch may be half done, the weights corrupted, or the other ranks gone."""
+        self._signals.restore()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Puts the handlers of signals back."""
+        self._signals.restore()
+
+    def _asked(self, trainer: Trainer) -> bool:
+        """Whether a signal has reached any of the ranks."""
+        signum = self._signals.received or 0
+        if trainer.world_size > 1:
+            local = torch.tensor(signum, device=trainer.strategy.root_device)
+            signum = int(trainer.strategy.reduce(local, reduce_op="max"))
+        self._signals.received = signum or None
+        return bool(signum)
+
+    def _save_now(self, trainer: Trainer) -> None:
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        self.best_model_path = self.format_checkpoint_name({})
+        lightning_internals.save_checkpoint(self, trainer, self.best_model_path)
+
+    def _leave(self) -> None:
+        self.stopped_by = self._signals.received
+        assert self.stopped_by is not None
+        self._signals.leave()
+
+
+def resolve(ckpt_path: str, command: str, root: Path, name: str) -> str:
+    """The file that ``--ckpt_path`` means.
+
+    Args:
+        ckpt_path: A file; the folder of a run; ``best`` or ``last`` of the newest run of this config name.
+        command: For a run's folder, ``fit`` takes the last checkpoint, every other command the best.
+        root: Folder of all runs.
+        name: Config name.
+
+    Raises:
+        RecipeError: There is no such checkpoint.
+    """
+    if ckpt_path in ("best", "last"):
+        without: list[Path] = []
+        for version in reversed(versions(root, name)):
+            run = RunFolder(root, name, version).path
+            found = _newest_valid(run, ckpt_path)
+            if found:
+                if without and command == "fit":
+                    tell(_goes_on_from_an_older_run(ckpt_path, without[0], run, found))
+                return str(found)
+            if _is_of_fit(run):
+                without.append(run)
+        raise RecipeError(
+            f"--ckpt_path {ckpt_path}: no run in {root / name} has a readable checkpoint; `fit` first or name a file"
+        )
+    path = Path(ckpt_path)
+    if path.is_dir() and (path / "checkpoints").is_dir():
+        found = _newest_valid(path, "last" if command == "fit" else "best")
+        if not found:
+            raise RecipeError(
+                f"--ckpt_path {ckpt_path}: that run has kept no checkpoint in checkpoints/ that can be read"
+            )
+        return str(found)
+    if path.is_dir() and not any((path / name).exists() for name in SHARDED):
+        raise RecipeError(f"--ckpt_path {ckpt_path}: a folder, and neither that of a run nor a sharded checkpoint")
+    if not path.exists() and "://" not in ckpt_path and ckpt_path not in ("hpc", "registry"):
+        if ckpt_path.startswith("registry:"):
+            return ckpt_path
+        raise RecipeError(
+            f"--ckpt_path {ckpt_path}: no such file; expected a .ckpt file, the folder of a run, 'best' or 'last'"
+        )
+    return ckpt_path
+
+
+def _newest_valid(run: Path, which: str) -> Path | None:
+    """A run's best or last checkpoint, or where that one is damaged the newest other one that is not."""
+    folder = run / "checkpoints"
+    wanted = _in_run(run, which)
+    if wanted is None:
+        return None
+    others = sorted(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    damaged: list[Path] = []
+    for path in dict.fromkeys([wanted, *others]):
+        if not path.is_file() or not _is_valid(path):
+            damaged.append(path)
+            continue
+        if damaged:
+            names = " and ".join(file.name for file in damaged)
+            tell(f"--ckpt_path: {names} in {folder} cannot be read, {path.name} is used instead")
+        return path
+    tell(f"--ckpt_path: every checkpoint in {folder} is damaged")
+    return None
+
+
+def _is_valid(path: Path) -> bool:
+    if whole_files.sum_of(path).is_file():
+        return whole_files.is_whole(path)
+    try:
+        load(path)
+    except RecipeError:
+        return False
+    return True
+
+
+def _is_of_fit(run: Path) -> bool:
+    """Whether a run was begun to train: the settings of the other commands have keys of their own."""
+    settings = settings_of(run)
+    return bool(settings) and not settings.keys() & {"verbose", "return_predictions"}
+
+
+def _goes_on_from_an_older_run(word: str, without: Path, run: Path, found: Path) -> str:
+    """Names both runs, and up to three settings in which they differ."""
+    mine, theirs = settings_of(without), settings_of(run)
+    differing = [
+        f"{key} {theirs.get(key)!r} instead of {mine.get(key)!r}"
+        for key in sorted(mine.keys() | theirs.keys())
+        if key.rpartition(".")[2] != "ckpt_path" and mine.get(key) != theirs.get(key)
+    ]
+    more = ["..."] if len(differing) > 3 else []
+    settings = f", which had {', '.join([*differing[:3], *more])}" if differing else ""
+    return (
+        f"{without}, the newest run, has left no checkpoint to go on from: --ckpt_path {word} goes on from {found}, "
+        f"of the older run {run}{settings}"
+    )
+
+
+def _in_run(run: Path, which: str) -> Path | None:
+    """A run's best or last checkpoint, or the other one if only that exists."""
+    folder = run / "checkpoints"
+    last = folder / LAST
+    best = sorted((path for path in folder.glob("*.ckpt") if path.name != LAST), key=lambda path: path.stat().st_mtime)
+    if which == "best" and len(best) > 1:
+        recorded = _recorded_best(folder, best)
+        best = [recorded] if recorded else best
+    order = [*best[-1:], last] if which == "best" else [last, *best[-1:]]
+    return next((path for path in order if path.is_file()), None)
+
+
+def _recorded_best(folder: Path, candidates: list[Path]) -> Path | None:
+    """The best one by the record in the newest checkpoint, for runs that keep several."""
+    newest_first = sorted(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime, reverse=True)
+    newest = next((path for path in newest_first if _is_valid(path)), None)
+    if newest is None:
+        return None
+    for state in (load(newest).get("callbacks") or {}).values():
+        name = Path(state.get("best_model_path") or "").name if isinstance(state, Mapping) else ""
+        for candidate in candidates:
+            if candidate.name == name:
+                return candidate
+    return None
+
+
+def load(path: str | Path) -> dict[str, Any]:
+    """Reads a checkpoint on the CPU; tensors and plain values only, never code.
+
+    Raises:
+        RecipeError: It is not a checkpoint, is corrupted, or holds objects that could run code.
+    """
+    verify(path)
+    try:
+        checkpoint = torch.load(path, weights_only=True, map_location="cpu")
+    except pickle.UnpicklingError:
+        raise RecipeError(
+            f"--ckpt_path {path}: not a checkpoint, or one that holds more than tensors and plain values"
+        ) from None
+    except Exception:  # reading another file as a pickle can raise anything
+        raise RecipeError(f"--ckpt_path {path}: not a checkpoint, or a corrupted one") from None
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise RecipeError(f"--ckpt_path {path}: not a checkpoint of Lightning: it has no state_dict")
+    return checkpoint
+
+
+def check_contents(path: str | Path, checkpoint: Mapping[str, Any], command: str) -> None:
+    """Looks for what Lightning needs in a checkpoint.
+
+    Args:
+        path: Where it is.
+        checkpoint: What is in it.
+        command: ``fit`` needs more of it than the other commands.
+
+    Raises:
+        RecipeError: Something is missing.
+    """
+    if not isinstance(checkpoint.get("pytorch-lightning_version"), str):
+        raise RecipeError(f"--ckpt_path {path}: not a checkpoint of Lightning, it holds no pytorch-lightning_version")
+    missing = [key for key in ("optimizer_states", "lr_schedulers", "loops") if key not in checkpoint]
+    if command == "fit" and missing:
+        raise RecipeError(
+            f"--ckpt_path {path}: holds the weights only, no {' and no '.join(missing)}, so a training cannot go on "
+            "from it; train with checkpoint.save_weights_only false, or start from the weights with model.pretrained"
+        )
+
+
+def nothing_left(checkpoint: Mapping[str, Any], trainer: Mapping[str, Any]) -> str | None:
+    """A sentence for a checkpoint of a run that has finished; None where there is something left to train.
+
+    Args:
+        checkpoint: What is in it.
+        trainer: Settings of the trainer, such as ``max_epochs``.
+    """
+    fit_loop = checkpoint["loops"]["fit_loop"]
+    epochs = fit_loop["epoch_progress"]["current"]["processed"]
+    batches = fit_loop["epoch_loop.batch_progress"]
+    epochs += batches["is_last_batch"] and fit_loop["epoch_progress"]["current"]["ready"] > epochs
+    max_epochs, max_steps, steps = trainer["max_epochs"], trainer["max_steps"], checkpoint["global_step"]
+    if max_steps not in (None, -1) and steps >= max_steps:
+        return f"nothing is left to train: {steps} steps are done; to go on, give --trainer.max_steps above {steps}"
+    if max_epochs not in (None, -1) and epochs >= max_epochs:
+        return f"nothing is left to train: {epochs} epochs are done; to go on, give --trainer.max_epochs above {epochs}"
+    return None
+
+
+def adopt(
+    path: str | Path, checkpoint: Mapping[str, Any], class_path: str, current: Mapping[str, Any], given: Collection[str]
+) -> tuple[dict[str, Any], list[str]]:
+    """The model's arguments to take from a checkpoint, where its hyperparameters differ from those of this run.
+
+    Arguments that the user gave, in a file or on the command line, are kept; only defaults are replaced by the
+    checkpoint's.
+
+    Args:
+        path: The checkpoint.
+        checkpoint: What is in it.
+        class_path: Class of this run's model.
+        current: Arguments of this run's model.
+        given: Names of those arguments that the user gave.
+
+    Returns:
+        The arguments taken from the checkpoint, and a sentence for each difference.
+    """
+    saved = dict(checkpoint.get("hyper_parameters") or {})
+    saved.pop("_instantiator", None)
+    saved_class = saved.pop("_class_path", class_path)
+    if saved_class != class_path:
+        return {}, [f"{path} was saved by {saved_class}, and is loaded into {class_path} as given"]
+    differing = {name: value for name, value in saved.items() if value != current.get(name, value)}
+    adopted = {name: value for name, value in differing.items() if name not in given}
+    notes = [
+        f"model.{name} is {value!r} as in the checkpoint, since it was not given"
+        if name in adopted
+        else f"model.{name} is {current[name]!r} as given; the checkpoint was trained with {value!r}"
+        for name, value in differing.items()
+    ]
+    return adopted, notes

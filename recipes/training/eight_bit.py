@@ -1,0 +1,51 @@
+"""Whether an 8-bit optimizer supports this device: checked with a step before training."""
+
+import warnings
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import nn
+from torch.optim import Optimizer
+
+from recipes.messages import RecipeError
+
+LIBRARIES = ("bitsandbytes", "torchao")
+ELEMENTS = 4096
+"""The size of the parameter for the check: the smallest that both libraries keep in 8 bits."""
+
+
+def check_device_support(make: OptimizerCallable, built: Optimizer) -> None:
+    """Takes a step with an optimizer of bitsandbytes or torchao; others are not checked.
+
+    These libraries load compiled code, or compile it, at their first step. The random numbers that follow are the same
+    as without the check.
+
+    Args:
+        make: Builds the optimizer from parameters.
+        built: The optimizer that it has built for the model.
+
+    Raises:
+        RecipeError: The step failed, or the library warned that it falls back to something else on this device.
+    """
+    library = type(built).__module__.partition(".")[0]
+    if library not in LIBRARIES:
+        return
+    like = built.param_groups[0]["params"][0]
+    parameter = nn.Parameter(torch.zeros(ELEMENTS, dtype=like.dtype, device=like.device))
+    parameter.grad = torch.ones_like(parameter)
+    devices = [like.device] if like.device.type == "cuda" else []
+    with torch.random.fork_rng(devices), warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*[Ff]alling back.*")
+        try:
+            make([parameter]).step()
+        except Exception as error:  # each library fails in its own ways
+            raise RecipeError(_message(built, like.device, library, error)) from error
+
+
+def _message(built: Optimizer, device: torch.device, library: str, error: Exception) -> str:
+    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__).rstrip(".")
+    remedy = "choose another optimizer, such as configs/optimizer/adafactor.yaml"
+    if "compiler" in reason.lower():
+        remedy = "install a compiler (Debian, Ubuntu: apt install g++) or set the environment variable CXX to it"
+    name = f"{library}'s {type(built).__name__}"
+    return f"model.optimizer is {name}, which does not support this machine's {device.type}: {reason}; {remedy}"

@@ -1,0 +1,28 @@
+"""The private parts of Lightning that checkpoints and resume need: named here and nowhere else.
+
+``tests/recipes/training/test_lightning_internals.py`` names the one that a new version of Lightning takes away.
+"""
+
+from lightning import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+
+def is_validation_due(trainer: Trainer) -> bool:
+    """Whether a validation follows the batch that has just ended."""
+    loop = trainer.fit_loop
+    return loop.epoch_loop._should_check_val_fx(loop._data_fetcher)  # type: ignore[arg-type]
+
+
+def is_accumulating(trainer: Trainer) -> bool:
+    """Whether the batch that has just ended is not the last one of its optimizer step."""
+    return trainer.accumulate_grad_batches > 1 and trainer.fit_loop._should_accumulate()
+
+
+def save_checkpoint(callback: ModelCheckpoint, trainer: Trainer, path: str) -> None:
+    """Saves as a callback does by itself: its state and the trainer's loggers know of it."""
+    callback._save_checkpoint(trainer, path)
+
+
+def forget_saved_step(callback: ModelCheckpoint) -> None:
+    """Lets a callback save the same step once more."""
+    callback._last_global_step_saved = -1

@@ -1,0 +1,108 @@
+"""The optimizer of a recipe: parameter groups without weight decay, and a learning-rate schedule."""
+
+from typing import Any, Literal
+
+from lightning import Trainer
+from lightning.pytorch.cli import OptimizerCallable
+from torch import nn
+from torch.optim import Optimizer
+
+from recipes.messages import RecipeError
+from recipes.training.eight_bit import check_device_support
+
+Schedule = Literal[
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "cosine_with_min_lr",
+    "polynomial",
+    "constant",
+    "constant_with_warmup",
+    "inverse_sqrt",
+    "warmup_stable_decay",
+]
+
+# The names that transformers' Trainer exempts from weight decay.
+NO_WEIGHT_DECAY = (r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)")
+
+
+def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
+    """Two groups of the trainable parameters: those with weight decay, and biases and norms without.
+
+    Args:
+        model: The model; its frozen parameters are in no group.
+
+    Returns:
+        The groups for an optimizer, without empty ones; the second one has ``weight_decay`` 0.
+    """
+    from transformers.trainer_pt_utils import get_parameter_names
+
+    names = set(get_parameter_names(model, [nn.LayerNorm, nn.RMSNorm], list(NO_WEIGHT_DECAY)))
+    trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    groups: list[dict[str, Any]] = [
+        {"params": [parameter for name, parameter in trainable.items() if name in names]},
+        {
+            "params": [parameter for name, parameter in trainable.items() if name not in names],
+            "weight_decay": 0.0,
+        },
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def configure(
+    model: nn.Module,
+    trainer: Trainer,
+    optimizer: OptimizerCallable,
+    schedule: Schedule | None,
+    warmup: float,
+    schedule_args: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """Builds the optimizer and, if there is one, its schedule, as ``configure_optimizers`` returns them.
+
+    Args:
+        model: The model whose trainable parameters are optimized.
+        trainer: Knows the number of optimizer steps.
+        optimizer: Builds the optimizer from parameter groups.
+        schedule: Name of the schedule; None for the optimizer's own learning rate.
+        warmup: Fraction of the steps (below 1) or number of steps over which the learning rate rises to its full
+            value.
+        schedule_args: More arguments of the schedule.
+
+    Raises:
+        RecipeError: The optimizer cannot be created or does not support the device, or the schedule needs a number of
+            steps that the run does not have, a learning rate that the optimizer does not have, or other arguments.
+    """
+    groups = parameter_groups(model)
+    if not groups:
+        raise RecipeError("model has no trainable parameters: unfreeze some before the optimizer is created")
+    try:
+        built: Optimizer = optimizer(groups)
+    except (RuntimeError, ValueError) as error:
+        raise RecipeError(f"model.optimizer cannot be created: {error}") from error
+    check_device_support(optimizer, built)
+    if schedule is None:
+        return {"optimizer": built}
+    if any(group["lr"] is None for group in built.param_groups):
+        raise RecipeError(
+            f"model.schedule is '{schedule}', but {type(built).__name__} computes its own learning rate (lr is null): "
+            "set model.schedule to null, or give the optimizer an lr"
+        )
+    from transformers import get_scheduler
+
+    steps = trainer.estimated_stepping_batches
+    if steps == float("inf"):
+        raise RecipeError(
+            f"model.schedule is '{schedule}', but the run has no fixed number of steps: set trainer.max_epochs or "
+            "trainer.max_steps"
+        )
+    try:
+        scheduler = get_scheduler(
+            schedule,
+            built,
+            num_warmup_steps=round(warmup * steps) if warmup < 1 else int(warmup),
+            num_training_steps=int(steps),
+            scheduler_specific_kwargs=schedule_args,
+        )
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"model.schedule_args are not valid for model.schedule '{schedule}': {error}") from error
+    return {"optimizer": built, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

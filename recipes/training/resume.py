@@ -1,0 +1,128 @@
+"""A run that resumes from a checkpoint keeps its own settings: those of the optimizer, and the batch size."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from recipes.data.loader import ResumableLoader
+from recipes.messages import RecipeError, tell
+from recipes.runs.report import import_path
+
+Groups = list[dict[str, Any]]
+NOT_OPTIONS = {"params", "param_names", "initial_lr"}
+
+
+class OptimizerAsGiven(Callback):
+    """Restores the options of this run's optimizer that loading a checkpoint has replaced, and prints which.
+
+    PyTorch's optimizers load their options together with their state: a new learning rate for the rest of a run would
+    be ignored silently. A schedule continues at its step, with the new learning rate.
+    """
+
+    def __init__(self) -> None:
+        self._given: list[Groups] = []
+        self._classes: list[str] = []
+        self._saved_classes: list[str] = []
+        self._saved_options: list[set[str]] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """The classes of the optimizers, for a run that goes on from here."""
+        return {"optimizers": self._classes}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Notes the classes of the optimizers whose state the checkpoint holds."""
+        self._saved_classes = list(state_dict.get("optimizers", []))
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Notes the options that the checkpoint holds."""
+        states = checkpoint.get("optimizer_states", [])
+        self._saved_options = [{key for group in state["param_groups"] for key in group} for state in states]
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stores the options, before Lightning loads the checkpoint's."""
+        self._given = []
+        self._classes = [import_path(type(optimizer)) for optimizer in trainer.optimizers]
+        if trainer.ckpt_path:
+            self._refuse_other_classes(trainer)
+            self._given = [[_options(group) for group in optimizer.param_groups] for optimizer in trainer.optimizers]
+
+    def _refuse_other_classes(self, trainer: Trainer) -> None:
+        for i, (optimizer, name) in enumerate(zip(trainer.optimizers, self._classes, strict=True)):
+            own = {key for group in optimizer.param_groups for key in group} - NOT_OPTIONS
+            saved = self._saved_options[i] - NOT_OPTIONS if i < len(self._saved_options) else own
+            before = self._saved_classes[i] if i < len(self._saved_classes) else name
+            if before != name or not (own <= saved or saved <= own):
+                other = before if before != name else f"another one, with the options {', '.join(sorted(saved))}"
+                raise RecipeError(
+                    f"--ckpt_path {trainer.ckpt_path}: the optimizer is {name}, and the state in the checkpoint is of "
+                    f"{other}: a run goes on with the optimizer it was begun with, or starts anew without --ckpt_path"
+                )
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Restores the options that the checkpoint has replaced."""
+        notes = set()
+        for optimizer, given_groups in zip(trainer.optimizers, self._given, strict=False):
+            for i, (group, given) in enumerate(zip(optimizer.param_groups, given_groups, strict=False)):
+                for name, value, loaded in _differences(group, given):
+                    if name == "lr":
+                        _restore_rate(trainer, optimizer, i, value, loaded)
+                    else:
+                        group[name] = value
+                    notes.add(f"optimizer.{name} is {value} as given; the checkpoint was trained with {loaded}")
+        for note in sorted(notes):
+            tell(note)
+
+
+class RowsOfEpoch(Callback):
+    """Counts the batches of an epoch that was interrupted as if they had been of this run's size.
+
+    The training loader gives out the rows that are left. Lightning counts the batches of the checkpoint against the
+    length of the loader: with another batch size the epoch would end too early, or too late.
+    """
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Called once the loader is set up, and before the first batch is drawn from it."""
+        loader = trainer.train_dataloader
+        left = loader.batches_left if isinstance(loader, ResumableLoader) else None
+        progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+        if left is None or not trainer.ckpt_path:
+            return
+        assert isinstance(loader, ResumableLoader)
+        done = min(len(loader) - left, int(trainer.num_training_batches))
+        change = done - progress.processed
+        for name in ("ready", "started", "processed", "completed"):
+            setattr(progress, name, getattr(progress, name) + change)
+
+
+def _options(group: dict[str, Any]) -> dict[str, Any]:
+    """A group's options as plain values; the learning rate is the initial one, not the schedule's."""
+    options = {name: _plain(value) for name, value in group.items() if name != "params"}
+    options["lr"] = options.pop("initial_lr", options.get("lr"))
+    return options
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+
+
+def _differences(group: dict[str, Any], given: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    loaded = _options(group)
+    for name, value in given.items():
+        if name in loaded and loaded[name] != value:
+            yield name, value, loaded[name]
+
+
+def _restore_rate(trainer: Trainer, optimizer: Any, i: int, rate: float, loaded: float) -> None:
+    group = optimizer.param_groups[i]
+    current = rate * (_plain(group["lr"]) / loaded) if loaded else rate
+    if isinstance(group["lr"], Tensor):
+        group["lr"].fill_(current)
+    else:
+        group["lr"] = current
+    if "initial_lr" in group:
+        group["initial_lr"] = rate
+    for config in trainer.lr_scheduler_configs:
+        if getattr(config.scheduler, "optimizer", None) is optimizer and hasattr(config.scheduler, "base_lrs"):
+            config.scheduler.base_lrs[i] = rate

@@ -1,0 +1,315 @@
+"""The compare command: what it runs, keeps, chooses, writes and prints."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas
+import pytest
+import yaml
+
+from recipes.cli.main import main
+from recipes.compare import plan, plot, writing
+from tests.recipes import fake_fit
+
+ROOT = Path(__file__).resolve().parents[3]
+FAKE = str(Path(fake_fit.__file__))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder in which ``some.yaml`` is trained by ``fake_fit.py``."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RUNS_DIR", raising=False)
+    monkeypatch.setattr(plan, "FIT", [sys.executable, FAKE])
+    monkeypatch.setattr("recipes.compare.runs.SECONDS_BETWEEN_CHECKS", 0.02)
+    # Drawing takes a second; one test draws.
+    monkeypatch.setattr(writing, "draw", lambda result, outcomes, file: file.touch())
+    recipe()
+    return tmp_path
+
+
+def recipe(**data: Any) -> None:
+    Path("some.yaml").write_text(yaml.safe_dump({"data": data}), encoding="utf-8")
+
+
+def compare(*args: str) -> int:
+    return main(["compare", "--config", "some.yaml", "--optimizers", *args])
+
+
+def calls() -> list[str]:
+    """The runs so far, in order, as ``optimizer rate seed``; clears the list."""
+    file = Path("calls.txt")
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    file.unlink(missing_ok=True)
+    return lines
+
+
+def comparison(out: str = "runs/compare-some") -> dict[str, Any]:
+    return json.loads(Path(out, "comparison.json").read_text(encoding="utf-8"))
+
+
+def row(name: str) -> dict[str, Any]:
+    return next(row for row in comparison()["optimizers"] if row["name"] == name)
+
+
+def test_each_optimizer_is_trained_with_the_rate_of_its_file_and_the_recipes_seed(folder: Path) -> None:
+    assert compare("adafactor", "adamw") == 0
+
+    assert calls() == ["adafactor 0.0003 42", "adamw 0.0001 42"]
+    assert row("adafactor")["optimizer_state"]["megabytes"] == 0.5
+    assert row("adamw")["optimizer_state"]["megabytes"] == 512.0
+    assert "Learning rates were not swept" in " ".join(comparison()["remarks"])
+
+
+def test_it_writes_json_markdown_and_a_chart(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writing, "draw", plot.draw)
+    assert compare("adafactor", "adamw", "--out", "there") == 0
+
+    assert Path("there/comparison.png").read_bytes().startswith(b"\x89PNG")
+    markdown = Path("there/comparison.md").read_text(encoding="utf-8")
+    assert "python -m recipes.compare --config some.yaml --optimizers adafactor adamw --out there" in markdown
+    assert "| adamw | 0.0001 | 134,217,728 | 512.00 | 256.00 | 256.00 |" in markdown
+    assert comparison("there")["recipe"] == "some"
+
+
+def test_a_finished_run_is_not_trained_again(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    compare("adafactor", "adamw", "--seeds", "1")
+    before = comparison()
+    calls()
+
+    assert compare("adafactor", "adamw", "--seeds", "1") == 0
+    assert calls() == []
+    assert comparison() == before
+    assert "already finished, kept" in capsys.readouterr().out
+
+    assert compare("adafactor", "adamw", "--seeds", "1", "2") == 0
+    assert calls() == ["adafactor 0.0003 2", "adamw 0.0001 2"]
+
+
+def test_other_settings_make_other_runs_and_nothing_is_overwritten(folder: Path) -> None:
+    compare("adamw")
+    reports = {file: file.read_bytes() for file in Path("runs").rglob("report.json")}
+    calls()
+
+    recipe(task="cls")
+    compare("adamw")
+    assert calls() == ["adamw 0.0001 42"]
+    compare("adamw", "--trainer.max_steps", "9")
+    assert calls() == ["adamw 0.0001 42"]
+
+    assert all(file.read_bytes() == content for file, content in reports.items())
+    assert Path("runs/compare-some/comparison_1.md").exists()
+    assert "(comparison_1.png)" in Path("runs/compare-some/comparison_1.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("options", "kept"), [([], False), (["--keep-models"], True)])
+def test_weights_are_kept_only_on_request(folder: Path, options: list[str], kept: bool) -> None:
+    assert compare("adamw", *options) == 0
+    assert compare("adamw") == 0  # deletes nothing that an earlier call kept
+    (run,) = Path("runs").rglob("version_0")
+    assert [(run / name).exists() for name in ("checkpoints", "model", "report.json")] == [kept, kept, True]
+
+
+def test_the_sweep_chooses_by_validation_with_the_first_seed_and_then_trains_the_other_seeds(folder: Path) -> None:
+    # fake_fit's test metrics increase with the rate; its validation metric is best at 3e-4.
+    assert compare("adamw", "--seeds", "5", "6", "--sweep-lr", "1e-4", "3e-4", "1e-3") == 0
+
+    assert calls() == ["adamw 0.0001 5", "adamw 0.0003 5", "adamw 0.001 5", "adamw 0.0003 6"]
+    assert row("adamw")["lr"] == 3e-4
+    assert [tried["chosen"] for tried in row("adamw")["sweep"]] == [False, True, False]
+    assert row("adamw")["metrics"]["test/f1"]["n"] == 2
+    assert "highest val/f1 (seed 5)" in " ".join(comparison()["remarks"])
+
+
+def test_a_sweep_without_values_multiplies_each_files_rate(folder: Path) -> None:
+    assert compare("adafactor", "adamw", "--sweep-lr") == 0
+
+    assert calls() == [
+        *("adafactor 9e-05 42", "adafactor 0.0003 42", "adafactor 0.0009 42"),
+        *("adamw 3e-05 42", "adamw 0.0001 42", "adamw 0.0003 42"),
+    ]
+    assert (row("adafactor")["lr"], row("adamw")["lr"]) == (3e-4, 3e-4)
+    assert "adamw's learning rate is the highest one tried" in " ".join(comparison()["remarks"])
+
+
+def test_a_sweep_needs_a_validation_metric(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    recipe(validates=False)
+    assert compare("adamw", "--sweep-lr", "1e-4", "1e-3") == 2
+    assert "hold no validation metric to choose a learning rate by" in capsys.readouterr().err
+
+
+def test_a_failed_run_is_a_row_with_the_reason_and_the_others_continue(
+    folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    recipe(fails={"adamw": 1})
+    assert compare("adamw", "adafactor", "--seeds", "1", "2") == 0
+
+    assert calls() == ["adamw 0.0001 1", "adafactor 0.0003 1", "adamw 0.0001 2", "adafactor 0.0003 2"]
+    assert [run["reason"] for run in row("adamw")["runs"]] == ["a sentence that says why"] * 2
+    line = next(line for line in Path("runs/compare-some/comparison.md").read_text().splitlines() if "| adamw" in line)
+    assert "failed: a sentence that says why" in line
+    assert "adamw, lr 0.0001, seed 1 did not finish: a sentence that says why" in capsys.readouterr().out
+
+
+def test_a_failed_run_is_run_again(folder: Path) -> None:
+    recipe(fails={"adamw": 1})
+    compare("adamw", "adafactor")
+    calls()
+    compare("adamw", "adafactor")
+    assert calls() == ["adamw 0.0001 42"]
+
+
+def test_an_optimizer_with_invalid_settings_is_run_once(folder: Path) -> None:
+    recipe(fails={"adamw": 2})
+    assert compare("adamw", "adafactor", "--seeds", "1", "2", "--sweep-lr", "1e-4", "3e-4") == 0
+    assert calls() == ["adamw 0.0001 1", "adafactor 0.0001 1", "adafactor 0.0003 1", "adafactor 0.0003 2"]
+
+
+@pytest.mark.parametrize("status", [1, 2])
+def test_the_exit_status_says_that_no_run_finished(folder: Path, status: int, capsys: pytest.CaptureFixture) -> None:
+    recipe(fails={"adamw": status, "adafactor": status})
+    assert compare("adamw", "adafactor") == status
+    assert "error: no run finished: a sentence that says why (logs in runs/compare-some)" in capsys.readouterr().err
+    assert not Path("runs/compare-some/comparison.json").exists()
+
+
+def test_the_metrics_are_known_from_the_reports_alone(folder: Path) -> None:
+    recipe(task="lm")
+    assert compare("adafactor", "adamw", "--seeds", "1", "2", "--sweep-lr", "1e-4", "3e-4") == 0
+
+    assert comparison()["quality"] == ["test/perplexity"]
+    assert comparison()["main_quality"] == "test/perplexity"
+    assert comparison()["monitor"] == {"name": "val/loss", "mode": "min"}
+    assert row("adamw")["lr"] == 3e-4
+    assert row("adamw")["metrics"]["test/perplexity"]["mean"] == pytest.approx(22.15)
+
+
+def test_different_initial_weights_are_the_first_remark_and_a_warning(
+    folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    recipe(weights="by optimizer")
+    assert compare("adafactor", "adamw") == 0
+    assert comparison()["same_initial_weights"] == {"42": False}
+    assert comparison()["remarks"][0].startswith("WARNING: with seed 42 the runs did not start from the same weights")
+    assert "WARNING" in capsys.readouterr().out
+
+
+def test_ctrl_c_stops_the_run_and_says_how_to_continue(folder: Path) -> None:
+    recipe(waits=60)
+    program = (
+        f"import sys; from recipes.compare import plan; plan.FIT = [sys.executable, {FAKE!r}]; "
+        "from recipes.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, "compare", "--config", "some.yaml", "--optimizers", "adamw"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    deadline = time.monotonic() + 60
+    while not Path("calls.txt").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+
+    assert process.returncode == 130
+    assert "0 of 1 runs are finished and kept in runs/compare-some; to continue, repeat the command: python -m" in said
+    assert "Traceback" not in said
+    recipe()
+    assert compare("adamw") == 0
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        ("--config some.yaml --optimizers adamv", "there is no optimizer of that name; did you mean 'adamw'?"),
+        ("--config some.yaml --optimizers adamw adamw", "--optimizers: adamw is given twice; name each optimizer once"),
+        ("--config som.yaml --optimizers adamw", "--config som.yaml: no such file in the working folder or"),
+        ("--config some.yaml --optimizers my/adamw.yaml", "--optimizers my/adamw.yaml: no such file in"),
+        ("--config some.yaml --optimizers some.yaml", "no class_path under model.init_args.optimizer; see"),
+        ("--config some.yaml --optimizers adamw --seeds one", "--seeds one: expected integers from 0"),
+        ("--config some.yaml --optimizers adamw --seeds 1 1", "--seeds: 1 is given twice; give each seed once"),
+        ("--config some.yaml --optimizers adamw --sweep-lr -1", "--sweep-lr -1: expected learning rates such as 3e-4"),
+        ("--config some.yaml --optimizers adamw --sweep-lr fast", "--sweep-lr fast: expected learning rates such"),
+        ("--config some.yaml --optimizers adamw --seed 1", "unknown option '--seed'; did you mean --seeds?"),
+        ("--config some.yaml --optimizers adamw --model.optimizer.lr 1", "lr is not supported by compare"),
+        ("--config some.yaml --optimizers adamw --seed_everything 1", "use --seeds"),
+        ("--config some.yaml --optimizers adamw --trainer.default_root_dir x", "use --out"),
+        ("--config some.yaml --optimizers adamw --trainer.fast_dev_run 1", "add --config trainer/quick"),
+        ("--config some.yaml --optimizers adamw --trainer.max_steps", "--trainer.max_steps has no value"),
+        ("--config some.yaml --optimizers adamw --out some.yaml", "--out some.yaml is a file; give a folder"),
+        ("--config some.yaml", "--optimizers"),
+        ("--optimizers adamw", "--config"),
+    ],
+)  # fmt: skip
+def test_an_error_on_the_command_line_is_one_sentence(
+    args: str, sentence: str, folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert main(["compare", *args.split()]) == 2
+    said = capsys.readouterr().err
+    assert sentence in said
+    assert said.startswith("error: ")
+    assert calls() == []
+
+
+def test_an_error_is_reported_before_torch_is_imported(folder: Path) -> None:
+    program = (
+        "import sys; from recipes.cli.main import main; "
+        "status = main(['compare', '--config', 'some.yaml', '--optimizers', 'adamv']); "
+        "sys.exit(10 * ('torch' in sys.modules) + status)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False)
+    assert done.returncode == 2
+
+
+def test_multiples_need_a_rate_to_multiply(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    settings = {"model": {"init_args": {"optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": None}}}}}
+    Path("mine.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    assert compare("mine.yaml", "--sweep-lr") == 2
+    assert "mine.yaml has no lr to multiply; give --sweep-lr absolute values" in capsys.readouterr().err
+
+
+def test_a_missing_library_is_reported_at_once(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    settings = {"model": {"init_args": {"optimizer": {"class_path": "nowhere.Lion", "init_args": {"lr": 1.0e-4}}}}}
+    Path("lion.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    compare("lion.yaml")
+    assert "note: lion will fail: nowhere.Lion needs nowhere, which is not installed" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_comparison_of_real_runs(
+    tiny_model: Path, wires: pandas.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RUNS_DIR", raising=False)
+    wires.to_csv("wires.csv", index=False)
+    settings = {
+        "threads": 1,
+        "trainer": {"accelerator": "cpu", "max_steps": 4, "val_check_interval": 2, "log_every_n_steps": 1},
+        "model": {"class_path": "recipes.TextClassifier", "init_args": {"pretrained": str(tiny_model)}},
+        "data": {
+            "class_path": "recipes.TextClassificationData",
+            "init_args": {"train": "wires.csv", "test": 0.2, "text": "headline", "label": "desk", "max_length": 16},
+        },
+    }
+    Path("tiny.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    command = ["compare", "--config", "tiny.yaml", "--optimizers", "adafactor", "adamw", "--trainer.max_steps", "2"]
+
+    assert main(command) == 0
+
+    result = json.loads(Path("runs/compare-tiny/comparison.json").read_text(encoding="utf-8"))
+    assert result["same_initial_weights"] == {"42": True}
+    adafactor, adamw = result["optimizers"]
+    assert adamw["optimizer_state"] == adamw["adamw_state"] == adafactor["adamw_state"]
+    assert 0 < adafactor["optimizer_state"]["bytes"] < adamw["optimizer_state"]["bytes"]
+    assert adafactor["steps"] == adamw["steps"] == 2
+    assert adafactor["gradient_memory"] == adafactor["parameter_memory"]
+    assert set(result["quality"]) == {"test/accuracy", "test/f1"}
+    assert Path("runs/compare-tiny/comparison.png").exists()

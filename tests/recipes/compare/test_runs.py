@@ -1,0 +1,173 @@
+"""How a trial ends, and the reason if it did not finish."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from recipes.compare import plan, runs
+from recipes.compare.command import plan_of
+from recipes.compare.plan import Trial
+
+
+@pytest.fixture
+def trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trial:
+    """A training of which a test says what its process does."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(runs, "SECONDS_BETWEEN_CHECKS", 0.02)
+    Path("some.yaml").write_text("data: {}\n", encoding="utf-8")
+    plan = plan_of(["--config", "some.yaml", "--optimizers", "adamw", "--out", "out"])
+    return plan.first_trials(plan.choices[0])[0]
+
+
+def ended(process: int) -> bool:
+    """Whether a process ends within ten seconds; one that nobody has asked for its status has ended too."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.02)
+    return False
+
+
+@pytest.mark.parametrize(
+    ("program", "reason"),
+    [
+        ("import sys; sys.exit('error: lr is too high')", "lr is too high"),
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("import os; os.kill(os.getpid(), 9)", runs.KILLED),
+        ("import os; os.kill(os.getpid(), 11)", "ended by signal 11 (Segmentation fault)"),
+        ("import sys; print('half way'); sys.exit(3)", "exit status 3, after: half way"),
+        ("", "it succeeded but wrote no report.json: the recipe's module has no save_pretrained"),
+    ],
+)
+def test_the_reason_is_the_error_message_the_exception_or_the_signal(
+    program: str, reason: str, trial: Trial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "FIT", [sys.executable, "-c", program])
+    outcome = runs.run(trial)
+    assert outcome.report is None
+    assert outcome.reason == reason
+
+
+def test_the_reason_is_not_that_of_an_earlier_attempt(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "FIT", [sys.executable, "-c", "import sys; sys.exit('error: the first')"])
+    runs.run(trial)
+    monkeypatch.setattr(plan, "FIT", [sys.executable, "-c", "import sys; sys.exit(3)"])
+    assert runs.run(trial).reason == "exit status 3"
+    assert "the first" in (trial.folder / "log.txt").read_text(encoding="utf-8")
+
+
+def test_the_last_line_of_the_log_is_shown_during_the_run(trial: Trial) -> None:
+    trial.folder.mkdir(parents=True)
+    (trial.folder / "log.txt").write_bytes(b"begin\nepoch 1:  5%\repoch 1: 10% ###\n\n")
+    assert runs.last_line(trial) == "epoch 1: 10% ###"
+
+
+def test_a_truncated_report_does_not_count(trial: Trial) -> None:
+    version = trial.folder / "some" / "version_0"
+    version.mkdir(parents=True)
+    (version / "report.json").write_text('{"metrics": {', encoding="utf-8")
+    assert runs.finished(trial) is None
+    (version / "report.json").write_text('{"metrics": {}}', encoding="utf-8")
+    outcome = runs.finished(trial)
+    assert outcome is not None
+    assert outcome.kept
+
+
+def test_the_report_of_a_reproduction_does_not_count(trial: Trial) -> None:
+    for version in (0, 1, 2):
+        folder = trial.folder / "some" / f"version_{version}"
+        folder.mkdir(parents=True)
+        if version:  # the first attempt did not finish
+            (folder / "report.json").write_text(f'{{"metrics": {{}}, "steps": {version}}}', encoding="utf-8")
+    outcome = runs.finished(trial)
+    assert outcome is not None
+    assert outcome.report is not None
+    assert outcome.report["steps"] == 1
+
+
+def test_an_interrupted_run_leaves_no_process_of_another_device(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+    child = "from signal import *; import time; signal(SIGINT, SIG_IGN); signal(SIGTERM, SIG_IGN); time.sleep(60)"
+    program = (
+        "import pathlib, subprocess, sys, time; "
+        f"child = subprocess.Popen([sys.executable, '-c', {child!r}]); "
+        "pathlib.Path('child').write_text(str(child.pid)); time.sleep(60)"
+    )
+    monkeypatch.setattr(plan, "FIT", [sys.executable, "-c", program])
+
+    def tick() -> None:
+        if Path("child").exists() and Path("child").read_text():
+            raise OverflowError
+
+    with pytest.raises(OverflowError):
+        runs.run(trial, tick)
+    assert ended(int(Path("child").read_text()))
+
+
+def test_a_killed_run_leaves_no_process_of_another_device(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = (
+        "import os, pathlib, subprocess, sys; "
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']); "
+        "pathlib.Path('child').write_text(str(child.pid)); os.kill(os.getpid(), 9)"
+    )
+    monkeypatch.setattr(plan, "FIT", [sys.executable, "-c", program])
+
+    assert runs.run(trial).reason == runs.KILLED
+    assert ended(int(Path("child").read_text()))
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_new_attempt_deletes_the_weights_of_interrupted_ones(
+    keep: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("some.yaml").write_text("data: {}\n", encoding="utf-8")
+    words = ["--config", "some.yaml", "--optimizers", "adamw", "--out", "out", *(["--keep-models"] if keep else [])]
+    plan_ = plan_of(words)
+    trial = plan_.first_trials(plan_.choices[0])[0]
+    saved = trial.folder / "some" / "version_0" / "checkpoints" / "last.ckpt"
+    saved.parent.mkdir(parents=True)
+    saved.touch()
+    monkeypatch.setattr(plan, "FIT", [sys.executable, "-c", ""])
+
+    runs.run(trial)
+
+    assert saved.exists() is keep
+
+
+def test_an_error_in_this_process_ends_the_run(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = "import pathlib, time; time.sleep(60); pathlib.Path('late').touch()"
+    monkeypatch.setattr(plan, "FIT", [sys.executable, "-c", program])
+
+    def tick() -> None:
+        raise OverflowError
+
+    with pytest.raises(OverflowError):
+        runs.run(trial, tick)
+    assert not Path("late").exists()
+
+
+def test_a_second_ctrl_c_ends_the_run_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    deaf = "from signal import *; import time; signal(SIGINT, SIG_IGN); print('deaf', flush=True); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE, start_new_session=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"deaf\n"
+    wait, presses = process.wait, iter([KeyboardInterrupt])
+
+    def pressed_once(timeout: float | None = None) -> int:
+        for press in presses:
+            raise press
+        return wait(timeout)
+
+    monkeypatch.setattr(process, "wait", pressed_once)
+
+    runs._stop(process)
+
+    assert process.poll() is not None

@@ -1,0 +1,388 @@
+"""The predicted memory is the one in the training's report, and the advice makes a recipe fit."""
+
+import contextlib
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import lightning_adafactor
+from recipes.cli import optimizer_files
+from recipes.cli.main import main
+
+CLASSIFIER = """\
+trainer:
+  accelerator: cpu
+  max_steps: 2
+  limit_val_batches: 1
+  num_sanity_val_steps: 0
+  enable_model_summary: false
+  enable_progress_bar: false
+model:
+  class_path: recipes.TextClassifier
+  init_args:
+    pretrained: {model}
+    optimizer:
+      class_path: lightning_adafactor.Adafactor
+      init_args: {{lr: 1.0e-3, scale_parameter: false, relative_step: false}}
+data:
+  class_path: recipes.TextClassificationData
+  init_args:
+    text: headline
+    label: desk
+    train: {wires}
+    max_length: 13
+    batch_size: 6
+"""
+LANGUAGE_MODEL = """\
+trainer:
+  accelerator: cpu
+  max_steps: 2
+  limit_val_batches: 1
+  num_sanity_val_steps: 0
+  enable_model_summary: false
+  enable_progress_bar: false
+model:
+  class_path: recipes.LanguageModel
+  init_args:
+    evaluate_before: false
+    architecture: {model_type: gpt2, n_layer: 2, n_embd: 32, n_head: 2, n_positions: 32}
+data:
+  class_path: recipes.LanguageModelingData
+  init_args:
+    train: text.txt
+    vocabulary_size: 270
+    block_size: 16
+    batch_size: 2
+"""
+PARTS = ("parameter_memory", "gradient_memory", "optimizer_state")
+
+
+@pytest.fixture(scope="module")
+def usual(
+    tiny_model: Path, wires_csv: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[dict[str, Any], str]]:
+    """What the command writes and prints for a recipe alone, with a limit that some rows fit into."""
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
+        patch.chdir(tmp_path_factory.mktemp("usual"))
+        Path("tiny-cls.yaml").write_text(CLASSIFIER.format(model=tiny_model, wires=wires_csv), encoding="utf-8")
+        result = estimate("--config=tiny-cls.yaml", "--gpu-memory=150kB", "--png=estimate.png")
+        assert sorted(path.name for path in Path().iterdir()) == ["estimate.json", "estimate.png", "tiny-cls.yaml"]
+        yield result, " ".join(printed.getvalue().split())
+
+
+@pytest.fixture
+def classifier(tiny_model: Path, wires_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A working folder with a recipe for a tiny BERT."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RUNS_DIR", raising=False)
+    Path("tiny-cls.yaml").write_text(CLASSIFIER.format(model=tiny_model, wires=wires_csv), encoding="utf-8")
+    return "--config=tiny-cls.yaml"
+
+
+@pytest.fixture
+def language_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A working folder with a recipe for a tiny GPT-2 trained from scratch, and so is its tokenizer."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RUNS_DIR", raising=False)
+    Path("text.txt").write_text("the cat sat on the mat and looked at the moon \n" * 40, encoding="utf-8")
+    Path("tiny-lm.yaml").write_text(LANGUAGE_MODEL, encoding="utf-8")
+    return "--config=tiny-lm.yaml"
+
+
+def estimate(*args: str) -> dict[str, Any]:
+    """What ``estimate --json`` writes."""
+    assert main(["estimate", *args, "--json", "estimate.json"]) == 0
+    return json.loads(Path("estimate.json").read_text(encoding="utf-8"))
+
+
+def rows(result: dict[str, Any], **wanted: Any) -> list[dict[str, Any]]:
+    return [row for row in result["estimates"] if all(row[key] == value for key, value in wanted.items())]
+
+
+def own(result: dict[str, Any], **wanted: Any) -> dict[str, Any]:
+    """The row of the recipe itself."""
+    return rows(result, own=True, gradient_release=False, **wanted)[0]
+
+
+def report(name: str) -> dict[str, Any]:
+    return json.loads(Path("runs", name, "version_0", "report.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        [],
+        ["--config=optimizer/adamw.yaml"],
+        ["--config=optimizer/adafactor_transformers.yaml", "--model.optimizer.beta1=0.9"],
+        ["--config=optimizer/torch_adafactor.yaml", "--model.dtype=bfloat16"],
+        ["--trainer.precision=bf16-true"],
+    ],
+    ids=["Adafactor", "AdamW", "momentum", "bfloat16", "bf16-true"],
+)
+def test_parameters_gradients_and_state_equal_the_report_of_a_classifier(settings: list[str], classifier: str) -> None:
+    row = own(estimate(classifier, *settings, "--optimizer", "adamw"))
+
+    assert main(["fit", classifier, *settings]) == 0
+
+    for part in PARTS:
+        assert row[part] == report("tiny-cls")[part], part
+    assert row["optimizer"] == report("tiny-cls")["optimizer"]
+
+
+def test_they_equal_the_report_of_a_language_model(language_model: str) -> None:
+    result = estimate(language_model, "--model.gradient_checkpointing=true", "--optimizer", "adamw")
+
+    assert main(["fit", language_model, "--model.gradient_checkpointing=true"]) == 0
+
+    for part in PARTS:
+        assert own(result)[part] == report("tiny-lm")[part], part
+    assert result["parameters"]["elements"] == report("tiny-lm")["parameters"]
+
+
+def test_a_row_for_another_optimizer_equals_the_report_of_its_own_run(classifier: str) -> None:
+    (row,) = rows(estimate(classifier, "--optimizer", "adamw"), name="adamw", gradient_release=False, dtype="float32")
+
+    assert main(["fit", classifier, "--config=optimizer/adamw.yaml"]) == 0
+
+    assert row["optimizer_state"] == report("tiny-cls")["optimizer_state"]
+
+
+def test_nothing_is_trained_and_no_folder_is_created(classifier: str) -> None:
+    estimate(classifier, "--optimizer", "adamw")
+
+    assert sorted(path.name for path in Path().iterdir()) == ["estimate.json", "tiny-cls.yaml"]
+
+
+def test_adamw_adafactor_and_8_bit_adam_are_estimated_in_both_dtypes_and_with_gradient_release(
+    usual: tuple[dict[str, Any], str],
+) -> None:
+    result, _ = usual
+
+    optimizers = {row["name"] for row in result["estimates"]}
+    assert optimizers == {"Adafactor (own)", "adamw", "adamw_8bit"}  # without the duplicate in configs/optimizer/
+    variants = [(row["dtype"], row["gradient_release"]) for row in rows(result, name="adamw")]
+    assert variants == [("float32", False), ("float32", True), ("bfloat16", False), ("bfloat16", True)]
+
+
+def test_the_number_of_elements_of_each_state_is_printed(usual: tuple[dict[str, Any], str]) -> None:
+    result, printed = usual
+    for row in rows(result, gradient_release=False, dtype=result["estimates"][0]["dtype"]):
+        assert f"{row['name']} {row['optimizer_state']['elements']:,}" in printed
+
+
+def test_gradient_release_keeps_the_largest_gradient_and_is_reported_as_not_supported(
+    usual: tuple[dict[str, Any], str],
+) -> None:
+    result, printed = usual
+
+    released = rows(result, own=True, gradient_release=True)[0]
+
+    assert released["gradient_memory"]["elements"] == 32 * 16  # positions: more than the 20 words
+    assert result["gradient_release"] is any("release" in name.lower() for name in lightning_adafactor.__all__)
+    assert ("is not in this package yet" in printed) is not result["gradient_release"]
+
+
+def test_bfloat16_halves_parameters_and_gradients(usual: tuple[dict[str, Any], str]) -> None:
+    full, half = own(usual[0], dtype="float32"), own(usual[0], dtype="bfloat16")
+
+    assert half["parameter_memory"]["bytes"] == full["parameter_memory"]["bytes"] / 2
+    assert half["gradient_memory"]["bytes"] == full["gradient_memory"]["bytes"] / 2
+    assert half["optimizer_state"] == full["optimizer_state"]  # ours is kept in float32
+
+
+def test_total_is_the_sum_of_the_parts(usual: tuple[dict[str, Any], str]) -> None:
+    for row in usual[0]["estimates"]:
+        parts = sum(row[part]["bytes"] for part in PARTS) + row["buffer_bytes"]
+        assert row["total_bytes"] == parts + max(row["activation_bytes"], row["step_bytes"])
+
+
+def test_the_batch_is_the_longest_possible(usual: tuple[dict[str, Any], str]) -> None:
+    batch = usual[0]["batch"]
+
+    assert batch["input_ids"] == [6, 16]  # 13 tokens, padded to a multiple of 8
+    assert batch["labels"] == [6]
+
+
+def test_each_row_says_whether_it_fits_and_how_much_memory_is_spare(usual: tuple[dict[str, Any], str]) -> None:
+    result, printed = usual
+
+    assert result["gpu_memory_bytes"] == 150_000
+    for row in result["estimates"]:
+        assert row["spare_bytes"] == 150_000 - row["total_bytes"]
+        assert row["fits"] is (row["spare_bytes"] >= 0)
+    assert {row["fits"] for row in result["estimates"]} == {True, False}
+    assert "✓" in printed
+    assert "✗" in printed
+
+
+def test_without_a_limit_no_row_says_whether_it_fits(classifier: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+
+    result = estimate(classifier, "--optimizer", "adamw")
+
+    assert result["gpu_memory_bytes"] is None
+    assert {row["fits"] for row in result["estimates"]} == {None}
+    assert result["advice"] == []
+
+
+def test_the_memory_of_the_gpu_is_the_default_limit(classifier: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Properties:
+        total_memory = 10**9
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda device: Properties)
+
+    result = estimate(classifier, "--trainer.accelerator=auto", "--optimizer", "adamw")
+
+    assert (result["gpu_memory_bytes"], result["device"]) == (10**9, "gpu")
+
+
+def test_the_advised_batch_size_fits_and_a_larger_one_does_not(classifier: str) -> None:
+    settings = ["--data.batch_size=60", "--optimizer", "adamw"]
+    total = own(estimate(classifier, "--gpu-memory=1GB", *settings))["total_bytes"]
+    limit = f"--gpu-memory={0.7 * total / 1000}kB"
+
+    advice = estimate(classifier, limit, *settings)["advice"]
+
+    (size,) = [int(line.split("data.batch_size: ")[1].split(",")[0]) for line in advice if "batch_size" in line]
+    assert 1 < size < 60
+    assert own(estimate(classifier, limit, f"--data.batch_size={size}", "--optimizer", "adamw"))["fits"]
+    assert not own(estimate(classifier, limit, f"--data.batch_size={size + 2}", "--optimizer", "adamw"))["fits"]
+
+
+def test_checkpointing_is_advised_if_the_recipe_has_the_option(language_model: str) -> None:
+    settings = [language_model, "--data.batch_size=64", "--data.block_size=32", "--optimizer", "adamw"]
+    total = own(estimate(*settings, "--gpu-memory=1GB"))["total_bytes"]
+
+    advice = "\n".join(estimate(*settings, f"--gpu-memory={0.8 * total / 1000}kB")["advice"])
+
+    assert "model.gradient_checkpointing: true): fits" in advice
+    assert "model.dtype: bfloat16" in advice
+
+
+def test_a_remark_says_that_the_figures_are_for_one_process(
+    classifier: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = estimate(classifier, "--optimizer=adamw", "--trainer.strategy=ddp", "--trainer.devices=2")
+
+    assert result["remarks"][0].startswith("trainer.strategy is ddp, trainer.devices 2: the figures are for one")
+    assert "the figures are for one process" in " ".join(capsys.readouterr().out.split())
+    assert estimate(classifier, "--optimizer=adamw")["remarks"] == []
+
+
+def test_a_recipe_that_can_never_fit_is_reported(classifier: str) -> None:
+    advice = estimate(classifier, "--gpu-memory=20kB", "--optimizer", "adamw")["advice"]
+
+    assert advice[-1].startswith(
+        "Even Adafactor (own), bfloat16 parameters, activation checkpointing and data.batch_size: 1 exceed"
+    )
+
+
+def test_a_missing_library_is_named_and_its_formula_is_used(
+    classifier: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    found = optimizer_files.find_spec
+    missing = ("bitsandbytes", "torchao")
+    monkeypatch.setattr(optimizer_files, "find_spec", lambda name: None if name in missing else found(name))
+
+    result = estimate(classifier, "--optimizer", "adamw_8bit", "adamw_torchao_8bit")
+
+    known, unknown = (rows(result, name=name)[0] for name in ("adamw_8bit", "adamw_torchao_8bit"))
+    assert known["optimizer_state"]["elements"] > 2 * known["parameter_memory"]["elements"]
+    assert (unknown["optimizer_state"], unknown["total_bytes"], unknown["fits"]) == (None, None, None)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "adamw_8bit: bitsandbytes is not installed; from the formula for its default arguments." in printed
+    assert "adamw_torchao_8bit: torchao is not installed." in printed
+
+
+def test_an_optimizer_that_fails_has_a_row_with_the_reason(classifier: str) -> None:
+    refused = {"optimizer": {"class_path": "torch.optim.LBFGS", "init_args": {"lr": 1.0}}}
+    Path("lbfgs.yaml").write_text(yaml.safe_dump({"model": {"init_args": refused}}), encoding="utf-8")
+
+    row = rows(estimate(classifier, "--optimizer", "lbfgs.yaml"), name="lbfgs")[0]
+
+    assert row["total_bytes"] is None
+    assert row["note"]
+
+
+def test_no_chart_is_drawn_if_nothing_can_be_estimated(classifier: str, capsys: pytest.CaptureFixture[str]) -> None:
+    refused = {"optimizer": {"class_path": "torch.optim.LBFGS", "init_args": {"lr": 1.0}}}
+    Path("lbfgs.yaml").write_text(yaml.safe_dump({"model": {"init_args": refused}}), encoding="utf-8")
+
+    words = [classifier, "--config", "lbfgs.yaml", "--optimizer", "lbfgs.yaml", "--png", "estimate.png"]
+    assert main(["estimate", *words]) == 0
+
+    assert "estimate.png is not drawn: nothing could be estimated" in capsys.readouterr().err
+    assert not Path("estimate.png").exists()
+
+
+def test_options_for_the_recipes_own_optimizer_do_not_apply_to_the_others(classifier: str) -> None:
+    result = estimate(classifier, "--model.optimizer.beta1=0.9", "--optimizer", "adafactor")
+
+    with_momentum, without = (rows(result, name=name)[0] for name in ("Adafactor (own)", "adafactor"))
+    assert with_momentum["optimizer_state"]["elements"] > 5 * without["optimizer_state"]["elements"]
+
+
+def test_the_chart_is_drawn(classifier: str) -> None:
+    from matplotlib.image import imread
+
+    estimate(classifier, "--gpu-memory=1MB", "--png", "estimate.png", "--optimizer", "adamw")
+
+    height, width, _ = imread("estimate.png").shape
+    assert width > height > 200
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--gpu-memory", "24"], "error: --gpu-memory 24: expected a number and a unit"),
+        (
+            ["--optimizer", "adamv"],
+            "error: --optimizer adamv: there is no optimizer of that name; did you mean 'adamw'?",
+        ),
+        (["--optimiser", "adamw"], "error: unknown key 'optimiser'"),
+        (
+            ["--json", "nowhere/estimate.json"],
+            "error: --json nowhere/estimate.json: is in a folder that does not exist",
+        ),
+        (["--data.batch_sise", "3"], "did you mean 'batch_size'"),
+        (["--trainer.precision", "transformer-engine"], "which cannot be estimated: use one of 32-true"),
+        (["--data.max_length", "99"], "data.max_length is 99"),
+        (["more"], "error: 'more' belongs to no option"),
+    ],
+)
+def test_an_error_on_the_command_line_is_one_sentence(
+    args: list[str], words: str, classifier: str, capsys: pytest.CaptureFixture
+) -> None:
+    assert main(["estimate", classifier, *args]) == 2
+
+    error = capsys.readouterr().err
+    assert words in error
+    assert "Traceback" not in error
+
+
+def test_a_missing_config_is_one_sentence(capsys: pytest.CaptureFixture) -> None:
+    assert main(["estimate", "--gpu-memory=24GB"]) == 2
+    assert "the following arguments are required: -c/--config" in capsys.readouterr().err
+
+    assert main(["estimate", "--config=clss.yaml"]) == 2
+    assert "did you mean cls.yaml" in capsys.readouterr().err
+
+
+def test_a_module_that_cannot_be_estimated_is_named(tiny_recipe: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["estimate", "--config=tiny.yaml"]) == 2
+
+    assert "TinyModel cannot be estimated: it is no recipes.recipe.Recipe" in capsys.readouterr().err
+
+
+def test_help_explains_the_options(capsys: pytest.CaptureFixture) -> None:
+    assert main(["estimate", "--help"]) == 0
+
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "Activations are an upper bound" in printed
+    assert "--gpu-memory SIZE" in printed

@@ -1,0 +1,29 @@
+"""The private parts of Lightning that are used are still there; each failure names the one that is gone."""
+
+import lightning
+import pytest
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loops.fit_loop import _FitLoop
+from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (_FitLoop, "_should_accumulate"),
+        (_TrainingEpochLoop, "_should_check_val_fx"),
+        (ModelCheckpoint, "_save_checkpoint"),
+    ],
+)
+def test_a_private_method_is_still_there(owner: type, name: str) -> None:
+    assert callable(getattr(owner, name, None)), (
+        f"Lightning {lightning.__version__} no longer has {owner.__name__}.{name}: "
+        "see recipes/training/lightning_internals.py"
+    )
+
+
+def test_the_step_that_was_saved_last_is_still_noted() -> None:
+    assert hasattr(ModelCheckpoint(), "_last_global_step_saved"), (
+        f"Lightning {lightning.__version__} no longer has ModelCheckpoint._last_global_step_saved: "
+        "see recipes/training/lightning_internals.py"
+    )
