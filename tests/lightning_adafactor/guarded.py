@@ -6,6 +6,7 @@ A read or write outside of such a tensor ends the process with a segmentation fa
 from __future__ import annotations
 
 import ctypes
+import gc
 import itertools
 import mmap
 import sys
@@ -96,10 +97,13 @@ def step_over(path: str, shape: tuple[int, ...], strides: tuple[int, ...], dtype
 def main(path: str) -> None:
     """Takes steps over tensors of every shape, layout and dtype, at either end of their memory."""
     count = 0
-    for shape, dtype, at_end in itertools.product(SHAPES[path], DTYPES[path], (False, True)):
+    cases = itertools.product(SHAPES[path], DTYPES[path], (False, True))
+    for number, (shape, dtype, at_end) in enumerate(cases):
         for strides in layouts(shape):
             step_over(path, shape, strides, dtype, at_end)
             count += 1
+        if number % 32 == 0:
+            gc.collect()  # a process has a limited number of mappings; those of tensors that are gone are given back
     print(f"{count} cases")
 
 
