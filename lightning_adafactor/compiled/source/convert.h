@@ -6,6 +6,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "vectors.h"
+
 static inline float float_of_bits(uint32_t bits)
 {
     float value;
@@ -23,6 +25,14 @@ static inline uint32_t bits_of_float(float value)
 static inline float float_of_bfloat16(uint16_t half)
 {
     return float_of_bits((uint32_t)half << 16);
+}
+
+typedef float floats VECTOR(float);
+
+/* Vector number v of the bfloat16 numbers that begin at x. */
+static inline floats load_bfloat16(const uint16_t *x, int v)
+{
+    return (floats)BFLOAT16_AT(x + v * VECTOR_BYTES / 4);
 }
 
 /* Round to nearest, ties to even. */

@@ -47,11 +47,19 @@ static inline void random_blocks(const struct keys *keys, uint32_t first, uint32
         /* in the order that puts neighbours side by side when words are interleaved below */
         for (int i = 0; i < WORDS; i++)
             a[v][i] = first + (uint32_t)(v * WORDS + i / 2 + i % 2 * WORDS / 2);
-        b[v] = zero + row;
-        c[v] = zero + step;
-        d[v] = zero + parameter;
     }
-    for (int round = 0; round < ROUNDS; round++)
+    /* the first round leaves a and b, and the second one d, the same for all blocks: they are computed once */
+    uint64_t product = (uint64_t)step * 0xCD9E8D57u;
+    uint64_t a1 = (product >> 32) ^ row ^ keys->low[0], b1 = product, d2 = (uint64_t)(uint32_t)a1 * 0xD2511F53u;
+    for (int v = 0; v < 2; v++) {
+        words left = MULTIPLY(a[v], m0), c1 = (left >> 32) ^ (parameter ^ keys->high[0]);
+        words right = MULTIPLY(c1, m1);
+        a[v] = (right >> 32) ^ (b1 ^ keys->low[1]);
+        b[v] = right;
+        c[v] = left ^ ((d2 >> 32) ^ keys->high[1]);
+        d[v] = zero + d2;
+    }
+    for (int round = 2; round < ROUNDS; round++)
         for (int v = 0; v < 2; v++) {
             words left = MULTIPLY(a[v], m0), right = MULTIPLY(c[v], m1);
             a[v] = (right >> 32) ^ (b[v] ^ keys->low[round]);
