@@ -6,6 +6,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "vectors.h"
+
 static inline float float_of_bits(uint32_t bits)
 {
     float value;
@@ -25,6 +27,14 @@ static inline float float_of_bfloat16(uint16_t half)
     return float_of_bits((uint32_t)half << 16);
 }
 
+typedef float floats VECTOR(float);
+
+/* Vector number v of the bfloat16 numbers that begin at x. */
+static inline floats load_bfloat16(const uint16_t *x, int v)
+{
+    return (floats)BFLOAT16_AT(x + v * VECTOR_BYTES / 4);
+}
+
 /* Round to nearest, ties to even. */
 static inline uint16_t bfloat16_of_float(float value)
 {
@@ -39,8 +49,9 @@ static inline uint16_t bfloat16_at_random(float value, uint16_t random)
 {
     uint32_t bits = bits_of_float(value);
     uint32_t infinite = (bits & 0x7f800000u) == 0x7f800000u;
-    uint32_t quiet = (bits & 0x7fffffffu) > 0x7f800000u ? 0x40u : 0u;
-    return (uint16_t)((infinite ? bits : bits + random) >> 16 | quiet);
+    /* of NaN, whose digits may all be in the part cut off, one digit is set that is kept */
+    uint32_t added = infinite ? (bits & 0x007fffffu ? 0x00400000u & ~bits : 0u) : random;
+    return (uint16_t)((bits + added) >> 16);
 }
 
 static inline float float_of_float16(uint16_t half)

@@ -42,6 +42,12 @@ struct rows {
     int64_t number[4];
 };
 
+/* Pieces of four rows, as numbers of one dtype that lie side by side. */
+struct pieces {
+    int64_t dtype;
+    const void *row[4];
+};
+
 /* The rows of a fold that are not passed over, in `groups` of four. */
 struct fold {
     int64_t count;
@@ -128,6 +134,7 @@ static void find_scale(const struct entry *e, struct stage *stage, double square
 #define LANES 16
 typedef float vector_float VECTOR(float);
 #include "rows.h"
+#include "numbers.h"
 #include "passes.h"
 #include "items.h"
 #undef REAL
@@ -147,6 +154,7 @@ typedef float vector_float VECTOR(float);
 #define LANES 8
 typedef double vector_double VECTOR(double);
 #include "rows.h"
+#include "numbers.h"
 #include "passes.h"
 #include "items.h"
 

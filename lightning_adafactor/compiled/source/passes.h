@@ -62,155 +62,51 @@ static double NAME(mean_of)(const struct entry *e, int64_t matrix)
     return mean < e->mean_floor ? e->mean_floor : mean;
 }
 
-/* Pieces of up to four rows as REAL; what is missing of four is a row of zeros, or a buffer that nobody reads. */
-static inline void NAME(read_rows)(const struct operand *x, const char *matrix, const struct rows *rows, int64_t column,
-                                   int64_t count, REAL unscale, REAL buffers[4][CHUNK], const REAL *pieces[4])
+/* Reads pieces of up to four rows: as they lie in memory if the kernels take them so, else as REAL in the buffers.
+ * What is missing of four is a row of zeros, of any dtype. */
+static inline struct pieces NAME(read_rows)(const struct operand *x, const char *matrix, const struct rows *rows,
+                                            int64_t column, int64_t count, REAL unscale, int real,
+                                            REAL buffers[4][CHUNK])
 {
     static const REAL zeros[CHUNK];
-    int as_it_lies = x->dtype == REAL_DTYPE && unscale == 1;
-    if (rows->count == 4 && x->column_stride == 1 && !as_it_lies) {
-        int64_t offsets[4];
-        for (int k = 0; k < 4; k++) {
-            offsets[k] = rows->number[k] * x->row_stride + column;
-            pieces[k] = buffers[k];
-        }
+    struct pieces pieces = {.dtype = REAL_DTYPE};
+    int close = x->column_stride == 1 && unscale == 1;
+    if (close && (x->dtype == REAL_DTYPE || (REAL_IS_FLOAT && x->dtype == BFLOAT16 && !real)))
+        pieces.dtype = x->dtype;
+    else
+        close = 0;
+    int64_t size = size_of(pieces.dtype), offsets[4];
+    for (int k = 0; k < rows->count; k++) {
+        offsets[k] = rows->number[k] * x->row_stride + column * x->column_stride;
+        pieces.row[k] = close ? (const void *)(matrix + offsets[k] * size) : buffers[k];
+    }
+    for (int k = rows->count; k < 4; k++)
+        pieces.row[k] = zeros;
+    if (!close && rows->count == 4 && x->column_stride == 1)
         NAME(convert_rows)(x->dtype, matrix, offsets, count, unscale, buffers);
-        return;
-    }
-    for (int k = 0; k < 4; k++)
-        pieces[k] = k < rows->count ? NAME(read)(x, matrix, rows->number[k], column, count, unscale, buffers[k]) : zeros;
+    else if (!close)
+        for (int k = 0; k < rows->count; k++)
+            NAME(convert)(x, matrix, offsets[k], count, unscale, buffers[k]);
+    return pieces;
 }
 
-/* First pass over pieces of four rows: adds their squares to the columns' sums and to each row's own. */
-static OUT_OF_LINE void NAME(square_rows)(const REAL *const g[4], int64_t count, REAL *restrict columns, double sums[4])
-{
-    NAME(vector) s[4][VECTORS] = {{{0}}};
-    REAL rest[4] = {0};
-    int64_t j = 0;
-    for (; j + LANES <= count; j += LANES)
-        for (int v = 0; v < VECTORS; v++) {
-            NAME(vector) a = NAME(load)(g[0] + j, v), b = NAME(load)(g[1] + j, v);
-            NAME(vector) c = NAME(load)(g[2] + j, v), d = NAME(load)(g[3] + j, v);
-            a *= a;
-            b *= b;
-            c *= c;
-            d *= d;
-            s[0][v] += a;
-            s[1][v] += b;
-            s[2][v] += c;
-            s[3][v] += d;
-            NAME(store)(columns + j, v, NAME(load)(columns + j, v) + ((a + b) + (c + d)));
-        }
-    for (; j < count; j++) {
-        REAL squares[4];
-        for (int k = 0; k < 4; k++) {
-            squares[k] = g[k][j] * g[k][j];
-            rest[k] += squares[k];
-        }
-        columns[j] += (squares[0] + squares[1]) + (squares[2] + squares[3]);
-    }
-    for (int k = 0; k < 4; k++)
-        sums[k] += (double)NAME(sum_of)(s[k]) + (double)rest[k];
-}
-
-/* The sum of the squares of pieces of four rows. */
-static OUT_OF_LINE double NAME(sum_of_squares)(const REAL *const x[4], int64_t count)
-{
-    NAME(vector) s[4][VECTORS] = {{{0}}};
-    REAL rest[4] = {0};
-    int64_t j = 0;
-    for (; j + LANES <= count; j += LANES)
-        for (int v = 0; v < VECTORS; v++)
-            for (int k = 0; k < 4; k++) {
-                NAME(vector) value = NAME(load)(x[k] + j, v);
-                s[k][v] += value * value;
-            }
-    for (; j < count; j++)
-        for (int k = 0; k < 4; k++)
-            rest[k] += x[k][j] * x[k][j];
-    double sum = 0;
-    for (int k = 0; k < 4; k++)
-        sum += (double)NAME(sum_of)(s[k]) + (double)rest[k];
-    return sum;
-}
-
-/* Second pass over pieces of four rows: the sum of U^2, U = G * min(1/sqrt(r) * 1/sqrt(C), 1/epsilon1). */
-static OUT_OF_LINE double NAME(sum_updates)(const REAL *const g[4], const REAL *columns, const REAL rows[4], REAL cap,
-                                            int64_t count)
-{
-    NAME(vector) s[4][VECTORS] = {{{0}}};
-    REAL rest[4] = {0};
-    int64_t j = 0;
-    for (; j + LANES <= count; j += LANES)
-        for (int v = 0; v < VECTORS; v++) {
-            NAME(vector) column = NAME(load)(columns + j, v);
-            for (int k = 0; k < 4; k++) {
-                NAME(vector) u = NAME(load)(g[k] + j, v) * NAME(at_most)(cap, rows[k] * column);
-                s[k][v] += u * u;
-            }
-        }
-    for (; j < count; j++)
-        for (int k = 0; k < 4; k++) {
-            REAL inverse = rows[k] * columns[j], u = g[k][j] * (cap < inverse ? cap : inverse);
-            rest[k] += u * u;
-        }
-    double sum = 0;
-    for (int k = 0; k < 4; k++)
-        sum += (double)NAME(sum_of)(s[k]) + (double)rest[k];
-    return sum;
-}
-
-/* Third pass over pieces of four rows: p = keep*p - by*U. */
-static OUT_OF_LINE void NAME(apply_rows)(const REAL *const g[4], REAL *const p[4], const REAL *columns,
-                                         const REAL rows[4], REAL cap, REAL keep, REAL by, int64_t count)
-{
-    enum { WIDTH = VECTOR_BYTES / sizeof(REAL) };
-    int64_t j = 0;
-    for (; j + WIDTH <= count; j += WIDTH) {
-        NAME(vector) column = NAME(load)(columns + j, 0);
-        for (int k = 0; k < 4; k++) {
-            NAME(vector) u = NAME(load)(g[k] + j, 0) * NAME(at_most)(cap, rows[k] * column);
-            NAME(store)(p[k] + j, 0, keep * NAME(load)(p[k] + j, 0) - by * u);
-        }
-    }
-    for (; j < count; j++)
-        for (int k = 0; k < 4; k++) {
-            REAL inverse = rows[k] * columns[j], u = g[k][j] * (cap < inverse ? cap : inverse);
-            p[k][j] = keep * p[k][j] - by * u;
-        }
-}
-
-/* The same with momentum: m = beta1*m + newest*u, p = keep*p - m; u becomes m. */
-static OUT_OF_LINE void NAME(apply_momentum)(const struct entry *e, REAL *restrict p, REAL *restrict m,
-                                             const REAL *restrict u, double scale, double decay, int64_t count)
-{
-    REAL beta1 = (REAL)e->beta1, newest = (REAL)((1 - e->beta1) * scale), keep = (REAL)decay;
-    for (int64_t j = 0; j < count; j++) {
-        m[j] = beta1 * m[j] + newest * u[j];
-        p[j] = keep * p[j] - m[j];
-    }
-}
-
+/* Whether a row's gradient has no bit set; not asked of rows whose numbers lie apart. */
 static OUT_OF_LINE int NAME(is_zero)(const struct entry *e, const char *grads, int64_t row)
 {
-    REAL buffer[CHUNK];
-    for (int64_t start = 0; start < e->columns; start += CHUNK) {
-        int64_t count = smaller(e->columns - start, CHUNK);
-        const REAL *g = NAME(read)(&e->grad, grads, row, start, count, 1, buffer);
-        int zero = 1;
-        for (int64_t j = 0; j < count; j++)
-            zero &= g[j] == 0;
-        if (!zero)
-            return 0;
-    }
-    return 1;
+    if (e->grad.column_stride != 1)
+        return 0;
+    int64_t size = size_of(e->grad.dtype), count = e->columns * size;
+    const char *bytes = grads + row * e->grad.row_stride * size;
+    char bits = 0;
+    for (int64_t j = 0; j < count; j++)
+        bits |= bytes[j];
+    return bits == 0;
 }
 
 static OUT_OF_LINE double NAME(squares_of_p)(const struct entry *e, const struct tile *t)
 {
     const char *params = matrix_of(e, &e->param, t->matrix, size_of(e->param.dtype));
     REAL buffers[4][CHUNK];
-    const REAL *p[4];
     double sum = 0;
     for (int64_t fold = t->row; fold < t->row + t->rows; fold += FOLD) {
         struct fold all = fold_of(t, fold, NULL);
@@ -218,8 +114,9 @@ static OUT_OF_LINE double NAME(squares_of_p)(const struct entry *e, const struct
             struct rows rows = rows_of(&all, i);
             for (int64_t start = 0; start < t->columns; start += CHUNK) {
                 int64_t count = smaller(t->columns - start, CHUNK);
-                NAME(read_rows)(&e->param, params, &rows, t->column + start, count, 1, buffers, p);
-                sum += NAME(sum_of_squares)(p, count);
+                struct pieces p =
+                    NAME(read_rows)(&e->param, params, &rows, t->column + start, count, 1, 0, buffers);
+                sum += NAME(sum_of_squares)(&p, count);
             }
         }
     }
@@ -245,7 +142,6 @@ static OUT_OF_LINE void NAME(squares)(const struct entry *e, const struct tile *
     const char *grads = matrix_of(e, &e->grad, t->matrix, size_of(e->grad.dtype));
     REAL *R = (REAL *)e->row_var + t->matrix * e->rows, *C = (REAL *)e->col_var + t->matrix * e->columns;
     REAL sums[SPAN], buffers[4][CHUNK];
-    const REAL *g[4];
     double totals[SPAN];
     for (int64_t span = t->column; span < t->column + t->columns; span += SPAN) {
         int64_t width = smaller(t->column + t->columns - span, SPAN);
@@ -260,8 +156,9 @@ static OUT_OF_LINE void NAME(squares)(const struct entry *e, const struct tile *
                 double row_sum[4] = {0};
                 for (int64_t start = 0; start < width; start += CHUNK) {
                     int64_t count = smaller(width - start, CHUNK);
-                    NAME(read_rows)(&e->grad, grads, &rows, span + start, count, unscale, buffers, g);
-                    NAME(square_rows)(g, count, sums + start, row_sum);
+                    struct pieces g =
+                        NAME(read_rows)(&e->grad, grads, &rows, span + start, count, unscale, 0, buffers);
+                    NAME(square_rows)(&g, count, sums + start, row_sum);
                 }
                 for (int k = 0; k < rows.count; k++) {
                     int64_t row = rows.number[k];
@@ -301,7 +198,7 @@ static OUT_OF_LINE double NAME(updates)(const struct entry *e, const struct tile
                                         const struct NAME(factors) *f, const uint8_t *zero_rows)
 {
     const char *grads = matrix_of(e, &e->grad, t->matrix, size_of(e->grad.dtype));
-    const REAL *R = (const REAL *)e->row_var + t->matrix * e->rows, *g[4];
+    const REAL *R = (const REAL *)e->row_var + t->matrix * e->rows;
     REAL buffers[4][CHUNK], factors[SPAN], row_factors[4];
     double sum = 0;
     for (int64_t span = t->column; span < t->column + t->columns; span += SPAN) {
@@ -314,8 +211,9 @@ static OUT_OF_LINE double NAME(updates)(const struct entry *e, const struct tile
                 NAME(row_factors)(R, &rows, f, row_factors);
                 for (int64_t start = 0; start < width; start += CHUNK) {
                     int64_t count = smaller(width - start, CHUNK);
-                    NAME(read_rows)(&e->grad, grads, &rows, span + start, count, unscale, buffers, g);
-                    sum += NAME(sum_updates)(g, columns + start, row_factors, f->cap, count);
+                    struct pieces g =
+                        NAME(read_rows)(&e->grad, grads, &rows, span + start, count, unscale, 0, buffers);
+                    sum += NAME(sum_updates)(&g, columns + start, row_factors, f->cap, count);
                 }
             }
         }
@@ -349,34 +247,42 @@ static OUT_OF_LINE void NAME(write_back)(const struct entry *e, const struct pla
     NAME(write)(&e->param, at->params, row, column, count, values);
 }
 
-/* Third pass over pieces of four rows of any dtype and strides. */
-static OUT_OF_LINE void NAME(apply_piece)(const struct entry *e, const struct place *at, const struct rows *rows,
-                                          const REAL *const g[4], int64_t column, int64_t count, const REAL *columns,
-                                          const REAL row_factors[4], REAL cap, double scale, double decay)
+/* Third pass over a piece of one row, with momentum. */
+static OUT_OF_LINE void NAME(apply_momentum)(const struct entry *e, const struct place *at, int64_t row, int64_t column,
+                                             int64_t count, const REAL *g, const REAL *columns, REAL row_factor,
+                                             REAL cap, double scale, double decay, REAL *restrict p)
 {
-    REAL buffers[4][CHUNK], moments[CHUNK];
-    const REAL *read[4];
-    REAL *p[4];
-    NAME(read_rows)(&e->param, at->params, rows, column, count, 1, buffers, read);
+    REAL beta1 = (REAL)e->beta1, newest = (REAL)((1 - e->beta1) * scale), keep = (REAL)decay, buffer[CHUNK];
+    REAL *m = (REAL *)NAME(read)(&e->exp_avg, at->averages, row, column, count, 1, buffer);
+    for (int64_t j = 0; j < count; j++) {
+        REAL inverse = row_factor * columns[j], u = g[j] * (cap < inverse ? cap : inverse);
+        m[j] = beta1 * m[j] + newest * u;
+        p[j] = keep * p[j] - m[j];
+    }
+    if (!NAME(in_place)(&e->exp_avg))
+        NAME(write)(&e->exp_avg, at->averages, row, column, count, m);
+}
+
+/* Third pass over pieces of four rows: p is worked on in place, or in a buffer and then written back. */
+static OUT_OF_LINE void NAME(apply_pieces)(const struct entry *e, const struct place *at, const struct rows *rows,
+                                           const struct pieces *g, int64_t column, int64_t count, const REAL *columns,
+                                           const REAL row_factors[4], REAL cap, double scale, double decay)
+{
+    REAL buffers[4][CHUNK];
+    REAL *out[4];
+    int momentum = at->averages != NULL;
+    struct pieces p = NAME(read_rows)(&e->param, at->params, rows, column, count, 1,
+                                      momentum || g->dtype != e->param.dtype, buffers);
     for (int k = 0; k < 4; k++)
-        p[k] = k < rows->count ? (REAL *)read[k] : memset(buffers[k], 0, sizeof buffers[k]);
-    if (!at->averages)
-        NAME(apply_rows)(g, p, columns, row_factors, cap, (REAL)decay, (REAL)scale, count);
+        out[k] = k < rows->count && NAME(in_place)(&e->param) ? (REAL *)p.row[k] : buffers[k];
+    if (!momentum)
+        NAME(apply_rows)(g, &p, columns, row_factors, cap, (REAL)decay, (REAL)scale, count, out);
     for (int k = 0; k < rows->count; k++) {
-        int64_t row = rows->number[k];
-        if (at->averages) {
-            REAL u[CHUNK];
-            for (int64_t j = 0; j < count; j++) {
-                REAL inverse = row_factors[k] * columns[j];
-                u[j] = g[k][j] * (cap < inverse ? cap : inverse);
-            }
-            REAL *m = (REAL *)NAME(read)(&e->exp_avg, at->averages, row, column, count, 1, moments);
-            NAME(apply_momentum)(e, p[k], m, u, scale, decay, count);
-            if (!NAME(in_place)(&e->exp_avg))
-                NAME(write)(&e->exp_avg, at->averages, row, column, count, m);
-        }
+        if (momentum)
+            NAME(apply_momentum)(e, at, rows->number[k], column, count, g->row[k], columns, row_factors[k], cap, scale,
+                                 decay, out[k]);
         if (!NAME(in_place)(&e->param))
-            NAME(write_back)(e, at, row, column, count, p[k]);
+            NAME(write_back)(e, at, rows->number[k], column, count, out[k]);
     }
 }
 
@@ -386,8 +292,9 @@ static OUT_OF_LINE void NAME(apply)(const struct entry *e, const struct tile *t,
                                     double decay)
 {
     struct place at = place_of(e, t->matrix);
-    const REAL *R = (const REAL *)e->row_var + t->matrix * e->rows, *g[4];
+    const REAL *R = (const REAL *)e->row_var + t->matrix * e->rows;
     REAL buffers[4][CHUNK], factors[SPAN], row_factors[4];
+    int real = at.averages || e->param.dtype != e->grad.dtype || e->param.column_stride != 1;
     for (int64_t span = t->column; span < t->column + t->columns; span += SPAN) {
         int64_t width = smaller(t->column + t->columns - span, SPAN);
         const REAL *columns = NAME(factors_of_span)(e, f, t->matrix, span, width, factors);
@@ -398,9 +305,10 @@ static OUT_OF_LINE void NAME(apply)(const struct entry *e, const struct tile *t,
                 NAME(row_factors)(R, &rows, f, row_factors);
                 for (int64_t start = 0; start < width; start += CHUNK) {
                     int64_t count = smaller(width - start, CHUNK);
-                    NAME(read_rows)(&e->grad, at.grads, &rows, span + start, count, unscale, buffers, g);
-                    NAME(apply_piece)(e, &at, &rows, g, span + start, count, columns + start, row_factors, f->cap,
-                                      scale, decay);
+                    struct pieces g =
+                        NAME(read_rows)(&e->grad, at.grads, &rows, span + start, count, unscale, real, buffers);
+                    NAME(apply_pieces)(e, &at, &rows, &g, span + start, count, columns + start, row_factors, f->cap,
+                                       scale, decay);
                 }
             }
         }
@@ -428,8 +336,8 @@ static OUT_OF_LINE double NAME(measure_vector)(const struct entry *e, int64_t st
         for (int64_t j = 0; j < count; j++)
             v[j] = keep * v[j] + added + newest * (g[j] * g[j]);
         NAME(update_vector)(g, v, (REAL)e->variance_floor, count, u);
-        const REAL *const pieces[4] = {u, zeros, zeros, zeros};
-        sum += NAME(sum_of_squares)(pieces, count);
+        struct pieces pieces = {REAL_DTYPE, {u, zeros, zeros, zeros}};
+        sum += NAME(sum_of_squares)(&pieces, count);
     }
     return sum;
 }
@@ -445,10 +353,11 @@ static OUT_OF_LINE void NAME(apply_vector)(const struct entry *e, int64_t start,
     for (; start < end; start += CHUNK) {
         int64_t count = smaller(end - start, CHUNK);
         const REAL *v = (const REAL *)e->variance + start;
-        const REAL *g[4] = {NAME(read)(&e->grad, at.grads, 0, start, count, unscale, buffer), zeros, zeros, zeros};
+        const REAL *gradient = NAME(read)(&e->grad, at.grads, 0, start, count, unscale, buffer);
+        struct pieces g = {REAL_DTYPE, {gradient, zeros, zeros, zeros}};
         for (int64_t j = 0; j < count; j++)
             factors[j] = 1 / SQRT(v[j] < floor ? floor : v[j]);
         const REAL ones[4] = {1, 1, 1, 1};
-        NAME(apply_piece)(e, &at, &row, g, start, count, factors, ones, (REAL)INFINITY, scale, decay);
+        NAME(apply_pieces)(e, &at, &row, &g, start, count, factors, ones, (REAL)INFINITY, scale, decay);
     }
 }

@@ -44,13 +44,22 @@ static inline void random_blocks(const struct keys *keys, uint32_t first, uint32
     const words zero = {0}, m0 = zero + 0xD2511F53u, m1 = zero + 0xCD9E8D57u, lower = zero + 0xFFFFFFFFu;
     words a[2], b[2], c[2], d[2];
     for (int v = 0; v < 2; v++) {
+        /* in the order that puts neighbours side by side when words are interleaved below */
         for (int i = 0; i < WORDS; i++)
-            a[v][i] = first + (uint32_t)(v * WORDS + i);
-        b[v] = zero + row;
-        c[v] = zero + step;
-        d[v] = zero + parameter;
+            a[v][i] = first + (uint32_t)(v * WORDS + i / 2 + i % 2 * WORDS / 2);
     }
-    for (int round = 0; round < ROUNDS; round++)
+    /* the first round leaves a and b, and the second one d, the same for all blocks: they are computed once */
+    uint64_t product = (uint64_t)step * 0xCD9E8D57u;
+    uint64_t a1 = (product >> 32) ^ row ^ keys->low[0], b1 = product, d2 = (uint64_t)(uint32_t)a1 * 0xD2511F53u;
+    for (int v = 0; v < 2; v++) {
+        words left = MULTIPLY(a[v], m0), c1 = (left >> 32) ^ (parameter ^ keys->high[0]);
+        words right = MULTIPLY(c1, m1);
+        a[v] = (right >> 32) ^ (b1 ^ keys->low[1]);
+        b[v] = right;
+        c[v] = left ^ ((d2 >> 32) ^ keys->high[1]);
+        d[v] = zero + d2;
+    }
+    for (int round = 2; round < ROUNDS; round++)
         for (int v = 0; v < 2; v++) {
             words left = MULTIPLY(a[v], m0), right = MULTIPLY(c[v], m1);
             a[v] = (right >> 32) ^ (b[v] ^ keys->low[round]);
@@ -61,10 +70,9 @@ static inline void random_blocks(const struct keys *keys, uint32_t first, uint32
     /* the lower half of a word comes before the upper one: the order of bytes on every machine this is built for */
     for (int v = 0; v < 2; v++) {
         words ab = (a[v] & lower) | b[v] << 32, cd = (c[v] & lower) | d[v] << 32;
-        for (int i = 0; i < WORDS; i++) {
-            uint64_t block[2] = {ab[i], cd[i]};
-            memcpy(bits + BLOCK * (v * WORDS + i), block, sizeof block);
-        }
+        words even = EVEN(ab, cd), odd = ODD(ab, cd);
+        memcpy(bits + BLOCK * v * WORDS, &even, sizeof even);
+        memcpy(bits + BLOCK * (v * WORDS + WORDS / 2), &odd, sizeof odd);
     }
 }
 

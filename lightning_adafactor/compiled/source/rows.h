@@ -104,12 +104,18 @@ static OUT_OF_LINE void NAME(write)(const struct operand *x, char *matrix, int64
     }
 }
 
-/* Sum of the lanes, in an order that every instruction set can keep. */
+/* Sum of the lanes by halves, in an order that every instruction set can keep: vectors first, then their elements. */
 static inline REAL NAME(sum_of)(const NAME(vector) lanes[VECTORS])
 {
-    REAL sums[LANES];
-    memcpy(sums, lanes, sizeof sums);
-    for (int half = LANES / 2; half; half /= 2)
+    NAME(vector) vectors[VECTORS];
+    REAL sums[VECTOR_BYTES / sizeof(REAL)];
+    for (int v = 0; v < VECTORS; v++)
+        vectors[v] = lanes[v];
+    for (int half = VECTORS / 2; half; half /= 2)
+        for (int v = 0; v < half; v++)
+            vectors[v] += vectors[v + half];
+    memcpy(sums, vectors, sizeof sums);
+    for (int half = VECTOR_BYTES / (int)sizeof(REAL) / 2; half; half /= 2)
         for (int i = 0; i < half; i++)
             sums[i] += sums[i + half];
     return sums[0];
