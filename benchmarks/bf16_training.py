@@ -2,8 +2,8 @@
 
 The same steps of ``lm.yaml`` (SmolLM2-135M on Grimm's tales) four times, each in a process of its own: parameters in
 float32; in bfloat16 with stochastic rounding; in bfloat16 rounded to nearest; and in bfloat16 with the ε₁ that torch
-takes for it, bfloat16's machine epsilon. Everything else is equal, so the last column says what bfloat16 costs, and
-what stochastic rounding and ε₁ do about it.
+takes for it, bfloat16's machine epsilon. Everything else is equal, so the ratios of perplexity show the loss in quality
+with bfloat16, and the effect of stochastic rounding and of ε₁.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ VARIANTS = {
         {"stochastic_rounding": "true", "eps": "[0.0078125, 0.001]"},
     ),
 }
-"""dtype of the parameters and arguments of the optimizer, by what the table calls it."""
+"""dtype of the parameters and arguments of the optimizer, by name in the table."""
 
 SHORT_STEPS = 8
 
@@ -56,10 +56,10 @@ def train(words: Sequence[str], folder: Path) -> dict[str, Any]:
 
     Args:
         words: The command line.
-        folder: Where runs are put; nothing may lie there yet.
+        folder: Folder for the run; must be empty.
 
     Raises:
-        RuntimeError: The training failed; the message ends with what it said last.
+        RuntimeError: The training failed; the message ends with its last output.
     """
     environment = {**os.environ, "RUNS_DIR": str(folder)}
     run = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
@@ -72,10 +72,10 @@ def train(words: Sequence[str], folder: Path) -> dict[str, Any]:
 
 
 def table(reports: dict[str, dict[str, Any]]) -> str:
-    """Sets perplexities side by side, in Markdown.
+    """Formats the perplexities as a Markdown table.
 
     Args:
-        reports: Reports by name; the first is what the others are compared with.
+        reports: Reports by name; the others are compared with the first.
     """
     lines = [
         "| parameters | steps | validation perplexity | test perplexity | ÷ the first | s/step | peak, MB |",
@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Trains and prints the table.
 
     Args:
-        arguments: The command line, without the program's name; None takes the process's.
+        arguments: The command line, without the program's name; None for ``sys.argv``.
 
     Returns:
         The exit code: 0, or 1 if a training failed.
@@ -109,11 +109,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bf16_training", description=__doc__)
     parser.add_argument("--config", default="lm.yaml", help="the recipe (default: %(default)s)")
     parser.add_argument("--steps", type=int, metavar="N", help="steps of each training (default: the recipe's)")
-    parser.add_argument("--short", action="store_true", help=f"{SHORT_STEPS} steps each, to see that all of it runs")
+    parser.add_argument("--short", action="store_true", help=f"{SHORT_STEPS} steps each, to check that everything runs")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the table, in Markdown, to a new file too")
     options, overrides = parser.parse_known_args(arguments)
     if options.output is not None and options.output.exists():
-        parser.error(f"--output {options.output}: it exists, and nothing is overwritten; name a new file")
+        parser.error(f"--output {options.output}: it exists and is not overwritten; name a new file")
     steps = SHORT_STEPS if options.short else options.steps
     reports: dict[str, dict[str, Any]] = {}
     for variant in VARIANTS:

@@ -305,7 +305,7 @@ class Adafactor(Optimizer):
         return fused_entries, compiled_entries, plain_entries
 
     def implementation(self) -> dict[str, Choice]:
-        """Says which implementation takes each parameter's step, and why not a faster one.
+        """Returns the implementation of each parameter's step, and why it is not a faster one.
 
         Returns:
             Choices by the parameter's name, or by its number where parameters were given without names.

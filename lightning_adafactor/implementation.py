@@ -1,4 +1,4 @@
-"""Which implementation takes a parameter's step, decided here alone: fused, compiled or plain."""
+"""Chooses the implementation of a parameter's step: fused, compiled or plain."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ Path = Literal["fused", "compiled", "plain"]
 """The step in Triton kernels, in compiled loops, or in plain torch operations."""
 
 
-_ONLY_IF_ASKED = "on a CPU, where the kernels are interpreted, it is taken with fused=True only"
+_ONLY_IF_REQUESTED = "on a CPU, where the kernels are interpreted, they are used with fused=True only"
 
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """How a parameter's step is taken.
+    """The implementation of a parameter's step.
 
     Attributes:
         path: The implementation.
-        reasons: Why it is not a faster one, by the name of that one.
+        reasons: Why it is not a faster one, by the name of the faster one.
     """
 
     path: Path
@@ -32,14 +32,14 @@ class Choice:
 
 
 def choose(group: dict[str, Any], param: Tensor) -> Path:
-    """Decides for one parameter.
+    """Chooses the implementation for a parameter.
 
     Args:
         group: Its group, with the options ``fused``, ``compiled`` and ``capturable``.
         param: The parameter.
 
     Raises:
-        RuntimeError: ``fused=True``, ``capturable=True`` or ``compiled=True``, which is not supported here.
+        RuntimeError: ``fused=True``, ``capturable=True`` or ``compiled=True`` is not supported for the parameter.
     """
     for argument in ("fused", "capturable"):
         if group[argument]:
@@ -58,17 +58,17 @@ def choose(group: dict[str, Any], param: Tensor) -> Path:
 
 
 def explain(group: dict[str, Any], param: Tensor) -> Choice:
-    """Decides for one parameter, and says why.
+    """Chooses the implementation for a parameter, and gives the reasons.
 
     Args:
         group: Its group.
-        param: The parameter, perhaps with a gradient, whose layout in memory may rule the compiled step out.
+        param: The parameter; if it has a gradient, its layout in memory is considered too.
     """
     path = choose(group, param)
     reasons = {}
     if path != "fused":
         given = group["fused"] is False
-        reasons["fused"] = "fused=False was given" if given else fused.unsupported_reason(param) or _ONLY_IF_ASKED
+        reasons["fused"] = "fused=False was given" if given else fused.unsupported_reason(param) or _ONLY_IF_REQUESTED
         layout = compiled.unsupported_layout(param, param.grad)
         if path == "compiled" and layout is not None:
             path = "plain"
@@ -83,7 +83,7 @@ def summarize(choices: Iterable[Choice]) -> list[dict[str, Any]]:
     """Counts equal choices, for a report.
 
     Args:
-        choices: The choices, such as ``optimizer.implementation().values()``.
+        choices: Choices, such as ``optimizer.implementation().values()``.
 
     Returns:
         For each kind of choice its ``path``, its ``reasons`` and the number of ``parameters``; the most frequent first.

@@ -1,10 +1,10 @@
 """Builds the compiled step: ``python -m lightning_adafactor.compiled.build``, with any C compiler, in a few seconds.
 
-The sources are compiled once for the step itself and once for each instruction set that its passes are for; which
-one of them runs is decided when it runs. The library lies beside this file, carries a digest of what it was made from
-(a library that does not fit its sources is not used), and links to nothing but the C library.
+The passes are compiled once for each instruction set, the rest once; the instruction set is chosen at run time. The
+library is written beside this file, contains a digest of its sources (a library that does not match them is not used),
+and links only to the C library.
 
-This module needs Python alone: ``setup.py`` and ``scripts/install.py`` run it before anything is installed.
+This module needs only Python: ``setup.py`` and ``scripts/install.py`` run it before anything is installed.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ INSTRUCTION_SETS = {
     "avx2": ("-mavx2",),
     "avx512": ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512"),
 }
-"""Options of the compiler by instruction set, on x86-64; elsewhere there is the baseline alone (NEON on ARM)."""
+"""Options of the compiler by instruction set, on x86-64; elsewhere there is only the baseline (NEON on ARM)."""
 
 
 class BuildError(Exception):
@@ -52,7 +52,7 @@ class BuildError(Exception):
 
 
 def digest() -> str:
-    """A digest of everything that a library is made from but the compiler itself."""
+    """A digest of the sources and of the compiler's options."""
     summed = hashlib.sha256(repr((FLAGS, INSTRUCTION_SETS)).encode())
     for source in SOURCES:
         summed.update(source.name.encode() + b"\0" + source.read_bytes())
@@ -80,8 +80,8 @@ def build(target: Path = LIBRARY, *, flags: Sequence[str] = ()) -> Path:
     """Compiles and links the library.
 
     Args:
-        target: Where it is to lie; what lies there is replaced at once, when the new one is complete.
-        flags: More options for the compiler and the linker, such as ``-fsanitize=address``.
+        target: Path of the library; an existing one is replaced atomically.
+        flags: Further options of the compiler and the linker, such as ``-fsanitize=address``.
 
     Returns:
         ``target``.
@@ -130,15 +130,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Builds the library beside this file.
 
     Args:
-        arguments: The command line, without the program's name; None takes the process's.
+        arguments: The command line, without the program's name; None for ``sys.argv``.
 
     Returns:
-        The exit code: 0; 2 where the library could not be built, unless it is optional.
+        The exit code: 0, or 2 if the library could not be built and is not optional.
     """
     parser = argparse.ArgumentParser(
         prog="python -m lightning_adafactor.compiled.build", description=(__doc__ or "").partition("\n")[0]
     )
-    parser.add_argument("--optional", action="store_true", help="exit with 0 where it cannot be built")
+    parser.add_argument("--optional", action="store_true", help="exit with 0 if it cannot be built")
     options = parser.parse_args(arguments)
     try:
         build()

@@ -1,4 +1,4 @@
-"""The compiled library: found, checked, and called on torch's own threads."""
+"""Loads the compiled library, checks it, and calls it on torch's own threads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 
 from lightning_adafactor.compiled import build
 
-_REBUILD = "python -m lightning_adafactor.compiled.build makes it"
+_REBUILD = "python -m lightning_adafactor.compiled.build"
 
 
 class Library:
@@ -24,8 +24,8 @@ class Library:
         path: The library.
 
     Attributes:
-        digest: Digest of the sources that it was made from.
-        instruction_sets: How many of ``build.INSTRUCTION_SETS`` this machine has, from the baseline on.
+        digest: Digest of its sources.
+        instruction_sets: How many of ``build.INSTRUCTION_SETS`` this machine supports, counted from the baseline.
 
     Raises:
         OSError: It cannot be loaded.
@@ -54,12 +54,14 @@ class Library:
         Args:
             table: The entries, as ``table.pack`` makes them.
             count: How many there are.
-            unscale: What gradients are multiplied by before use.
+            unscale: Factor of the gradients.
             instruction_set: Number of the instruction set; None for the best one.
         """
         best = self.instruction_sets - 1
         scratch = getattr(self._scratch, "memory", None)
-        if scratch is None:  # kept by each thread that takes steps: new memory costs more than a small model's step
+        if (
+            scratch is None
+        ):  # kept by each thread that takes steps: allocating it takes longer than a small model's step
             scratch = self._scratch.memory = ctypes.create_string_buffer(self.scratch_bytes)
         self._step(
             ctypes.addressof(ctypes.c_char.from_buffer(table)),
@@ -73,8 +75,8 @@ class Library:
 
 
 def _torchs_threads() -> tuple[int | None, int | None]:
-    """Addresses of what runs a function on torch's threads: torch's own, or else its OpenMP runtime's."""
-    loaded: Any = ctypes.CDLL(torch._C.__file__)  # a symbol is looked for in all that it was linked with
+    """Addresses of functions that run another one on torch's threads: torch's own, and that of its OpenMP runtime."""
+    loaded: Any = ctypes.CDLL(torch._C.__file__)  # symbols of the libraries that it is linked with are found too
     addresses = []
     for name in ("torch_parallel_for", "GOMP_parallel"):
         function = getattr(loaded, name, None)
@@ -84,18 +86,18 @@ def _torchs_threads() -> tuple[int | None, int | None]:
 
 @functools.cache
 def load() -> Library | str:
-    """The library beside the sources, or the reason why there is none to be used.
+    """Loads the library beside the sources; returns the reason if it cannot be used.
 
-    Warns of a library that is there and not used.
+    Warns if there is a library that cannot be used.
     """
     if not build.LIBRARY.exists():
-        return f"the compiled step has not been built ({_REBUILD})"
+        return f"the compiled step has not been built (build it with {_REBUILD})"
     try:
         library = Library(build.LIBRARY)
         if library.digest == build.digest():
             return library
-        reason = f"the compiled step is older than its sources ({_REBUILD} anew)"
+        reason = f"the compiled step is older than its sources (build it again with {_REBUILD})"
     except (OSError, AttributeError) as error:
-        reason = f"the compiled step cannot be loaded: {error} ({_REBUILD} anew)"
+        reason = f"the compiled step cannot be loaded: {error} (build it again with {_REBUILD})"
     warnings.warn(f"Steps on CPUs are taken in plain torch operations: {reason}", stacklevel=2)
     return reason

@@ -1,4 +1,4 @@
-"""Entries as the compiled step reads them: one row of numbers and addresses for each, see ``source/entry.h``."""
+"""Packs entries for the compiled step: one row of numbers and addresses for each, see ``source/entry.h``."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from lightning_adafactor.entry import Entry
 from lightning_adafactor.rule import Rule, state_dtype
 
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
-"""The dtypes of parameters and gradients, as ``entry.h`` numbers them."""
+"""The dtypes of parameters and gradients, and their numbers in ``entry.h``."""
 
 MOST_BATCH_DIMS = 3
-"""Dimensions before the last two that remain where neighbours are seen as one."""
+"""The most dimensions before the last two, after adjacent ones are merged."""
 
 ROW = struct.Struct("=34q2Q12d")
 
@@ -66,7 +66,7 @@ def layout(
 
 
 class Options:
-    """What is packed of a group's rule for parameters of one dtype.
+    """The part of a row that follows from a group's rule and the dtype of its parameters.
 
     Args:
         rule: The rule.
@@ -103,11 +103,11 @@ class Options:
         )
 
 
-@functools.lru_cache(maxsize=4096)  # asked for each parameter in each step
+@functools.lru_cache(maxsize=4096)  # called for each parameter in each step
 def _operands(
     shape: tuple[int, ...], dtypes: tuple[torch.dtype, ...], *strides: tuple[int, ...]
 ) -> tuple[list[tuple[int, ...]], tuple[int, ...]] | None:
-    """What is packed of tensors behind their addresses, and sizes; None where their layout is not supported."""
+    """Strides and dtypes of tensors as a row holds them, and sizes; None where their layout is not supported."""
     reduced = layout(shape, strides)
     if reduced is None:
         return None
@@ -120,10 +120,10 @@ def pack(entries: Iterable[Entry]) -> tuple[bytearray, int, list[Entry]]:
     """Writes entries into a table.
 
     Args:
-        entries: The entries, each of a kind that the compiled step is for.
+        entries: The entries, of parameters that the compiled step supports.
 
     Returns:
-        The table, how many rows it has, and the entries that are not in it for their layout in memory.
+        The table, its number of rows, and the entries left out because their layout in memory is not supported.
     """
     entries = list(entries)
     table = bytearray(ROW.size * len(entries))
@@ -185,11 +185,11 @@ def pack(entries: Iterable[Entry]) -> tuple[bytearray, int, list[Entry]]:
 
 
 def unsupported_layout(param: Tensor, grad: Tensor | None = None, exp_avg: Tensor | None = None) -> str | None:
-    """Why plain torch operations take the step of a parameter that lies in memory like this, or None.
+    """Why the compiled step does not support a parameter's layout in memory, or None where it does.
 
     Args:
-        param: A parameter of a kind that the compiled step is for.
-        grad: Its gradient, if it is known.
+        param: A parameter that the compiled step supports otherwise.
+        grad: Its gradient, if there is one.
         exp_avg: Its average of updates, if there is one.
     """
     if grad is not None and (type(grad) is not Tensor or grad.dtype not in DTYPES or grad.is_neg()):
@@ -198,12 +198,12 @@ def unsupported_layout(param: Tensor, grad: Tensor | None = None, exp_avg: Tenso
     return _unsupported_strides(param.shape, 1 if exp_avg is None else 2, *strides)
 
 
-@functools.lru_cache(maxsize=4096)  # asked for each parameter in each step
+@functools.lru_cache(maxsize=4096)  # called for each parameter in each step
 def _unsupported_strides(shape: tuple[int, ...], written: int, *strides: tuple[int, ...]) -> str | None:
-    """Judges strides, of which the first ones are of tensors that are written to."""
+    """Checks strides; the first ``written`` ones are those of tensors that are written to."""
     for own in strides[:written]:
         if any(stride == 0 and size > 1 for stride, size in zip(own, shape, strict=True)):
-            return "several elements of the parameter share their memory"
+            return "several elements of the parameter share memory"
     if layout(shape, strides) is None:
-        return f"more than {MOST_BATCH_DIMS} dimensions beside the last two lie apart in memory"
+        return f"the dimensions before the last two cannot be merged into {MOST_BATCH_DIMS} or fewer"
     return None

@@ -1,4 +1,4 @@
-"""The comparison of trainings in bfloat16: what is run, and what becomes of the reports."""
+"""The comparison of trainings in bfloat16: its commands, and the table of the reports."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_table_is_printed_and_written(
     assert "`python -m benchmarks.bf16_training --short" in output.read_text()
 
 
-def test_training_that_fails_ends_the_comparison_with_what_it_said(
+def test_failing_training_ends_the_comparison_with_its_output(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     failing = [sys.executable, "-c", "import sys; sys.exit('no such model')"]

@@ -1,6 +1,6 @@
-"""Tensors that begin or end at a page that must not be touched, and steps over them: ``python -m ... PATH``.
+"""Steps on tensors that begin or end at an inaccessible page: ``python -m ... PATH``.
 
-A read or write outside of such a tensor ends the process with a segmentation fault, at any distance that a page spans.
+A read or write outside of such a tensor ends the process with a segmentation fault, up to one page away.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from lightning_adafactor.adafactor import Adafactor as Optimizer
 PAGE = mmap.PAGESIZE
 
 
-def forbid(address: int) -> None:
-    """Takes all rights to a page away."""
+def make_inaccessible(address: int) -> None:
+    """Makes a page inaccessible."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.mprotect(ctypes.c_void_p(address), ctypes.c_size_t(PAGE), 0):
         raise OSError(ctypes.get_errno(), "mprotect")
 
 
 def guarded(shape: Sequence[int], strides: Sequence[int], dtype: torch.dtype, *, at_end: bool) -> Tensor:
-    """A tensor of zeros whose last element ends at a forbidden page, or whose first one begins after one."""
+    """A tensor of zeros whose last element ends at an inaccessible page, or whose first one begins after one."""
     span = 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True)) if 0 not in shape else 0
     size = span * dtype.itemsize
     pages = -(-size // PAGE)
@@ -37,8 +37,8 @@ def guarded(shape: Sequence[int], strides: Sequence[int], dtype: torch.dtype, *,
     buffer = (ctypes.c_char * len(mapped)).from_buffer(mapped)
     start = (pages + 1) * PAGE - size if at_end else PAGE
     flat = torch.frombuffer(mapped, dtype=torch.uint8)[start : start + size].view(dtype)
-    forbid(ctypes.addressof(buffer))
-    forbid(ctypes.addressof(buffer) + (pages + 1) * PAGE)
+    make_inaccessible(ctypes.addressof(buffer))
+    make_inaccessible(ctypes.addressof(buffer) + (pages + 1) * PAGE)
     return flat.as_strided(shape, strides)
 
 

@@ -1,4 +1,4 @@
-"""No step reads or writes outside of its tensors: they end, or begin, at memory that must not be touched."""
+"""No step reads or writes outside its tensors: they end, or begin, at inaccessible memory."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_guard_catches_one_byte() -> None:
 
 @needs_compiled
 @pytest.mark.slow
-def test_compiled_step_stays_inside_of_its_tensors() -> None:
+def test_compiled_step_stays_inside_its_tensors() -> None:
     finished = run("compiled")
 
     assert finished.returncode == 0, finished.stderr
@@ -34,7 +34,7 @@ def test_compiled_step_stays_inside_of_its_tensors() -> None:
 
 
 @pytest.mark.slow
-def test_kernels_stay_inside_of_their_tensors() -> None:
+def test_kernels_stay_inside_their_tensors() -> None:
     finished = run("fused")
 
     assert finished.returncode == 0, finished.stderr

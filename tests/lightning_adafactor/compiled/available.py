@@ -1,4 +1,4 @@
-"""Whether the compiled step can be tested: it is built first where it has not been, or is older than its sources."""
+"""Whether the compiled step can be tested; builds it where it is missing or older than its sources."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Building the library, and what happens where there is none, or one that does not fit its sources."""
+"""Building the library, and steps where it is missing or does not match its sources."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.lightning_adafactor.compiled.available import needs_compiled
 
 @pytest.fixture
 def fresh_load(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets the library be looked for anew, in this test and after it."""
+    """Loads the library again at each call, during this test."""
     monkeypatch.setattr(library, "load", library.load.__wrapped__)
 
 
@@ -58,21 +58,21 @@ def test_digest_follows_from_sources_and_flags(what: str, tmp_path: Path, monkey
     assert build.digest() != before
 
 
-def test_machine_without_compiler_is_told_in_a_sentence_with_the_remedy(
+def test_missing_compiler_is_an_error_with_the_remedy(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setattr(shutil, "which", lambda _: None)
 
     assert build.main([]) == 2
-    told = capsys.readouterr().err
-    assert "no C compiler (cc, gcc or clang) is installed" in told
-    assert "apt install gcc libc6-dev" in told
+    message = capsys.readouterr().err
+    assert "no C compiler (cc, gcc or clang) is installed" in message
+    assert "apt install gcc libc6-dev" in message
     assert build.main(["--optional"]) == 0
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the compiled step is not supported on Windows")
-def test_compiler_that_fails_is_told_with_its_first_error(
+def test_first_error_of_a_failing_compiler_is_printed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("CC", str(command(tmp_path / "bad-cc", "echo 'x.c:1: error: no such header' >&2; exit 1")))
@@ -88,7 +88,9 @@ def test_without_library_the_step_is_taken_in_torch_operations(tmp_path: Path, m
 
     (choice,) = optimizer.implementation().values()
     assert choice.path == "plain"
-    assert "has not been built (python -m lightning_adafactor.compiled.build makes it)" in choice.reasons["compiled"]
+    assert (
+        "has not been built (build it with python -m lightning_adafactor.compiled.build)" in choice.reasons["compiled"]
+    )
     assert (param < 1).all()
     with pytest.raises(RuntimeError, match=r"^compiled=True is not supported: the compiled step has not been built"):
         Adafactor([nn.Parameter(torch.ones(2))], compiled=True)
@@ -107,7 +109,7 @@ def test_library_older_than_its_sources_is_not_used(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.usefixtures("fresh_load")
-def test_file_that_is_no_library_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_that_is_not_a_library_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "LIBRARY", tmp_path / "step.so")
     build.LIBRARY.write_bytes(b"no library")
     with pytest.warns(UserWarning, match="cannot be loaded"):
@@ -119,7 +121,7 @@ def test_file_that_is_no_library_is_not_used(tmp_path: Path, monkeypatch: pytest
 
 @needs_compiled
 @pytest.mark.skipif(shutil.which("readelf") is None, reason="needs readelf, which is not installed")
-def test_library_links_to_nothing_but_the_c_library() -> None:
+def test_library_links_only_to_the_c_library() -> None:
     run = subprocess.run(["readelf", "-d", str(build.LIBRARY)], capture_output=True, text=True, check=True)
     needed = {line.split("[")[1].rstrip("]") for line in run.stdout.splitlines() if "(NEEDED)" in line}
 

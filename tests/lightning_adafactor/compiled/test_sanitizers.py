@@ -1,4 +1,4 @@
-"""The grid of numbers under AddressSanitizer and UndefinedBehaviorSanitizer."""
+"""Parity and step tests under AddressSanitizer and UndefinedBehaviorSanitizer."""
 
 from __future__ import annotations
 

@@ -131,7 +131,7 @@ def test_bits_are_the_same_in_processes_of_one_and_four_threads() -> None:
     assert len(digests) == 1
 
 
-def test_bits_are_the_same_from_every_instruction_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bits_are_the_same_with_every_instruction_set(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = library.load()
     assert isinstance(loaded, library.Library)
     step = loaded.step
@@ -145,7 +145,9 @@ def test_bits_are_the_same_from_every_instruction_set(monkeypatch: pytest.Monkey
     assert all(one == digests[0] for one in digests)
 
 
-def test_threads_of_gnus_runtime_serve_versions_of_torch_without_parallel_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_openmp_threads_are_used_where_torch_has_no_parallel_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     loaded = library.load()
     assert isinstance(loaded, library.Library)
     if loaded._parallel[1] is None:
@@ -176,7 +178,7 @@ def test_optimizers_may_step_in_several_threads_at_once() -> None:
 @pytest.mark.parametrize("shape", [(64,), (5, 40), (300, 700), (700, 3), (3, 4, 24), (2, 3, 3, 3), (100_001,), ()])
 @pytest.mark.parametrize("seed", [0, 2**40 + 7, -3])
 def test_random_bits_are_those_of_rounding(shape: tuple[int, ...], seed: int) -> None:
-    """The gradient is zero: what is written is weight decay's p·0.9, rounded with bits that follow from the element."""
+    """The gradient is zero, so p·0.9 is written, rounded with the random bits of the element."""
     start = torch.randn(shape).bfloat16()
     other, param = nn.Parameter(torch.zeros(2)), nn.Parameter(start.clone())
     optimizer = Adafactor([other, param], lr=1.0, weight_decay=0.1, relative_step=False, seed=seed, compiled=True)
@@ -189,8 +191,8 @@ def test_random_bits_are_those_of_rounding(shape: tuple[int, ...], seed: int) ->
     assert torch.equal(param.detach(), round_stochastically(decayed, bits).bfloat16())
 
 
-def test_rounded_parameters_equal_plains_where_sums_agree() -> None:
-    """Each element knows only its row, its column and its bits: no clipping, no scaling."""
+def test_rounded_parameters_equal_those_of_plain_where_sums_agree() -> None:
+    """Without clipping and scaling, an element depends only on its row, its column and its random bits."""
     results = []
     for compiled in (True, False):
         param = nn.Parameter(torch.linspace(-3, 3, 24 * 40).view(24, 40).bfloat16())
@@ -245,7 +247,7 @@ def _like(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     ("make", "options"),
     [pytest.param(Adafactor, TORCH, id="torch"), pytest.param(TransformersAdafactor, TRANSFORMERS, id="transformers")],
 )
-def test_any_problem_gives_plains_numbers(
+def test_any_problem_gives_the_numbers_of_plain(
     make: Any, options: st.SearchStrategy[dict[str, Any]], problem: tuple[Tensor, list[Tensor]], data: st.DataObject
 ) -> None:
     start, grads = problem
@@ -293,8 +295,8 @@ def step_with(optimizer: Adafactor, param: nn.Parameter, grad: Tensor, grad_scal
 # Layouts, memory ---------------------------------------------------------------------------------------------------
 
 
-def test_layouts_that_loops_are_not_for_go_to_plain() -> None:
-    """Four dimensions beside the last two, none of which lies close to the next."""
+def test_layouts_that_are_not_supported_are_stepped_by_plain() -> None:
+    """Four dimensions before the last two, which cannot be merged."""
     results = []
     for compiled in (True, False):
         params = [nn.Parameter(torch.zeros(4, 6, 4, 6, 2, 4)[::2, ::2, ::2, ::2]), nn.Parameter(torch.zeros(3, 2))]
@@ -306,13 +308,13 @@ def test_layouts_that_loops_are_not_for_go_to_plain() -> None:
         if compiled:
             choices = list(optimizer.implementation().values())
             assert [choice.path for choice in choices] == ["plain", "compiled"]
-            assert "dimensions beside the last two" in choices[0].reasons["compiled"]
+            assert "dimensions before the last two" in choices[0].reasons["compiled"]
 
     torch.testing.assert_close(*results)
     assert (results[0] != 0).all()
 
 
-def test_scratch_memory_is_below_a_mebibyte_and_kept() -> None:
+def test_scratch_memory_is_below_one_mebibyte_and_kept() -> None:
     loaded = library.load()
     assert isinstance(loaded, library.Library)
     params = parameters()
@@ -322,7 +324,7 @@ def test_scratch_memory_is_below_a_mebibyte_and_kept() -> None:
     assert peak_on_cpu(lambda: None, optimizer.step) <= 2**16
 
 
-def test_rows_of_the_table_are_as_long_as_the_librarys() -> None:
+def test_rows_of_the_table_have_the_size_that_the_library_expects() -> None:
     loaded = library.load()
     assert isinstance(loaded, library.Library)
     assert loaded.entry_bytes == table.ROW.size
@@ -349,19 +351,19 @@ def test_implementation_names_path_and_reasons_by_parameter() -> None:
     assert (counted["path"], counted["parameters"]) == ("compiled", 2)
 
 
-def test_compiled_false_is_plain_and_says_so() -> None:
+def test_compiled_false_is_plain_and_named_as_the_reason() -> None:
     (choice,) = Adafactor([nn.Parameter(torch.ones(2))], compiled=False).implementation().values()
 
     assert choice.path == "plain"
     assert choice.reasons["compiled"] == "compiled=False was given"
 
 
-def test_a_device_without_compiled_loops_is_refused_in_a_sentence() -> None:
+def test_compiled_raises_with_the_reason_where_it_is_not_supported() -> None:
     class Wrapped(Tensor):
         pass
 
     wrapped = nn.Parameter(torch.ones(2).as_subclass(Wrapped))
     with pytest.raises(
-        RuntimeError, match=r"^compiled=True is not supported: it is for plain tensors, not for Wrapped"
+        RuntimeError, match=r"^compiled=True is not supported: the compiled step supports plain tensors, not Wrapped"
     ):
         Adafactor([wrapped], compiled=True)
