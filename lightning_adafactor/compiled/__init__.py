@@ -4,9 +4,10 @@
 the third one reads and writes it. If all of this comes from DRAM, it is 6 accesses per element (24 bytes in float32, 12
 in bfloat16), 5 with ``scale_parameter=False``; torch's fused AdamW has 7. But a matrix of up to about ten MB is still
 in the last-level cache in its second and third pass, which follow at once: the lower bound is 3 accesses (G and P read,
-P written), 12 bytes. Matrices are therefore processed one after the other, the rows of each shared among the threads; the
-second pass runs backwards, to begin where the first one ended. A row whose gradient is zero (most rows of an embedding)
-has an update of zero, and the later passes skip it. Measurements are in the README and under ``benchmarks/results/``.
+P written), 12 bytes. Matrices are therefore processed one after the other, the rows of each shared among the threads;
+the second pass runs backwards, to begin where the first one ended. A row whose gradient is zero (most rows of an
+embedding) has an update of zero, and the later passes skip it. Measurements are in the README and under
+``benchmarks/results/``.
 
 **Threads.** The library is plain C, called through ``ctypes``, links only to the C library, and gets torch's threads by
 address: ``torch_parallel_for``, which is ``torch::stable::parallel_for`` in C, or, in torch 2.8 and 2.9, which lack it,
