@@ -12,7 +12,7 @@ apply_updates   one tile                    G, p, R, C → p (and the average of
 
 Sums are deterministic: a program writes its own partial sum, the next kernel adds them in a fixed order; there are no
 float atomics. All arithmetic is float32, that of scalars float64. Nothing but the launch grid depends on the model:
-addresses, shapes, strides and options come from tables in device memory (``fields.py``), lr and t too. V̂^-½ is
+addresses, shapes, strides and option_table come from tables in device memory (``fields.py``), lr and t too. V̂^-½ is
 min((r·C)^-½, 1/ε₁), which needs no separate case where a floor is active.
 
 Consecutive passes visit the tiles in opposite orders, so that a pass starts with what the previous one left in L2.

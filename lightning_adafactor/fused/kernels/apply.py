@@ -87,18 +87,20 @@ def _new_value(p, u, average_at, inside, scale, decay_factor, beta1, MOMENTUM: t
 
 @triton.jit
 def _apply_to_matrix(
-    params, grads, options, workspace, scalars, unscale, place,
+    param_table, grads, option_table, workspace, scalars, unscale, place,
     P: tl.constexpr, G: tl.constexpr, TILE_ROWS: tl.constexpr, TILE_COLUMNS: tl.constexpr,
     BLOCK_ROWS: tl.constexpr, ALIGNED: tl.constexpr, MOMENTUM: tl.constexpr, STOCHASTIC: tl.constexpr,
 ):  # fmt: skip
     param, matrix, row_tile, column_tile = place
-    n, m, row, column = matrix_bounds(params, param, row_tile, column_tile, TILE_ROWS, TILE_COLUMNS, ALIGNED)
-    p_view = matrix_view(params, grads, param, PARAM_STRIDES, matrix, row, column, P, ALIGNED)
-    g_view = matrix_view(params, grads, param, GRAD_STRIDES, matrix, row, column, G, ALIGNED)
-    a_view = matrix_view(params, grads, param, EXP_AVG_STRIDES, matrix, row, column, tl.float32, ALIGNED)
-    has_average = load_field(params, param, EXP_AVG) != 0
-    row_var, col_var, row_scale, cap = load_factors(params, options, workspace, param, matrix, n, m, row, column)
-    beta1 = load_option(params, param, options, BETA1).to(tl.float32)
+    n, m, row, column = matrix_bounds(param_table, param, row_tile, column_tile, TILE_ROWS, TILE_COLUMNS, ALIGNED)
+    p_view = matrix_view(param_table, grads, param, PARAM_STRIDES, matrix, row, column, P, ALIGNED)
+    g_view = matrix_view(param_table, grads, param, GRAD_STRIDES, matrix, row, column, G, ALIGNED)
+    a_view = matrix_view(param_table, grads, param, EXP_AVG_STRIDES, matrix, row, column, tl.float32, ALIGNED)
+    has_average = load_field(param_table, param, EXP_AVG) != 0
+    row_var, col_var, row_scale, cap = load_factors(
+        param_table, option_table, workspace, param, matrix, n, m, row, column
+    )
+    beta1 = load_option(param_table, param, option_table, BETA1).to(tl.float32)
     scale = tl.load(scalars + param * SCALAR_COUNT + UPDATE_SCALE)
     decay_factor = tl.load(scalars + param * SCALAR_COUNT + DECAY_FACTOR)
 
@@ -116,13 +118,13 @@ def _apply_to_matrix(
         u = update_of_block(g, r, c, row_scale, cap)
         p = _new_value(p, u, a_at, inside, scale, decay_factor, beta1, MOMENTUM, has_average)
         if STOCHASTIC:
-            if load_option(params, param, options, STOCHASTIC_ROUNDING) != 0:
+            if load_option(param_table, param, option_table, STOCHASTIC_ROUNDING) != 0:
                 t = tl.load(scalars + param * SCALAR_COUNT + SCALAR_STEP).to(tl.int32)
                 lanes = (column // 8 + tl.arange(0, TILE_COLUMNS // 8)).to(tl.int32)
                 numbers = (matrix * n + row + rows).to(tl.int32)
                 counter_0, counter_1 = tl.broadcast(lanes[None, :], numbers[:, None])
-                index = load_field(params, param, INDEX).to(tl.int32)
-                seed = load_field(params, param, SEED)
+                index = load_field(param_table, param, INDEX).to(tl.int32)
+                seed = load_field(param_table, param, SEED)
                 p = _round(p, _random_bits(seed, counter_0, counter_1, t, index, BLOCK_ROWS, TILE_COLUMNS))
         if P == tl.bfloat16:
             p = _round(p, _bits_to_nearest(p))
@@ -131,18 +133,18 @@ def _apply_to_matrix(
 
 @triton.jit
 def _apply_to_vector(
-    params, grads, options, scalars, unscale, place,
+    param_table, grads, option_table, scalars, unscale, place,
     P: tl.constexpr, G: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr,
     ALIGNED: tl.constexpr, MOMENTUM: tl.constexpr, STOCHASTIC: tl.constexpr,
 ):  # fmt: skip
     param, _, row_tile, _ = place
-    m, first = vector_bounds(params, param, row_tile, TILE, ALIGNED)
-    p_view = vector_view(params, grads, param, PARAM_STRIDES, first, P, ALIGNED)
-    g_view = vector_view(params, grads, param, GRAD_STRIDES, first, G, ALIGNED)
-    a_view = vector_view(params, grads, param, EXP_AVG_STRIDES, first, tl.float32, ALIGNED)
-    has_average = load_field(params, param, EXP_AVG) != 0
-    variance, cap = load_variance(params, options, param, first)
-    beta1 = load_option(params, param, options, BETA1).to(tl.float32)
+    m, first = vector_bounds(param_table, param, row_tile, TILE, ALIGNED)
+    p_view = vector_view(param_table, grads, param, PARAM_STRIDES, first, P, ALIGNED)
+    g_view = vector_view(param_table, grads, param, GRAD_STRIDES, first, G, ALIGNED)
+    a_view = vector_view(param_table, grads, param, EXP_AVG_STRIDES, first, tl.float32, ALIGNED)
+    has_average = load_field(param_table, param, EXP_AVG) != 0
+    variance, cap = load_variance(param_table, option_table, param, first)
+    beta1 = load_option(param_table, param, option_table, BETA1).to(tl.float32)
     scale = tl.load(scalars + param * SCALAR_COUNT + UPDATE_SCALE)
     decay_factor = tl.load(scalars + param * SCALAR_COUNT + DECAY_FACTOR)
     for block in range(0, tile_length(m, first, TILE), BLOCK):
@@ -155,11 +157,11 @@ def _apply_to_vector(
         u = update_of_vector_block(g, v, cap)
         p = _new_value(p, u, a_at, inside, scale, decay_factor, beta1, MOMENTUM, has_average)
         if STOCHASTIC:
-            if load_option(params, param, options, STOCHASTIC_ROUNDING) != 0:
+            if load_option(param_table, param, option_table, STOCHASTIC_ROUNDING) != 0:
                 t = tl.load(scalars + param * SCALAR_COUNT + SCALAR_STEP).to(tl.int32)
                 lanes = ((first + block) // 8 + tl.arange(0, BLOCK // 8)).to(tl.int32)[None, :]
-                index = load_field(params, param, INDEX).to(tl.int32)
-                seed = load_field(params, param, SEED)
+                index = load_field(param_table, param, INDEX).to(tl.int32)
+                seed = load_field(param_table, param, SEED)
                 bits = _random_bits(seed, lanes, tl.zeros_like(lanes), t, index, 1, BLOCK)
                 p = _round(p, tl.reshape(bits, (BLOCK,)))
         if P == tl.bfloat16:
@@ -170,9 +172,9 @@ def _apply_to_vector(
 @triton.jit
 def apply_updates(
     tiles,  # int32 (tiles, 4): parameter, matrix, row tile, column tile
-    params,  # int64 (parameters, FIELDS)
+    param_table,  # int64 (parameters, FIELDS)
     grads,  # int64 (parameters,): addresses of the gradients
-    options,  # float64 (groups, OPTIONS)
+    option_table,  # float64 (groups, OPTIONS)
     workspace,  # float32: partial sums for mean(R), read
     scalars,  # float32 (parameters, SCALARS)
     grad_scale,  # one float32, or anything without HAS_GRAD_SCALE
@@ -192,27 +194,27 @@ def apply_updates(
         tile = tl.program_id(0)
         place = load_item(tiles, tile)
         unscale = load_unscale(grad_scale, HAS_GRAD_SCALE)
-        flags = load_field(params, place[0], FLAGS)
+        flags = load_field(param_table, place[0], FLAGS)
         TILE: tl.constexpr = TILE_ROWS * TILE_COLUMNS
         BLOCK: tl.constexpr = BLOCK_ROWS * TILE_COLUMNS
         if flags & IS_FACTORED != 0:
             if flags & IS_ALIGNED != 0:
                 _apply_to_matrix(
-                    params, grads, options, workspace, scalars, unscale, place,
+                    param_table, grads, option_table, workspace, scalars, unscale, place,
                     P, G, TILE_ROWS, TILE_COLUMNS, BLOCK_ROWS, True, MOMENTUM, STOCHASTIC,
                 )  # fmt: skip
             else:
                 _apply_to_matrix(
-                    params, grads, options, workspace, scalars, unscale, place,
+                    param_table, grads, option_table, workspace, scalars, unscale, place,
                     P, G, TILE_ROWS, TILE_COLUMNS, BLOCK_ROWS // UNALIGNED_SPLIT, False, MOMENTUM, STOCHASTIC,
                 )  # fmt: skip
         elif flags & IS_ALIGNED != 0:
             _apply_to_vector(
-                params, grads, options, scalars, unscale, place,
+                param_table, grads, option_table, scalars, unscale, place,
                 P, G, TILE, BLOCK, True, MOMENTUM, STOCHASTIC,
             )  # fmt: skip
         else:
             _apply_to_vector(
-                params, grads, options, scalars, unscale, place,
+                param_table, grads, option_table, scalars, unscale, place,
                 P, G, TILE, BLOCK // UNALIGNED_SPLIT, False, MOMENTUM, STOCHASTIC,
             )  # fmt: skip

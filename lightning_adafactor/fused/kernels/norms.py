@@ -36,14 +36,16 @@ from lightning_adafactor.fused.kernels.update import (
 
 @triton.jit
 def _sum_updates_of_matrix(
-    params, grads, options, workspace, squares_of_u, unscale, place, tile,
+    param_table, grads, option_table, workspace, squares_of_u, unscale, place, tile,
     G: tl.constexpr, TILE_ROWS: tl.constexpr, TILE_COLUMNS: tl.constexpr, BLOCK_ROWS: tl.constexpr,
     ALIGNED: tl.constexpr,
 ):  # fmt: skip
     param, matrix, row_tile, column_tile = place
-    n, m, row, column = matrix_bounds(params, param, row_tile, column_tile, TILE_ROWS, TILE_COLUMNS, ALIGNED)
-    g_view = matrix_view(params, grads, param, GRAD_STRIDES, matrix, row, column, G, ALIGNED)
-    row_var, col_var, row_scale, cap = load_factors(params, options, workspace, param, matrix, n, m, row, column)
+    n, m, row, column = matrix_bounds(param_table, param, row_tile, column_tile, TILE_ROWS, TILE_COLUMNS, ALIGNED)
+    g_view = matrix_view(param_table, grads, param, GRAD_STRIDES, matrix, row, column, G, ALIGNED)
+    row_var, col_var, row_scale, cap = load_factors(
+        param_table, option_table, workspace, param, matrix, n, m, row, column
+    )
 
     columns = tl.arange(0, TILE_COLUMNS)
     in_columns = column + columns < m
@@ -62,13 +64,13 @@ def _sum_updates_of_matrix(
 
 @triton.jit
 def _sum_updates_of_vector(
-    params, grads, options, squares_of_u, unscale, place, tile,
+    param_table, grads, option_table, squares_of_u, unscale, place, tile,
     G: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr, ALIGNED: tl.constexpr,
 ):  # fmt: skip
     param, _, row_tile, _ = place
-    m, first = vector_bounds(params, param, row_tile, TILE, ALIGNED)
-    g_view = vector_view(params, grads, param, GRAD_STRIDES, first, G, ALIGNED)
-    variance, cap = load_variance(params, options, param, first)
+    m, first = vector_bounds(param_table, param, row_tile, TILE, ALIGNED)
+    g_view = vector_view(param_table, grads, param, GRAD_STRIDES, first, G, ALIGNED)
+    variance, cap = load_variance(param_table, option_table, param, first)
     squares = tl.zeros((BLOCK,), tl.float32)
     for block in range(0, tile_length(m, first, TILE), BLOCK):
         at = block + tl.arange(0, BLOCK)
@@ -83,9 +85,9 @@ def _sum_updates_of_vector(
 @triton.jit
 def sum_updates(
     tiles,  # int32 (tiles, 4): parameter, matrix, row tile, column tile
-    params,  # int64 (parameters, FIELDS)
+    param_table,  # int64 (parameters, FIELDS)
     grads,  # int64 (parameters,): addresses of the gradients
-    options,  # float64 (groups, OPTIONS)
+    option_table,  # float64 (groups, OPTIONS)
     workspace,  # float32: partial sums for mean(R), read
     squares_of_u,  # float32 (tiles,): partial ΣU², written
     grad_scale,  # one float32, or anything without HAS_GRAD_SCALE
@@ -102,27 +104,27 @@ def sum_updates(
         tile = tl.num_programs(0) - 1 - tl.program_id(0)
         place = load_item(tiles, tile)
         unscale = load_unscale(grad_scale, HAS_GRAD_SCALE)
-        flags = load_field(params, place[0], FLAGS)
+        flags = load_field(param_table, place[0], FLAGS)
         TILE: tl.constexpr = TILE_ROWS * TILE_COLUMNS
         BLOCK: tl.constexpr = BLOCK_ROWS * TILE_COLUMNS
         if flags & IS_FACTORED != 0:
             if flags & IS_ALIGNED != 0:
                 _sum_updates_of_matrix(
-                    params, grads, options, workspace, squares_of_u, unscale, place,
+                    param_table, grads, option_table, workspace, squares_of_u, unscale, place,
                     tile, G, TILE_ROWS, TILE_COLUMNS, BLOCK_ROWS, True,
                 )  # fmt: skip
             else:
                 _sum_updates_of_matrix(
-                    params, grads, options, workspace, squares_of_u, unscale, place,
+                    param_table, grads, option_table, workspace, squares_of_u, unscale, place,
                     tile, G, TILE_ROWS, TILE_COLUMNS, BLOCK_ROWS // UNALIGNED_SPLIT, False,
                 )  # fmt: skip
         elif flags & IS_ALIGNED != 0:
             _sum_updates_of_vector(
-                params, grads, options, squares_of_u, unscale, place,
+                param_table, grads, option_table, squares_of_u, unscale, place,
                 tile, G, TILE, BLOCK, True,
             )  # fmt: skip
         else:
             _sum_updates_of_vector(
-                params, grads, options, squares_of_u, unscale, place,
+                param_table, grads, option_table, squares_of_u, unscale, place,
                 tile, G, TILE, BLOCK // UNALIGNED_SPLIT, False,
             )  # fmt: skip

@@ -40,16 +40,16 @@ from lightning_adafactor.fused.kernels.tables import (
 
 
 @triton.jit
-def load_next_step(params, param):
+def load_next_step(param_table, param):
     """t of the step that is being taken; float64."""
-    return tl.load(load_address(params, param, STEP, tl.float32)).to(tl.float64) + 1.0
+    return tl.load(load_address(param_table, param, STEP, tl.float32)).to(tl.float64) + 1.0
 
 
 @triton.jit
-def find_omega(params, param, options):
+def find_omega(param_table, param, option_table):
     """ω = 1 - β̂₂ₜ = t^beta2_decay, float32."""
-    t = load_next_step(params, param)
-    return tl.exp(load_option(params, param, options, BETA2_DECAY) * tl.log(t)).to(tl.float32)
+    t = load_next_step(param_table, param)
+    return tl.exp(load_option(param_table, param, option_table, BETA2_DECAY) * tl.log(t)).to(tl.float32)
 
 
 @triton.jit
@@ -64,8 +64,8 @@ def _sum_in_order(partial, count):
 
 @triton.jit
 def find_scalars(
-    params,  # int64 (parameters, FIELDS)
-    options,  # float64 (groups, OPTIONS)
+    param_table,  # int64 (parameters, FIELDS)
+    option_table,  # float64 (groups, OPTIONS)
     squares_of_p,  # float32 (tiles,): partial Σp²
     squares_of_u,  # float32 (tiles,): partial ΣU²
     scalars,  # float32 (parameters, SCALARS), written
@@ -75,17 +75,17 @@ def find_scalars(
     """One parameter's update scale and decay factor; counts its step and records RMS(p)."""
     if should_step(found_inf, HAS_FOUND_INF):
         param = tl.program_id(0).to(tl.int64)
-        group = options + load_field(params, param, GROUP) * OPTION_COUNT
-        tiles = load_field(params, param, MATRICES) * load_field(params, param, ROW_TILES)
-        tiles = tiles * load_field(params, param, COLUMN_TILES)
-        first = load_field(params, param, FIRST_TILE)
-        elements = load_field(params, param, MATRICES) * load_field(params, param, ROWS)
-        numel = (elements * load_field(params, param, COLUMNS)).to(tl.float64)
-        t = load_next_step(params, param)
-        if load_field(params, param, LR_IS_DOUBLE) != 0:
-            lr = tl.load(load_address(params, param, LR, tl.float64))
+        group = option_table + load_field(param_table, param, GROUP) * OPTION_COUNT
+        tiles = load_field(param_table, param, MATRICES) * load_field(param_table, param, ROW_TILES)
+        tiles = tiles * load_field(param_table, param, COLUMN_TILES)
+        first = load_field(param_table, param, FIRST_TILE)
+        elements = load_field(param_table, param, MATRICES) * load_field(param_table, param, ROWS)
+        numel = (elements * load_field(param_table, param, COLUMNS)).to(tl.float64)
+        t = load_next_step(param_table, param)
+        if load_field(param_table, param, LR_IS_DOUBLE) != 0:
+            lr = tl.load(load_address(param_table, param, LR, tl.float64))
         else:
-            lr = tl.load(load_address(params, param, LR, tl.float32)).to(tl.float64)
+            lr = tl.load(load_address(param_table, param, LR, tl.float32)).to(tl.float64)
 
         rho = lr
         if tl.load(group + RELATIVE_STEP) != 0:
@@ -97,7 +97,7 @@ def find_scalars(
             rms = tl.sqrt(_sum_in_order(squares_of_p + first, tiles) / numel)
             smallest = tl.load(group + EPS2)
             alpha = rho * tl.where(rms > smallest, rms, smallest)  # the smallest if NaN, on every device
-            recorded = load_field(params, param, RMS)
+            recorded = load_field(param_table, param, RMS)
             if recorded != 0:
                 tl.store(recorded.to(tl.pointer_type(tl.float32)), rms.to(tl.float32))
         rms_of_update = tl.sqrt(_sum_in_order(squares_of_u + first, tiles) / numel)
@@ -110,4 +110,4 @@ def find_scalars(
         tl.store(result + UPDATE_SCALE, (tl.load(group + SIGN) * alpha / clip).to(tl.float32))
         tl.store(result + DECAY_FACTOR, decay_factor.to(tl.float32))
         tl.store(result + SCALAR_STEP, t.to(tl.float32))
-        tl.store(load_address(params, param, STEP, tl.float32), t.to(tl.float32))
+        tl.store(load_address(param_table, param, STEP, tl.float32), t.to(tl.float32))

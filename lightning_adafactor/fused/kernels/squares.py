@@ -50,18 +50,18 @@ from lightning_adafactor.fused.kernels.tiles import (
 
 @triton.jit
 def _sum_squares_of_matrix(
-    params, grads, options, workspace, squares_of_p, unscale, place, tile,
+    param_table, grads, option_table, workspace, squares_of_p, unscale, place, tile,
     P: tl.constexpr, G: tl.constexpr, TILE_ROWS: tl.constexpr, TILE_COLUMNS: tl.constexpr,
     BLOCK_ROWS: tl.constexpr, ALIGNED: tl.constexpr,
 ):  # fmt: skip
     param, matrix, row_tile, column_tile = place
-    n, m, row, column = matrix_bounds(params, param, row_tile, column_tile, TILE_ROWS, TILE_COLUMNS, ALIGNED)
-    matrices = load_field(params, param, MATRICES)
-    p_view = matrix_view(params, grads, param, PARAM_STRIDES, matrix, row, column, P, ALIGNED)
-    g_view = matrix_view(params, grads, param, GRAD_STRIDES, matrix, row, column, G, ALIGNED)
-    row_sums = workspace + load_field(params, param, ROW_SUMS) + (column_tile * matrices + matrix) * n + row
-    column_sums = workspace + load_field(params, param, COLUMN_SUMS) + (row_tile * matrices + matrix) * m + column
-    scales = load_option(params, param, options, SCALE_PARAMETER) != 0
+    n, m, row, column = matrix_bounds(param_table, param, row_tile, column_tile, TILE_ROWS, TILE_COLUMNS, ALIGNED)
+    matrices = load_field(param_table, param, MATRICES)
+    p_view = matrix_view(param_table, grads, param, PARAM_STRIDES, matrix, row, column, P, ALIGNED)
+    g_view = matrix_view(param_table, grads, param, GRAD_STRIDES, matrix, row, column, G, ALIGNED)
+    row_sums = workspace + load_field(param_table, param, ROW_SUMS) + (column_tile * matrices + matrix) * n + row
+    column_sums = workspace + load_field(param_table, param, COLUMN_SUMS) + (row_tile * matrices + matrix) * m + column
+    scales = load_option(param_table, param, option_table, SCALE_PARAMETER) != 0
 
     columns = tl.arange(0, TILE_COLUMNS)
     in_columns = column + columns < m
@@ -83,18 +83,18 @@ def _sum_squares_of_matrix(
 
 @triton.jit
 def _average_squares_of_vector(
-    params, grads, options, squares_of_p, unscale, place, tile,
+    param_table, grads, option_table, squares_of_p, unscale, place, tile,
     P: tl.constexpr, G: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr, ALIGNED: tl.constexpr,
 ):  # fmt: skip
     """Updates V, which needs no sums."""
     param, _, row_tile, _ = place
-    m, first = vector_bounds(params, param, row_tile, TILE, ALIGNED)
-    p_view = vector_view(params, grads, param, PARAM_STRIDES, first, P, ALIGNED)
-    g_view = vector_view(params, grads, param, GRAD_STRIDES, first, G, ALIGNED)
-    variance = load_address(params, param, VARIANCE, tl.float32) + first
-    omega = find_omega(params, param, options)
-    added = load_option(params, param, options, ADDED_TO_SQUARES).to(tl.float32)
-    scales = load_option(params, param, options, SCALE_PARAMETER) != 0
+    m, first = vector_bounds(param_table, param, row_tile, TILE, ALIGNED)
+    p_view = vector_view(param_table, grads, param, PARAM_STRIDES, first, P, ALIGNED)
+    g_view = vector_view(param_table, grads, param, GRAD_STRIDES, first, G, ALIGNED)
+    variance = load_address(param_table, param, VARIANCE, tl.float32) + first
+    omega = find_omega(param_table, param, option_table)
+    added = load_option(param_table, param, option_table, ADDED_TO_SQUARES).to(tl.float32)
+    scales = load_option(param_table, param, option_table, SCALE_PARAMETER) != 0
     p_squares = tl.zeros((BLOCK,), tl.float32)
     for block in range(0, tile_length(m, first, TILE), BLOCK):
         at = block + tl.arange(0, BLOCK)
@@ -111,9 +111,9 @@ def _average_squares_of_vector(
 @triton.jit
 def sum_squares(
     tiles,  # int32 (tiles, 4): parameter, matrix, row tile, column tile
-    params,  # int64 (parameters, FIELDS)
+    param_table,  # int64 (parameters, FIELDS)
     grads,  # int64 (parameters,): addresses of the gradients
-    options,  # float64 (groups, OPTIONS)
+    option_table,  # float64 (groups, OPTIONS)
     workspace,  # float32: partial row and column sums, written
     squares_of_p,  # float32 (tiles,): partial Σp², written
     grad_scale,  # one float32, or anything without HAS_GRAD_SCALE
@@ -131,60 +131,62 @@ def sum_squares(
         tile = tl.program_id(0)
         place = load_item(tiles, tile)
         unscale = load_unscale(grad_scale, HAS_GRAD_SCALE)
-        flags = load_field(params, place[0], FLAGS)
+        flags = load_field(param_table, place[0], FLAGS)
         TILE: tl.constexpr = TILE_ROWS * TILE_COLUMNS
         BLOCK: tl.constexpr = BLOCK_ROWS * TILE_COLUMNS
         if flags & IS_FACTORED != 0:
             if flags & IS_ALIGNED != 0:
                 _sum_squares_of_matrix(
-                    params, grads, options, workspace, squares_of_p, unscale, place,
+                    param_table, grads, option_table, workspace, squares_of_p, unscale, place,
                     tile, P, G, TILE_ROWS, TILE_COLUMNS, BLOCK_ROWS, True,
                 )  # fmt: skip
             else:
                 _sum_squares_of_matrix(
-                    params, grads, options, workspace, squares_of_p, unscale, place,
+                    param_table, grads, option_table, workspace, squares_of_p, unscale, place,
                     tile, P, G, TILE_ROWS, TILE_COLUMNS, BLOCK_ROWS // UNALIGNED_SPLIT, False,
                 )  # fmt: skip
         elif flags & IS_ALIGNED != 0:
             _average_squares_of_vector(
-                params, grads, options, squares_of_p, unscale, place,
+                param_table, grads, option_table, squares_of_p, unscale, place,
                 tile, P, G, TILE, BLOCK, True,
             )  # fmt: skip
         else:
             _average_squares_of_vector(
-                params, grads, options, squares_of_p, unscale, place,
+                param_table, grads, option_table, squares_of_p, unscale, place,
                 tile, P, G, TILE, BLOCK // UNALIGNED_SPLIT, False,
             )  # fmt: skip
 
 
 @triton.jit
 def _update_factor(
-    params, options, workspace, param, matrix, chunk,
+    param_table, option_table, workspace, param, matrix, chunk,
     size, other_size, tiles, factor, sums, is_mean_axis,
 ):  # fmt: skip
     """Updates 1024 elements of R or C with the mean of G² over the other axis; partial sums are added in order."""
-    matrices = load_field(params, param, MATRICES)
+    matrices = load_field(param_table, param, MATRICES)
     at = chunk * CHUNK_SIZE + tl.arange(0, CHUNK_SIZE)
     inside = at < size
     total = tl.zeros((CHUNK_SIZE,), tl.float32)
     for tile in range(0, tiles):
         total += tl.load(workspace + sums + (tile * matrices + matrix) * size + at, mask=inside, other=0.0)
-    omega = find_omega(params, param, options)
-    mean = total / other_size.to(tl.float32) + load_option(params, param, options, ADDED_TO_SQUARES).to(tl.float32)
+    omega = find_omega(param_table, param, option_table)
+    mean = total / other_size.to(tl.float32) + load_option(param_table, param, option_table, ADDED_TO_SQUARES).to(
+        tl.float32
+    )
     average = factor + matrix * size + at
     updated = tl.load(average, mask=inside, other=0.0) * (1.0 - omega) + omega * mean
     tl.store(average, updated, mask=inside)
     if is_mean_axis:
-        chunks = load_field(params, param, MEAN_CHUNKS)
+        chunks = load_field(param_table, param, MEAN_CHUNKS)
         total_of_mean = tl.sum(tl.where(inside, updated, 0.0), axis=0)
-        tl.store(workspace + load_field(params, param, MEAN_SUMS) + matrix * chunks + chunk, total_of_mean)
+        tl.store(workspace + load_field(param_table, param, MEAN_SUMS) + matrix * chunks + chunk, total_of_mean)
 
 
 @triton.jit
 def update_factors(
     chunks,  # int32 (chunks, 4): parameter, matrix, chunk, 0 for rows or 1 for columns
-    params,  # int64 (parameters, FIELDS)
-    options,  # float64 (groups, OPTIONS)
+    param_table,  # int64 (parameters, FIELDS)
+    option_table,  # float64 (groups, OPTIONS)
     workspace,  # float32: partial row and column sums, read; partial sums for mean(R), written
     found_inf,  # one float32, or anything without HAS_FOUND_INF
     HAS_FOUND_INF: tl.constexpr,
@@ -193,21 +195,23 @@ def update_factors(
     if should_step(found_inf, HAS_FOUND_INF):
         param, matrix, chunk, axis = load_item(chunks, tl.program_id(0))
         is_column = axis != 0
-        means_columns = load_field(params, param, FLAGS) & MEAN_OF_COLUMNS != 0
-        n = load_field(params, param, ROWS)
-        m = load_field(params, param, COLUMNS)
-        factor = tl.where(is_column, load_field(params, param, COL_VAR), load_field(params, param, ROW_VAR))
+        means_columns = load_field(param_table, param, FLAGS) & MEAN_OF_COLUMNS != 0
+        n = load_field(param_table, param, ROWS)
+        m = load_field(param_table, param, COLUMNS)
+        factor = tl.where(is_column, load_field(param_table, param, COL_VAR), load_field(param_table, param, ROW_VAR))
         _update_factor(
-            params,
-            options,
+            param_table,
+            option_table,
             workspace,
             param,
             matrix,
             chunk,
             tl.where(is_column, m, n),
             tl.where(is_column, n, m),
-            tl.where(is_column, load_field(params, param, ROW_TILES), load_field(params, param, COLUMN_TILES)),
+            tl.where(
+                is_column, load_field(param_table, param, ROW_TILES), load_field(param_table, param, COLUMN_TILES)
+            ),
             factor.to(tl.pointer_type(tl.float32)),
-            tl.where(is_column, load_field(params, param, COLUMN_SUMS), load_field(params, param, ROW_SUMS)),
+            tl.where(is_column, load_field(param_table, param, COLUMN_SUMS), load_field(param_table, param, ROW_SUMS)),
             is_column == means_columns,
         )

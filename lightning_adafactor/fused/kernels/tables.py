@@ -66,18 +66,18 @@ CHUNK_SIZE = tl.constexpr(CHUNK)
 
 
 @triton.jit
-def load_field(params, param, field: tl.constexpr):
-    return tl.load(params + param * FIELD_COUNT + field)
+def load_field(param_table, param, field: tl.constexpr):
+    return tl.load(param_table + param * FIELD_COUNT + field)
 
 
 @triton.jit
-def load_address(params, param, field: tl.constexpr, dtype: tl.constexpr):
-    return tl.load(params + param * FIELD_COUNT + field).to(tl.pointer_type(dtype))
+def load_address(param_table, param, field: tl.constexpr, dtype: tl.constexpr):
+    return tl.load(param_table + param * FIELD_COUNT + field).to(tl.pointer_type(dtype))
 
 
 @triton.jit
-def load_option(params, param, options, option: tl.constexpr):
-    return tl.load(options + load_field(params, param, GROUP) * OPTION_COUNT + option)
+def load_option(param_table, param, option_table, option: tl.constexpr):
+    return tl.load(option_table + load_field(param_table, param, GROUP) * OPTION_COUNT + option)
 
 
 @triton.jit

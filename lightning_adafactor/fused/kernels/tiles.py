@@ -42,12 +42,12 @@ def load_item(
 
 
 @triton.jit
-def load_extent(params, param, field: tl.constexpr, ALIGNED: tl.constexpr):
+def load_extent(param_table, param, field: tl.constexpr, ALIGNED: tl.constexpr):
     """A size or stride, from which the compiler can tell that it is a multiple of 8.
 
     ``tl.multiple_of`` would not do: the compiler drops that hint where it stands on a load.
     """
-    size = load_field(params, param, field)
+    size = load_field(param_table, param, field)
     if ALIGNED:
         size = size // VECTOR * VECTOR
     return size
@@ -55,7 +55,7 @@ def load_extent(params, param, field: tl.constexpr, ALIGNED: tl.constexpr):
 
 @triton.jit
 def matrix_bounds(
-    params,  # int64 (parameters, FIELDS)
+    param_table,  # int64 (parameters, FIELDS)
     param,  # row of the table
     row_tile,  # int64
     column_tile,  # int64
@@ -64,15 +64,15 @@ def matrix_bounds(
     ALIGNED: tl.constexpr,
 ):
     """Where a tile of a matrix lies: (n, m, first row, first column), int64."""
-    n = load_field(params, param, ROWS)
-    m = load_extent(params, param, COLUMNS, ALIGNED)
+    n = load_field(param_table, param, ROWS)
+    m = load_extent(param_table, param, COLUMNS, ALIGNED)
     return n, m, row_tile * TILE_ROWS, column_tile * TILE_COLUMNS
 
 
 @triton.jit
-def vector_bounds(params, param, row_tile, TILE: tl.constexpr, ALIGNED: tl.constexpr):
+def vector_bounds(param_table, param, row_tile, TILE: tl.constexpr, ALIGNED: tl.constexpr):
     """Where a tile of a vector lies: (size of the vector, first element), int64."""
-    return load_extent(params, param, COLUMNS, ALIGNED), row_tile * TILE
+    return load_extent(param_table, param, COLUMNS, ALIGNED), row_tile * TILE
 
 
 @triton.jit
@@ -105,27 +105,27 @@ def _pointer(address, dtype: tl.constexpr, ALIGNED: tl.constexpr):
 
 
 @triton.jit
-def _column_stride(params, param, strides: tl.constexpr, ALIGNED: tl.constexpr):
+def _column_stride(param_table, param, strides: tl.constexpr, ALIGNED: tl.constexpr):
     if ALIGNED:
         return 1
     else:
-        return load_field(params, param, strides + 4)
+        return load_field(param_table, param, strides + 4)
 
 
 @triton.jit
-def _load_address(params, grads, param, strides: tl.constexpr):
+def _load_address(param_table, grads, param, strides: tl.constexpr):
     """The address of the tensor that these strides belong to."""
     if strides == GRAD_STRIDES:
         return tl.load(grads + param)
     elif strides == PARAM_STRIDES:
-        return load_field(params, param, PARAM_ADDRESS)
+        return load_field(param_table, param, PARAM_ADDRESS)
     else:
-        return load_field(params, param, EXP_AVG)
+        return load_field(param_table, param, EXP_AVG)
 
 
 @triton.jit
 def matrix_view(
-    params,  # int64 (parameters, FIELDS)
+    param_table,  # int64 (parameters, FIELDS)
     grads,  # int64 (parameters,): addresses of the gradients
     param,  # row of the tables
     strides: tl.constexpr,  # which tensor: PARAM_STRIDES, GRAD_STRIDES or EXP_AVG_STRIDES
@@ -139,27 +139,27 @@ def matrix_view(
 
     The row stride is int32 where 128-bit accesses are allowed: offsets inside a tile fit into 32 bits there.
     """
-    row_stride = load_extent(params, param, strides + 3, ALIGNED)
+    row_stride = load_extent(param_table, param, strides + 3, ALIGNED)
     row_stride = row_stride.to(tl.int32) if ALIGNED else row_stride
-    column_stride = _column_stride(params, param, strides, ALIGNED)
-    start = _pointer(_load_address(params, grads, param, strides), dtype, ALIGNED)
-    size_1 = load_field(params, param, BATCH_1)
-    size_2 = load_field(params, param, BATCH_2)
+    column_stride = _column_stride(param_table, param, strides, ALIGNED)
+    start = _pointer(_load_address(param_table, grads, param, strides), dtype, ALIGNED)
+    size_1 = load_field(param_table, param, BATCH_1)
+    size_2 = load_field(param_table, param, BATCH_2)
     i2 = matrix % size_2
     i1 = (matrix // size_2) % size_1
     i0 = matrix // size_2 // size_1
-    start += i0 * load_extent(params, param, strides, ALIGNED)
-    start += i1 * load_extent(params, param, strides + 1, ALIGNED)
-    start += i2 * load_extent(params, param, strides + 2, ALIGNED)
+    start += i0 * load_extent(param_table, param, strides, ALIGNED)
+    start += i1 * load_extent(param_table, param, strides + 1, ALIGNED)
+    start += i2 * load_extent(param_table, param, strides + 2, ALIGNED)
     start += row * row_stride.to(tl.int64) + column * column_stride
     return start, row_stride, column_stride
 
 
 @triton.jit
-def vector_view(params, grads, param, strides: tl.constexpr, first, dtype: tl.constexpr, ALIGNED: tl.constexpr):
+def vector_view(param_table, grads, param, strides: tl.constexpr, first, dtype: tl.constexpr, ALIGNED: tl.constexpr):
     """A tile of a vector: (pointer to its element ``first``, stride). Arguments as of :func:`matrix_view`."""
-    stride = _column_stride(params, param, strides, ALIGNED)
-    return _pointer(_load_address(params, grads, param, strides), dtype, ALIGNED) + first * stride, stride
+    stride = _column_stride(param_table, param, strides, ALIGNED)
+    return _pointer(_load_address(param_table, grads, param, strides), dtype, ALIGNED) + first * stride, stride
 
 
 @triton.jit

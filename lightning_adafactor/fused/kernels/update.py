@@ -25,27 +25,27 @@ from lightning_adafactor.fused.kernels.tables import (
 
 
 @triton.jit
-def _row_scale(params, param, options, workspace, matrix):
+def _row_scale(param_table, param, option_table, workspace, matrix):
     """1 / mean(R) of a matrix, the mean not below its floor."""
-    chunks = load_field(params, param, MEAN_CHUNKS)
-    sums = workspace + load_field(params, param, MEAN_SUMS) + matrix * chunks
+    chunks = load_field(param_table, param, MEAN_CHUNKS)
+    sums = workspace + load_field(param_table, param, MEAN_SUMS) + matrix * chunks
     total = tl.zeros((CHUNK_SIZE,), tl.float32)
     for first in range(0, chunks, CHUNK_SIZE):
         at = first + tl.arange(0, CHUNK_SIZE)
         total += tl.load(sums + at, mask=at < chunks, other=0.0)
-    means_columns = load_field(params, param, FLAGS) & MEAN_OF_COLUMNS != 0
-    size = tl.where(means_columns, load_field(params, param, COLUMNS), load_field(params, param, ROWS))
+    means_columns = load_field(param_table, param, FLAGS) & MEAN_OF_COLUMNS != 0
+    size = tl.where(means_columns, load_field(param_table, param, COLUMNS), load_field(param_table, param, ROWS))
     mean = tl.sum(total, axis=0) / size.to(tl.float32)
-    floor = load_option(params, param, options, MEAN_FLOOR).to(tl.float32)
+    floor = load_option(param_table, param, option_table, MEAN_FLOOR).to(tl.float32)
     return 1.0 / tl.maximum(mean, floor, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit
 def load_factors(
-    params,  # int64 (parameters, FIELDS)
-    options,  # float64 (groups, OPTIONS)
+    param_table,  # int64 (parameters, FIELDS)
+    option_table,  # float64 (groups, OPTIONS)
     workspace,  # float32: partial sums for mean(R), read
-    param,  # row of ``params``
+    param,  # row of ``param_table``
     matrix,  # int64: number of the matrix in the batch
     n,  # rows of the matrix
     m,  # columns of the matrix
@@ -53,18 +53,18 @@ def load_factors(
     column,  # int64: first column
 ):
     """What U is computed from on a tile of a matrix: (pointer to R, pointer to C, 1/mean(R), largest V̂^-½)."""
-    row_var = load_address(params, param, ROW_VAR, tl.float32) + matrix * n + row
-    col_var = load_address(params, param, COL_VAR, tl.float32) + matrix * m + column
-    row_scale = _row_scale(params, param, options, workspace, matrix)
-    cap = load_option(params, param, options, RSQRT_CAP).to(tl.float32)
+    row_var = load_address(param_table, param, ROW_VAR, tl.float32) + matrix * n + row
+    col_var = load_address(param_table, param, COL_VAR, tl.float32) + matrix * m + column
+    row_scale = _row_scale(param_table, param, option_table, workspace, matrix)
+    cap = load_option(param_table, param, option_table, RSQRT_CAP).to(tl.float32)
     return row_var, col_var, row_scale, cap
 
 
 @triton.jit
-def load_variance(params, options, param, first):
+def load_variance(param_table, option_table, param, first):
     """What U is computed from on a tile of a vector: (pointer to V, largest V^-½). Arguments as above."""
-    variance = load_address(params, param, VARIANCE, tl.float32) + first
-    return variance, load_option(params, param, options, RSQRT_CAP).to(tl.float32)
+    variance = load_address(param_table, param, VARIANCE, tl.float32) + first
+    return variance, load_option(param_table, param, option_table, RSQRT_CAP).to(tl.float32)
 
 
 @triton.jit
