@@ -5,6 +5,8 @@
 =================== ==================================================================================
 recipe              Name of the configuration, which is also that of the run's group of folders.
 optimizer           Import path of the optimizer's class.
+implementation      Of the optimizers of this project: how each parameter's step was taken, and why not faster, as
+                    :func:`lightning_adafactor.implementation.summarize` counts it. Empty for other optimizers.
 optimizer_state     What the optimizer held after the last step on this process: ``elements`` (numbers),
                     ``bytes``, ``megabytes`` (MiB).
 adamw_state         What ``torch.optim.AdamW`` would have held for the same trainable parameters: two
@@ -50,6 +52,8 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from lightning_adafactor import Adafactor
+from lightning_adafactor.implementation import summarize
 from lightning_adafactor.memory import StateSize, adamw_state, measure_state
 from recipes.runs.history import RunHistory, peak_memory_mb
 from recipes.runs.provenance import cpu_name, git_commit, packages
@@ -102,6 +106,12 @@ def about_training(trainer: Trainer, module: LightningModule, history: RunHistor
         monitor = {"name": checkpoint.monitor, "mode": checkpoint.mode}
     return {
         "optimizer": ", ".join(import_path(type(optimizer)) for optimizer in trainer.strategy.optimizers),
+        "implementation": summarize(
+            choice
+            for optimizer in trainer.strategy.optimizers
+            if isinstance(optimizer, Adafactor)
+            for choice in optimizer.implementation().values()
+        ),
         "optimizer_state": _as_dict(state),
         "adamw_state": _as_dict(adamw_state(module.parameters())),
         "parameters": sum(parameter.numel() for parameter in module.parameters()),
