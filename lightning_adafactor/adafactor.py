@@ -231,9 +231,9 @@ class Adafactor(Optimizer):
             elif torch.is_tensor(value) and isinstance(param, DTensor):
                 adopted[key] = adopt(param, key, value)
             elif torch.is_tensor(value):
-                value = value.full_tensor() if isinstance(value, DTensor) else value
+                whole = value.full_tensor() if isinstance(value, DTensor) else value
                 dense = torch.preserve_format if key == "exp_avg" else torch.contiguous_format
-                adopted[key] = value.detach().to(param.device, state_dtype(param), copy=True, memory_format=dense)
+                adopted[key] = whole.detach().to(param.device, state_dtype(param), copy=True, memory_format=dense)
             else:
                 adopted[key] = value
         return adopted

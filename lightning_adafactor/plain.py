@@ -236,7 +236,7 @@ class Passes(ABC):
         tile.copy_(values)
 
 
-class VectorPasses(Passes):
+class _VectorPasses(Passes):
     """A parameter that is not factored: V̂ = max(V, ε₁²)."""
 
     def split_averages(self) -> list[tuple[Tensor, ...]]:
@@ -266,6 +266,7 @@ class MatrixPasses(Passes):
     """A factored parameter, its matrices in the last two dimensions: V̂ = max(R·C / mean(R), ε₁²)."""
 
     def split_averages(self) -> list[tuple[Tensor, ...]]:
+        """R and C of each tile."""
         assert self.entry.row_var is not None
         assert self.entry.col_var is not None
         return self.split_factors(self.entry.row_var, self.entry.col_var)
@@ -278,9 +279,11 @@ class MatrixPasses(Passes):
         ]
 
     def split_broadcast(self, factor: Tensor) -> list[Tensor]:
+        """A factor of size 1 along some dimensions, expanded to the parameter's shape and split."""
         return self.grid.split(factor.expand(self.entry.param.shape))
 
     def average_squares(self) -> None:
+        """First pass: R and C; the sums of G² are added to them tile by tile."""
         omega = decay_averages(self.entry, self.t)
         n, m = self.entry.param.shape[-2:]
         self.add_squares([tile.averages for tile in self.tiles], omega / m, omega / n)
@@ -305,6 +308,7 @@ class MatrixPasses(Passes):
             factors[first][1].add_(_column_sums_(squares), alpha=column_weight)
 
     def sum_update(self, mean_of_rows: Tensor | None) -> tuple[float, list[Known]]:
+        """Second pass: ΣU², from row sums of (G·C^-½)² where V̂ is separable."""
         assert mean_of_rows is not None
         total = 0.0
         known: list[Known] = []
@@ -340,6 +344,7 @@ class MatrixPasses(Passes):
         return torch.mul(gradient, weights, out=self.scratch.take("work", gradient.shape))
 
     def update(self, tile: _Tile, known: Known) -> tuple[Tensor, Tensor]:
+        """U on a tile: G·C^-½ and r^-½, or G and V̂^-½ where a floor is active."""
         assert known.row_mean is not None
         r, c = tile.averages[0] / known.row_mean, tile.averages[1]
         work = self.scratch.take("work", tile.gradient.shape)
@@ -349,9 +354,9 @@ class MatrixPasses(Passes):
         return weighted, r.clamp_(min=self.tiny).rsqrt_()
 
 
-def passes(entry: Entry, scratch: Scratch, unscale: float | None, t: float) -> MatrixPasses | VectorPasses:
+def passes(entry: Entry, scratch: Scratch, unscale: float | None, t: float) -> Passes:
     """The passes of step t over an entry that is not empty."""
-    return (MatrixPasses if entry.factored else VectorPasses)(entry, scratch, unscale, t)
+    return (MatrixPasses if entry.factored else _VectorPasses)(entry, scratch, unscale, t)
 
 
 def decay_averages(entry: Entry, t: float) -> float:

@@ -128,8 +128,8 @@ def region_of(param: DTensor, *, transposed: bool = False) -> Region:
     local_shape, starts = _local_shape_and_starts(param.device_mesh, tuple(param.placements), shape)
     if local_shape != tuple(param.to_local().shape):
         raise RuntimeError(
-            f"Adafactor cannot tell which elements of a parameter of shape {shape} lie on this process, with placements "
-            f"{param.placements}: use sizes that the number of processes divides, or stochastic_rounding=False"
+            f"Adafactor cannot tell which elements of a parameter of shape {shape} and placements {param.placements} "
+            f"lie on this process: use sizes that the number of processes divides, or stochastic_rounding=False"
         )
     if transposed:
         shape = (*shape[:-2], shape[-1], shape[-2])

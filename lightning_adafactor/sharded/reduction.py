@@ -43,7 +43,7 @@ class Reduction:
         Returns:
             The number of the slot.
         """
-        groups = {group.group_name: group for group in layout.groups(tuple(over))}
+        groups = {str(group.group_name): group for group in layout.groups(tuple(over))}
         self._groups.update(groups)
         varies = not set(layout.all) <= set(over)
         replicated = [dim for dim in range(layout.mesh.ndim) if dim not in over]

@@ -136,7 +136,7 @@ class _Shard:
         self.squares, self.updates = squares, updates
         self.t = float(entry.step.item()) + 1.0
         self.numel = math.prod(layout.shape)
-        self.passes = None
+        self.passes: plain.Passes | None = None
         if entry.param.numel() > 0:
             self.passes = plain.passes(entry, scratch, unscale, self.t)
         self.known: list[plain.Known] = []
@@ -207,7 +207,7 @@ class _Factors:
             over = sorted((*own_mesh_dims, *self.other_mesh_dims))
             self.mean = squares.reserve(math.prod(self.mean_shape), layout, over)
 
-    def sum_squares(self, passes: plain.MatrixPasses | plain.VectorPasses | None, t: float) -> None:
+    def sum_squares(self, passes: plain.Passes | None, t: float) -> None:
         """Sums of G² over this shard's columns and rows, and what they and the old R add to ΣR."""
         if passes is not None:
             assert isinstance(passes, plain.MatrixPasses)
