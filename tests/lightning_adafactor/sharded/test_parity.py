@@ -19,7 +19,10 @@ TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
 OPTIONS: dict[str, tuple[type[Adafactor], specs.Options]] = {
     **{f"torch, {name}": (Adafactor, options) for name, options in specs.TORCH_OPTIONS.items()},
     **{f"torch, {name}": (Adafactor, options) for name, options in specs.ADDED_OPTIONS.items()},
-    **{f"transformers, {name}": (TransformersAdafactor, options) for name, options in specs.TRANSFORMERS_OPTIONS.items()},
+    **{
+        f"transformers, {name}": (TransformersAdafactor, options)
+        for name, options in specs.TRANSFORMERS_OPTIONS.items()
+    },
 }
 MESHES = {"2": (2,), "4": (4,), "2×2": (2, 2), "1×4": (1, 4), "4×1": (4, 1)}
 
