@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
@@ -50,7 +51,8 @@ def choose(group: dict[str, Any], param: Tensor) -> Path:
                 if group[argument]:
                     raise RuntimeError(f"{argument}=True is not supported: {_SHARDED}")
             return "plain"
-        param = local(param)
+        with torch.no_grad():
+            param = local(param)
     for argument in ("fused", "capturable"):
         if group[argument]:
             reason = fused.unsupported_reason(param)
@@ -82,11 +84,14 @@ def explain(group: dict[str, Any], param: Tensor) -> Choice:
     path = choose(group, param)
     if is_sharded(param):
         return Choice(path, {"fused": _SHARDED, "compiled": _SHARDED})
+    grad = param.grad
+    with torch.no_grad():  # without it, local tensors would be parts of a graph
+        param, grad = local(param), None if grad is None else local(grad)
     reasons = {}
     if path != "fused":
         given = group["fused"] is False
         reasons["fused"] = "fused=False was given" if given else fused.unsupported_reason(param) or _ONLY_IF_REQUESTED
-        layout = compiled.unsupported_layout(param, param.grad)
+        layout = compiled.unsupported_layout(param, grad)
         if path == "compiled" and layout is not None:
             path = "plain"
             reasons["compiled"] = layout

@@ -89,6 +89,7 @@ def everything() -> tuple[dict[str, Any], dict[str, Any]]:
         "fused": unsupported(mesh, "fused"),
         "compiled": unsupported(mesh, "compiled"),
         "found_inf": skipped(mesh),
+        "implementation": implementation(mesh),
     }
     return steps, others
 
@@ -127,6 +128,12 @@ def skipped(mesh: DeviceMesh) -> list[bool]:
     return same
 
 
+def implementation(mesh: DeviceMesh) -> list[str]:
+    """What takes the step of a sharded parameter, and of a replicated one."""
+    params = [distribute_tensor(torch.ones(8, 12), mesh, [placement]).requires_grad_() for placement in (S0, R)]
+    return [choice.path for choice in Adafactor(params).implementation().values()]
+
+
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     return processes.run(everything, 4, tmp_path_factory.mktemp("collectives"))
@@ -154,3 +161,9 @@ def test_a_faster_implementation_cannot_be_insisted_on(results: list[Any], argum
 def test_nothing_changes_where_any_process_has_found_an_infinite_gradient(results: list[Any]) -> None:
     for _, other in results:
         assert other["found_inf"] == [False, True, False, True]
+
+
+def test_a_replicated_parameter_takes_the_ordinary_path(results: list[Any]) -> None:
+    (ordinary,) = Adafactor([torch.ones(8, 12, requires_grad=True)]).implementation().values()
+    for _, other in results:
+        assert other["implementation"] == ["plain", ordinary.path]
