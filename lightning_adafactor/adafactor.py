@@ -14,9 +14,10 @@ from torch.optim.optimizer import Optimizer, ParamsT
 from lightning_adafactor import compiled as compiled_step
 from lightning_adafactor import conversion, plain
 from lightning_adafactor.entry import Entry
-from lightning_adafactor.implementation import Choice, choose, explain
+from lightning_adafactor.implementation import Choice
 from lightning_adafactor.rule import Dialect, Rule, state_dtype
 from lightning_adafactor.sharded import step as sharded_step
+from lightning_adafactor.sharded.choice import choose, explain
 from lightning_adafactor.sharded.flattened import check_for_deepspeed, check_for_fsdp1
 from lightning_adafactor.sharded.state import adopt, new_state
 

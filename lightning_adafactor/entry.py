@@ -7,19 +7,7 @@ import dataclasses
 from torch import Tensor
 
 from lightning_adafactor.rule import Rule
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Region:
-    """Where a shard lies in the parameter that it is a part of, dimensions in the order of its memory.
-
-    Attributes:
-        shape: The shape of the whole parameter.
-        starts: The place of the shard's first element, for each dimension.
-    """
-
-    shape: tuple[int, ...]
-    starts: tuple[int, ...]
+from lightning_adafactor.tiles import Region
 
 
 @dataclasses.dataclass(slots=True)

@@ -7,19 +7,15 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from lightning_adafactor import compiled, fused
-from lightning_adafactor.sharded.layout import layout_of, local
 
 Path = Literal["fused", "compiled", "plain"]
 """The step in Triton kernels, in compiled loops, or in plain torch operations."""
 
 
 _ONLY_IF_REQUESTED = "on a CPU, where the kernels are interpreted, they are used with fused=True only"
-_SHARDED = "the parameter is sharded over several processes"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,14 +41,6 @@ def choose(group: dict[str, Any], param: Tensor) -> Path:
     Raises:
         RuntimeError: ``fused=True``, ``capturable=True`` or ``compiled=True`` is not supported for the parameter.
     """
-    if isinstance(param, DTensor):
-        if is_sharded(param):
-            for argument in ("fused", "capturable", "compiled"):
-                if group[argument]:
-                    raise RuntimeError(f"{argument}=True is not supported: {_SHARDED}")
-            return "plain"
-        with torch.no_grad():
-            param = local(param)
     for argument in ("fused", "capturable"):
         if group[argument]:
             reason = fused.unsupported_reason(param)
@@ -69,24 +57,15 @@ def choose(group: dict[str, Any], param: Tensor) -> Path:
     return "plain" if reason is not None else "compiled"
 
 
-def is_sharded(param: Tensor) -> bool:
-    """Whether several processes hold different parts of a parameter, so that they take its step together."""
-    return isinstance(param, DTensor) and param.numel() > 0 and bool(layout_of(param).all)
-
-
-def explain(group: dict[str, Any], param: Tensor) -> Choice:
+def explain(group: dict[str, Any], param: Tensor, grad: Tensor | None) -> Choice:
     """Chooses the implementation for a parameter, and gives the reasons.
 
     Args:
         group: Its group.
-        param: The parameter; if it has a gradient, its layout in memory is considered too.
+        param: The parameter.
+        grad: Its gradient, whose layout in memory is considered too, if there is one.
     """
     path = choose(group, param)
-    if is_sharded(param):
-        return Choice(path, {"fused": _SHARDED, "compiled": _SHARDED})
-    grad = param.grad
-    with torch.no_grad():  # without it, local tensors would be parts of a graph
-        param, grad = local(param), None if grad is None else local(grad)
     reasons = {}
     if path != "fused":
         given = group["fused"] is False

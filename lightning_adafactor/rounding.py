@@ -21,8 +21,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lightning_adafactor.entry import Region
-from lightning_adafactor.tiles import Grid
+from lightning_adafactor.tiles import Grid, Region
 
 LANES = 8
 """Elements per Philox block."""

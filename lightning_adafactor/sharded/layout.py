@@ -16,7 +16,8 @@ from torch.distributed.tensor import DTensor, Shard
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 from torch.distributed.tensor.placement_types import Placement, _StridedShard
 
-from lightning_adafactor.entry import Region, is_transposed
+from lightning_adafactor.entry import is_transposed
+from lightning_adafactor.tiles import Region
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_adafactor import Adafactor, plain
-from lightning_adafactor.entry import Region
 from lightning_adafactor.rounding import philox, random_bits, round_stochastically
-from lightning_adafactor.tiles import Grid
+from lightning_adafactor.tiles import Grid, Region
 
 ONES = 0xFFFFFFFF
 

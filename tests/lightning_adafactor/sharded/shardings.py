@@ -50,19 +50,26 @@ def shard(whole: Tensor, mesh: DeviceMesh, placements: Placements) -> DTensor:
 
 
 class Counting:
-    """Counts the collectives of optimizer steps, by the process group."""
+    """Counts the collectives of optimizer steps.
+
+    Attributes:
+        all_reduces: How many all-reduces there were, by process group.
+        sent_over: How many numbers they carried, by process group.
+        others: How many other collectives there were.
+    """
 
     def __init__(self) -> None:
         self.all_reduces: Counter[str] = Counter()
+        self.sent_over: Counter[str] = Counter()
         self.others = 0
-        self.sent = 0
 
     def __enter__(self) -> Counting:
         original = distributed.all_reduce
 
         def all_reduce(tensor: Tensor, *args: Any, group: Any = None, **kwargs: Any) -> Any:
-            self.all_reduces["world" if group is None else str(group.group_name)] += 1
-            self.sent += tensor.numel()
+            name = "world" if group is None else str(group.group_name)
+            self.all_reduces[name] += 1
+            self.sent_over[name] += tensor.numel()
             return original(tensor, *args, group=group, **kwargs)
 
         self.patch = mock.patch.object(distributed, "all_reduce", all_reduce)

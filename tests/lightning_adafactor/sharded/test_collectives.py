@@ -76,7 +76,7 @@ def step(case: Case) -> dict[str, Any]:
     names = {str(mesh.get_group(dim).group_name): (DATA, TENSOR)[dim] for dim in range(mesh.ndim)} | {"world": ALL}
     return {
         "all_reduces": {names[group]: count for group, count in counting.all_reduces.items()},
-        "sent": counting.sent,
+        "sent": counting.sent_over.total(),
         "others": counting.others,
     }
 

@@ -24,7 +24,7 @@ OPTIONS: dict[str, tuple[type[Adafactor], specs.Options]] = {
         for name, options in specs.TRANSFORMERS_OPTIONS.items()
     },
 }
-MESHES = {"2": (2,), "4": (4,), "2×2": (2, 2), "1×4": (1, 4), "4×1": (4, 1)}
+MESHES = {"2": (2,), "4": (4,), "2x2": (2, 2), "1x4": (1, 4), "4x1": (4, 1)}
 
 
 def mesh_of(name: str) -> DeviceMesh:
@@ -54,7 +54,7 @@ def grid(mesh_name: str, plan: list[tuple[tuple[str, ...], str, torch.dtype]]) -
 
 FEW = {
     "2": (("wider than a tile", "conv", "scalar", "transposed", "1×1"), "transformers, all"),
-    "2×2": (("tall", "batched", "vector"), "torch, fine-tuning"),
+    "2x2": (("tall", "batched", "vector"), "torch, fine-tuning"),
 }
 
 
@@ -67,7 +67,7 @@ def test_numbers_are_those_of_one_process(mesh: str, tmp_path: Any) -> None:
 
 # All in `make test-slow` -------------------------------------------------------------------------------------------
 
-KINDS = {"2": specs.EACH_KIND, "4": ("conv", "embedding"), "2×2": ("tall", "transposed", "vector")}
+KINDS = {"2": specs.EACH_KIND, "4": ("conv", "embedding"), "2x2": ("tall", "transposed", "vector")}
 
 
 @pytest.mark.slow
