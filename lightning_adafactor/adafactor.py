@@ -14,10 +14,11 @@ from torch.optim.optimizer import Optimizer, ParamsT
 from lightning_adafactor import compiled as compiled_step
 from lightning_adafactor import conversion, plain
 from lightning_adafactor.entry import Entry
-from lightning_adafactor.implementation import Choice
+from lightning_adafactor.entry_cache import EntryCache
+from lightning_adafactor.implementation import Choice, Path
 from lightning_adafactor.rule import Dialect, Rule, state_dtype
 from lightning_adafactor.sharded import step as sharded_step
-from lightning_adafactor.sharded.choice import choose, explain
+from lightning_adafactor.sharded.choice import choose, explain, is_sharded
 from lightning_adafactor.sharded.flattened import check_for_deepspeed, check_for_fsdp1
 from lightning_adafactor.sharded.state import adopt, new_state
 
@@ -85,7 +86,10 @@ class Adafactor(Optimizer):
 
     _dialect: Dialect = "torch"
     _given: set[int]  # ids of the parameters that the optimizer was given
-    _fused_step: FusedAdafactor | None = None  # belongs to the process, not to the state
+    # these belong to the process, not to the state
+    _fused_step: FusedAdafactor | None = None
+    _entry_cache: EntryCache | None = None
+    _paths_of_cache: tuple[Any, ...] = ()
     _step_supports_amp_scaling: bool  # read by GradScaler and Lightning; absent unless fused=True
 
     def __init__(
@@ -150,10 +154,7 @@ class Adafactor(Optimizer):
         super().__init__(params, defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Adds a parameter group.
-
-        Raises where ``fused=True`` or ``compiled=True`` is not supported, and for flat shards of FSDP1.
-        """
+        """Adds a group; raises where ``fused=True`` or ``compiled=True`` is not supported, and for shards of FSDP1."""
         super().add_param_group(param_group)
         self._claim_amp_scaling()
         group = self.param_groups[-1]
@@ -277,23 +278,36 @@ class Adafactor(Optimizer):
     def _work(self) -> _Work:
         """What there is to do for each implementation: an entry for each parameter that has a gradient."""
         work = _Work()
+        cache = self._new_or_kept_cache()
         index = -1
-        for group in self.param_groups:
+        for number, group in enumerate(self.param_groups):
             rule = self._rule(group)
             for param in group["params"]:
                 index += 1
-                if param.grad is not None:
-                    self._add_entry(work, group, param, index, rule)
+                grad = param.grad
+                if grad is None:
+                    continue
+                if grad.is_sparse:
+                    raise RuntimeError("Adafactor does not support sparse gradients")
+                kept = cache.find(index, number, param, grad, self.state[param], rule)
+                if kept is not None:
+                    work.fused.append(kept)
+                    continue
+                if torch.is_complex(param):
+                    raise RuntimeError("Adafactor does not support complex parameters")
+                path, entry = self._new_entry(group, param, index, rule)
+                if isinstance(entry, sharded_step.ShardedEntry):
+                    work.sharded.append(entry)
+                    continue
+                if path == "fused" and not isinstance(param, DTensor):
+                    cache.keep(entry, number, param, grad, self.state[param])
+                getattr(work, path).append(entry)
         return work
 
-    def _add_entry(self, work: _Work, group: dict[str, Any], param: Tensor, index: int, rule: Rule) -> None:
-        """Adds a parameter to the work of its implementation; creates its state where there is none."""
-        grad = param.grad
-        assert grad is not None
-        if torch.is_complex(param):
-            raise RuntimeError("Adafactor does not support complex parameters")
-        if grad.is_sparse:
-            raise RuntimeError("Adafactor does not support sparse gradients")
+    def _new_entry(
+        self, group: dict[str, Any], param: Tensor, index: int, rule: Rule
+    ) -> tuple[Path, Entry | sharded_step.ShardedEntry]:
+        """The implementation of a parameter's step and its entry; creates its state where there is none."""
         path = choose(group, param)
         state = self.state[param]
         if len(state) == 0:
@@ -305,14 +319,16 @@ class Adafactor(Optimizer):
             state["step"] = state["step"].to(param.device, torch.float32, non_blocking=True)
         if isinstance(param, DTensor):
             shard = sharded_step.entry_of(param, state, index, rule)
-            if shard.layout.all and param.numel() > 0:
-                work.sharded.append(shard)
-                return
-            entry = shard.entry
-        else:
-            # the kernels' tables are kept as long as parameters stay the same
-            entry = Entry.of(param if path == "fused" else param.detach(), grad, state, index, rule)
-        getattr(work, path).append(entry)
+            return path, shard if is_sharded(param) else shard.entry
+        assert param.grad is not None
+        return path, Entry.of(param if path == "fused" else param.detach(), param.grad, state, index, rule)
+
+    def _new_or_kept_cache(self) -> EntryCache:
+        """The entries of the last step, or none if an option that chooses the implementation has changed since."""
+        paths = tuple((group["fused"], group["compiled"], group["capturable"]) for group in self.param_groups)
+        if self._entry_cache is None or paths != self._paths_of_cache:
+            self._entry_cache, self._paths_of_cache = EntryCache(), paths
+        return self._entry_cache
 
     def implementation(self) -> dict[str, Choice]:
         """Returns the implementation of each parameter's step, and why it is not a faster one.
@@ -360,6 +376,7 @@ class Adafactor(Optimizer):
 
                 self._fused_step = FusedAdafactor()
             self._fused_step(work.fused, grad_scale=grad_scale, found_inf=found_inf)
+            self._new_or_kept_cache().release_gradients()
         if work.compiled:
             compiled_step.adafactor(work.compiled, grad_scale=grad_scale, found_inf=found_inf)
         if work.plain:

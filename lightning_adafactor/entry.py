@@ -10,7 +10,7 @@ from lightning_adafactor.rule import Rule
 from lightning_adafactor.tiles import Region
 
 
-@dataclasses.dataclass(slots=True)
+@dataclasses.dataclass(slots=True, eq=False)  # compared by identity
 class Entry:
     """One parameter with its gradient, state and options, dimensions in the order of its memory.
 

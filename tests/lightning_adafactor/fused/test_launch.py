@@ -11,10 +11,8 @@ import os
 import subprocess
 import sys
 
-import pytest
-
 TAKE_A_STEP = """
-import json, sys
+import json
 import torch
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
@@ -46,21 +44,19 @@ def compile_only(kernel, *args, grid, warmup, **kwargs):
 
 
 JITFunction.run = compile_only
-dtype = getattr(torch, sys.argv[1])
-params = [torch.ones(shape, dtype=dtype, requires_grad=True) for shape in ((64, 32), (9,))]
+params = [torch.ones(shape, dtype=torch.bfloat16, requires_grad=True) for shape in ((64, 32), (9,))]
 for param in params:
     param.grad = torch.ones_like(param)
-_, _, entries = Adafactor(params, fused=False, compiled=False)._entries()
+entries = Adafactor(params, fused=False, compiled=False)._work().plain
 FusedAdafactor()(entries)
 print(json.dumps(launched))
 """
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_every_kernel_is_bound_and_compiled_with_the_arguments_of_a_step(dtype: str) -> None:
+def test_every_kernel_is_bound_and_compiled_with_the_arguments_of_a_step() -> None:
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     run = subprocess.run(
-        [sys.executable, "-c", TAKE_A_STEP, dtype], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", TAKE_A_STEP], env=environment, capture_output=True, text=True, check=False
     )
     assert run.returncode == 0, run.stderr[-3000:]
     launched = json.loads(run.stdout.splitlines()[-1])
