@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import multiprocessing
 import os
 import pathlib
 import pickle
@@ -12,7 +13,17 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import distributed, multiprocessing
+from torch import distributed
+
+PRELOADED = [
+    "pytest",
+    "torch.distributed.checkpoint",
+    "torch.distributed.fsdp",
+    "torch.distributed.tensor.debug",
+    "torch.distributed.tensor.parallel",
+    "lightning_adafactor",
+]
+"""What takes seconds to import: once, in the process that all others are forked from."""
 
 TIMEOUT = datetime.timedelta(seconds=60)
 
@@ -26,7 +37,8 @@ def run(function: Callable[..., Any], size: int, folder: pathlib.Path, *args: An
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
     processes = [
         context.Process(target=_process, args=(function, rank, size, port, str(folder), args), daemon=True)
         for rank in range(size)

@@ -14,7 +14,7 @@ from lightning_adafactor import Adafactor
 from tests.lightning_adafactor.sharded import processes, shardings
 from tests.lightning_adafactor.specs import transposed
 
-SHAPES = {"matrix": (12, 20), "batch": (3, 8, 10), "vector": (37,), "transposed": (12, 20), "uneven": (7, 9)}
+SHAPES = {"batch": (3, 7, 9), "vector": (37,), "transposed": (12, 20)}
 EXACT: dict[str, Any] = {
     "lr": 1e-3,
     "beta2_decay": 0.0,
@@ -54,7 +54,7 @@ def different_elements(mesh_shape: tuple[int, ...], *, exact: bool) -> dict[str,
     different = {}
     options = EXACT if exact else {"lr": 1e-3, "scale_parameter": False, "relative_step": False}
     for number, name in enumerate(SHAPES):
-        gradients = [gradient(name, step, exact=exact) for step in range(6)]
+        gradients = [gradient(name, step, exact=exact) for step in range(4)]
         alone = start(name).requires_grad_()
         train(alone, gradients, number, **options)
         for placements in shardings.placements_of(len(SHAPES[name]), mesh):
@@ -91,8 +91,8 @@ def test_bits_hardly_differ_where_sums_do(results: list[Any]) -> None:
 
 
 def test_rounding_to_nearest_would_end_elsewhere() -> None:
-    gradients = [gradient("matrix", step, exact=True) for step in range(10)]
-    rounded = [start("matrix").requires_grad_() for _ in range(2)]
+    gradients = [gradient("batch", step, exact=True) for step in range(10)]
+    rounded = [start("batch").requires_grad_() for _ in range(2)]
     train(rounded[0], gradients, **EXACT)
     train(rounded[1], gradients, stochastic_rounding=False, **EXACT)
     assert (rounded[0] != rounded[1]).float().mean() > 0.2
