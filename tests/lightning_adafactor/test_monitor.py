@@ -1,8 +1,8 @@
 import csv
+import math
 import re
 import subprocess
 import sys
-import math
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
