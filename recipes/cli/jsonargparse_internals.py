@@ -21,9 +21,3 @@ def arguments_of(parser: ArgumentParser) -> Iterator[Action]:
 def type_of(argument: Action) -> Any:
     """The type hint of an argument; None for one without."""
     return getattr(argument, "_typehint", argument.type)
-
-
-def listed_commands(parser: ArgumentParser) -> list[Action]:
-    """The commands as ``--help`` lists them: ``dest`` is the name, ``help`` the description."""
-    assert parser._subcommands_action is not None
-    return parser._subcommands_action._choices_actions
