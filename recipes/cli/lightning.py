@@ -150,6 +150,7 @@ class RecipeCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parses the command line; a mistake becomes a :class:`RecipeError`."""
+        assert isinstance(args, list)
         command, given = self.command, self.command_line.given
         refuse_empty_groups(self.command_parser, given)
         if not self.command_line.is_complete:

@@ -14,7 +14,7 @@ from recipes.language_modeling.packing import collate, pack
 from recipes.language_modeling.tokenizer import learn_tokenizer
 from recipes.messages import RecipeError
 from recipes.ranges import IntFrom2, IntFrom257, PositiveInt
-from recipes.recipe import RecipeData
+from recipes.recipe_data import RecipeData
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -16,7 +16,7 @@ from recipes.data.summary import count_duplicates, padding_share
 from recipes.messages import RecipeError, tell
 from recipes.models.pretrained import load_config
 from recipes.ranges import IntFrom2, IntFrom3, PositiveInt
-from recipes.recipe import RecipeData
+from recipes.recipe_data import RecipeData
 from recipes.text_classification.encoding import complete, encode
 from recipes.text_classification.labels import doubtful, folded, label_name, ordered, trained_labels
 from recipes.text_classification.metrics import IGNORED
