@@ -31,9 +31,8 @@ def task(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> l
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setenv(
-        "PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}"
-    )  # for the processes that compare and reproduce start
+    # for the processes that compare and reproduce start
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
     monkeypatch.delenv("RUNS_DIR", raising=False)
     return [
         "--config",

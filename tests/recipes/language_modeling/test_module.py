@@ -221,7 +221,7 @@ def test_a_tokenizer_with_more_tokens_than_the_model_embeds_is_refused(
         fitted(tiny_lm, tales_csv, data_args={"tokenizer": str(tmp_path)})
 
 
-def test_an_encoder_that_sees_what_it_should_foretell_is_refused(
+def test_an_encoder_that_sees_what_it_should_predict_is_refused(
     tiny_model: Path, tales_csv: Path, tmp_path: Path
 ) -> None:
     config = AutoConfig.from_pretrained(tiny_model, initializer_range=0.5)
@@ -233,10 +233,12 @@ def test_an_encoder_that_sees_what_it_should_foretell_is_refused(
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
-def test_a_model_of_few_tokens_is_found_causal(size: int) -> None:
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**GPT2, vocab_size=size))
+def test_a_model_of_few_tokens_is_found_causal_and_stays_in_its_mode(size: int) -> None:
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**GPT2, vocab_size=size)).train()
 
     LanguageModel(architecture=GPT2)._check_causal(model)
+
+    assert model.training
 
 
 def test_pickled_weights_are_refused(tiny_lm: Path, tales_csv: Path, tmp_path: Path) -> None:
