@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,16 +62,19 @@ PARTS = ("parameter_memory", "gradient_memory", "optimizer_state")
 
 
 @pytest.fixture(scope="module")
-def usual(
-    tiny_model: Path, wires_csv: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[dict[str, Any], str]]:
+def usual_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the command of ``usual`` ran."""
+    return tmp_path_factory.mktemp("usual")
+
+
+@pytest.fixture(scope="module")
+def usual(tiny_model: Path, wires_csv: Path, usual_folder: Path) -> tuple[dict[str, Any], str]:
     """What the command writes and prints for a recipe alone, with a limit that some rows fit into."""
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
-        patch.chdir(tmp_path_factory.mktemp("usual"))
+        patch.chdir(usual_folder)
         Path("tiny-cls.yaml").write_text(CLASSIFIER.format(model=tiny_model, wires=wires_csv), encoding="utf-8")
         result = estimate("--config=tiny-cls.yaml", "--gpu-memory=150kB", "--png=estimate.png")
-        assert sorted(path.name for path in Path().iterdir()) == ["estimate.json", "estimate.png", "tiny-cls.yaml"]
-        yield result, " ".join(printed.getvalue().split())
+    return result, " ".join(printed.getvalue().split())
 
 
 @pytest.fixture
@@ -152,10 +154,9 @@ def test_a_row_for_another_optimizer_equals_the_report_of_its_own_run(classifier
     assert row["optimizer_state"] == report("tiny-cls")["optimizer_state"]
 
 
-def test_nothing_is_trained_and_no_folder_is_created(classifier: str) -> None:
-    estimate(classifier, "--optimizer", "adamw")
-
-    assert sorted(path.name for path in Path().iterdir()) == ["estimate.json", "tiny-cls.yaml"]
+@pytest.mark.usefixtures("usual")
+def test_nothing_is_trained_and_no_folder_is_created(usual_folder: Path) -> None:
+    assert sorted(path.name for path in usual_folder.iterdir()) == ["estimate.json", "estimate.png", "tiny-cls.yaml"]
 
 
 def test_adamw_adafactor_and_8_bit_adam_are_estimated_in_both_dtypes_and_with_gradient_release(
@@ -266,13 +267,13 @@ def test_checkpointing_is_advised_if_the_recipe_has_the_option(language_model: s
 
 
 def test_a_remark_says_that_the_figures_are_for_one_process(
-    classifier: str, capsys: pytest.CaptureFixture[str]
+    classifier: str, usual: tuple[dict[str, Any], str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     result = estimate(classifier, "--optimizer=adamw", "--trainer.strategy=ddp", "--trainer.devices=2")
 
     assert result["remarks"][0].startswith("trainer.strategy is ddp, trainer.devices 2: the figures are for one")
     assert "the figures are for one process" in " ".join(capsys.readouterr().out.split())
-    assert estimate(classifier, "--optimizer=adamw")["remarks"] == []
+    assert usual[0]["remarks"] == []
 
 
 def test_a_recipe_that_can_never_fit_is_reported(classifier: str) -> None:
@@ -328,12 +329,11 @@ def test_options_for_the_recipes_own_optimizer_do_not_apply_to_the_others(classi
     assert with_momentum["optimizer_state"]["elements"] > 5 * without["optimizer_state"]["elements"]
 
 
-def test_the_chart_is_drawn(classifier: str) -> None:
+@pytest.mark.usefixtures("usual")
+def test_the_chart_is_drawn(usual_folder: Path) -> None:
     from matplotlib.image import imread
 
-    estimate(classifier, "--gpu-memory=1MB", "--png", "estimate.png", "--optimizer", "adamw")
-
-    height, width, _ = imread("estimate.png").shape
+    height, width, _ = imread(usual_folder / "estimate.png").shape
     assert width > height > 200
 
 
