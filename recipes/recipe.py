@@ -31,39 +31,39 @@ Data = TypeVar("Data", bound=RecipeData)
 class Recipe(LightningModule, Generic[Data]):
     """A model, its loss and its metrics.
 
-    A task gives ``training_step``, ``validation_step`` and ``test_step``, which log ``train/loss`` and ``val/...`` and
-    ``test/...`` metrics; :attr:`auto_class` and :meth:`model_config` or, for a model that is not transformers',
-    :meth:`make_model`; what it needs in ``__init__``, which hands the rest on. It may override
+    A task defines ``training_step``, ``validation_step`` and ``test_step``, which log ``train/loss``, ``val/...`` and
+    ``test/...`` metrics; :attr:`auto_class` and :meth:`model_config` or, for a model that is not from transformers,
+    :meth:`make_model`; and its own arguments in ``__init__``, which passes the others on. It may override
     :meth:`before_training` and :meth:`report_details`.
 
-    It gets the model in :attr:`model` before the first step, its data in :attr:`data`, optimizer and schedule, and the
-    recorded :attr:`history`.
+    This class provides the model in :attr:`model` before the first step, the data in :attr:`data`, optimizer and
+    schedule, and the recorded :attr:`history`.
 
     Args:
         optimizer: The optimizer: class and arguments, without the parameters. Biases and norms get no weight
             decay.
-        pretrained: Hub name (``org/model`` or, to stay with one commit, tag or branch, ``org/model@v1``) or folder
-            (safetensors) of the model to start from, or a .gguf file, which is unpacked once and kept below
+        pretrained: Hub name (``org/model``, or ``org/model@v1`` for a commit, tag or branch) or folder
+            (safetensors) of the model to start from, or a .gguf file, which is converted once and kept below
             HF_HOME.
-        schedule: How the learning rate runs from its warm-up to the last step. Null: the optimizer decides.
-        warmup: Share of the steps (below 1) or number of steps in which the learning rate rises to its full
+        schedule: The learning-rate schedule after the warm-up. Null: the optimizer's own learning rate.
+        warmup: Fraction of the steps (below 1) or number of steps over which the learning rate rises to its full
             value.
         schedule_args: More arguments of the schedule, such as ``{num_cycles: 2}`` of ``cosine_with_restarts`` or
             ``{min_lr_rate: 0.1}`` of ``cosine_with_min_lr``.
-        gradient_checkpointing: Whether activations are computed again in the backward pass and not kept: less
+        gradient_checkpointing: Whether activations are recomputed in the backward pass instead of kept: less
             memory, for the time of one more forward pass.
-        dtype: What the parameters are held in. ``bfloat16`` halves their memory and that of the gradients,
-            and needs an optimizer that rounds stochastically; mixed precision is the trainer's.
+        dtype: The dtype of the parameters. ``bfloat16`` halves their memory and that of the gradients, and needs an
+            optimizer with stochastic rounding. Mixed precision is set with ``trainer.precision``.
         trust_remote_code: Whether code that comes with the model or its tokenizer may run on this machine.
 
     Attributes:
-        monitor: The metric that chooses the best checkpoint, and
-        monitor_mode: whether it is to be high (``max``) or low (``min``).
-        data_class: The class of data that the task is for.
+        monitor: The metric that chooses the best checkpoint.
+        monitor_mode: ``max`` if a higher value is better, ``min`` if a lower one is.
+        data_class: The class of the task's data.
         auto_class: The class of transformers that loads the model, such as ``AutoModelForCausalLM``.
         model: The model; None until Lightning calls :meth:`configure_model`.
-        history: Losses, evaluations and seconds, which the report shows.
-        run_callbacks: Callbacks that come with the task.
+        history: Losses, evaluations and seconds, for the report.
+        run_callbacks: The task's callbacks.
     """
 
     monitor: ClassVar[str] = "val/loss"
@@ -112,7 +112,7 @@ class Recipe(LightningModule, Generic[Data]):
         return data  # type: ignore[return-value]
 
     def configure_callbacks(self) -> list[Callback]:
-        """The task's own callbacks. Lightning asks for them first, so here the data learns what it is tokenized for."""
+        """The task's callbacks. Lightning calls this first, so it also tells the data which model to tokenize for."""
         self.data.tokenize_for(self.pretrained, self.trust_remote_code)
         present = self.trainer.callbacks  # type: ignore[attr-defined]
         return [callback for callback in self.run_callbacks if callback not in present]
@@ -123,10 +123,10 @@ class Recipe(LightningModule, Generic[Data]):
             self.model = self.make_model(self.data, weights=True)
 
     def build_on_meta(self, data: Data) -> None:
-        """Builds the model that :meth:`configure_model` would load, without weights, on the meta device.
+        """Builds the model of :meth:`configure_model` without weights, on the meta device.
 
         Args:
-            data: What its shape depends on, such as the labels; no text is tokenized.
+            data: What the model's shape depends on, such as the labels; no text is tokenized.
         """
         data.tokenize_for(self.pretrained, self.trust_remote_code)
         data.inspect()
@@ -134,11 +134,11 @@ class Recipe(LightningModule, Generic[Data]):
             self.model = self.make_model(data, weights=False).train()
 
     def make_model(self, data: Data, weights: bool) -> nn.Module:
-        """Makes the model: that of :attr:`auto_class` with the configuration of :meth:`model_config`.
+        """Creates the model of :attr:`auto_class` with the configuration of :meth:`model_config`.
 
         Args:
-            data: The data, its labels and tokenizer known.
-            weights: Whether to load the weights of ``pretrained``; else the model is only shaped.
+            data: The data, with its labels and tokenizer loaded.
+            weights: Whether to load the weights of ``pretrained``; else they are initialized at random.
 
         Returns:
             The model in train mode.
@@ -159,15 +159,15 @@ class Recipe(LightningModule, Generic[Data]):
         return model
 
     def model_config(self, data: Data) -> "PretrainedConfig":
-        """The configuration of the model, as the data wants it: that of ``pretrained`` by default.
+        """The configuration of the model for this data; by default that of ``pretrained``.
 
         Args:
-            data: The data, its labels and tokenizer known.
+            data: The data, with its labels and tokenizer loaded.
         """
         return self.load_config()
 
     def load_config(self, **changes: Any) -> "PretrainedConfig":
-        """The configuration of ``pretrained``, with other values in place of its own; no weights are read.
+        """The configuration of ``pretrained`` with changed values; no weights are read.
 
         Raises:
             RecipeError: There is none, or it cannot be read.
@@ -178,7 +178,7 @@ class Recipe(LightningModule, Generic[Data]):
         return load_config(key=key, trust_remote_code=self.trust_remote_code, **location, **changes)
 
     def before_training(self, trainer: Trainer, data: Data) -> None:
-        """Called before the first step of a run that is not resumed, to look at the untrained model.
+        """Called before the first step of a run that is not resumed, for example to evaluate the untrained model.
 
         Args:
             trainer: The trainer.
@@ -186,11 +186,11 @@ class Recipe(LightningModule, Generic[Data]):
         """
 
     def report_details(self) -> dict[str, Any]:
-        """What ``report.json`` has beyond that of any recipe."""
+        """Further keys of ``report.json``."""
         return {}
 
     def configure_optimizers(self) -> Any:
-        """What ``optimizer`` names, under the schedule."""
+        """The optimizer and its schedule."""
         assert self.model is not None
         return configure(self.model, self.trainer, self.optimizer, self.schedule, self.warmup, self.schedule_args)
 
@@ -198,6 +198,6 @@ class Recipe(LightningModule, Generic[Data]):
         """Writes model and tokenizer in Hugging Face's format.
 
         Args:
-            folder: Where to; made if it is not there.
+            folder: The folder; created if it does not exist.
         """
         save(self.model, self.data.tokenizer, folder)  # type: ignore[arg-type]

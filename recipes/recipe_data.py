@@ -34,17 +34,17 @@ if TYPE_CHECKING:
 class RecipeData(LightningDataModule, ABC):
     """The splits of a task, tokenized, and the batches of them.
 
-    A task gives :meth:`load_splits` and :meth:`collate`, and :meth:`largest_batch` for ``recipes.estimate``; with
-    :meth:`inspect` it finds what the shape of a model depends on. It may choose another order of training with
-    :meth:`train_sampler`, and says with :meth:`filler` which row no metric counts.
+    A task defines :meth:`load_splits` and :meth:`collate`, and :meth:`largest_batch` for ``recipes.estimate``. It may
+    override :meth:`inspect` (what the shape of the model depends on), :meth:`train_sampler` (another order of training)
+    and :meth:`filler` (a row that no metric counts).
 
-    It gets the rows of a split with :meth:`read`, its tokenizer with :meth:`load_tokenizer`, and batches that a
-    resumed run goes on with.
+    This class provides the rows of a split (:meth:`read`), the tokenizer (:meth:`load_tokenizer`), and data loaders
+    that a resumed run continues within an epoch.
 
     Args:
         train: Training file or files, or a split of ``path``. Not needed to test or predict with a trained model.
         validation: Validation file or files, or a split of ``path``, or a fraction to split off the training
-            rows. What is tuned is tuned on it.
+            rows. It chooses the best checkpoint.
         test: Test file or files, or a split of ``path``, or a fraction to split off the training rows. The
             best checkpoint is tested on it once. Null: no test.
         path: Name of a dataset on the hub, or its folder. Null: all splits are files.
@@ -57,8 +57,8 @@ class RecipeData(LightningDataModule, ABC):
         num_workers: Processes that prepare batches. Texts are tokenized beforehand, so 0 is fast.
 
     Attributes:
-        sources: What each split is read from: file or files, the name of a split, a fraction, or None.
-        splits: The rows that batches are made of, once loaded.
+        sources: The source of each split: file or files, the name of a split, a fraction, or None.
+        splits: The rows of each split, once loaded.
         tokenizer: The tokenizer, once loaded.
     """
 
@@ -97,47 +97,46 @@ class RecipeData(LightningDataModule, ABC):
         self._train_loader: ResumableLoader | None = None
         self._place: dict[str, int] | None = None
 
-    # What a task gives
+    # What a task defines
 
     @abstractmethod
     def load_splits(self, command: str) -> "dict[str, Dataset]":
         """Reads, checks and tokenizes the splits that a command needs, and loads the tokenizer.
 
-        Every process calls it, the first one before the others: what it makes with ``datasets`` they find in the
-        cache.
+        Every process calls it, rank 0 before the others, which then find what ``datasets`` made in the cache.
 
         Args:
             command: ``fit``, ``validate``, ``test`` or ``predict``.
 
         Returns:
-            ``train``, ``validation`` and ``test`` as far as there are sources for them, or ``predict``.
+            ``train``, ``validation`` and ``test``, those that have a source; or ``predict``.
         """
 
     @abstractmethod
     def collate(self, rows: list[dict[str, Any]]) -> Mapping[str, Tensor]:
-        """Puts rows of a split into a batch."""
+        """Collates rows of a split into a batch."""
 
     @abstractmethod
     def largest_batch(self) -> dict[str, Tensor]:
-        """A training batch of the largest shape there can be, its numbers without meaning; after :meth:`inspect`."""
+        """A training batch of the largest possible shape, with arbitrary values; called after :meth:`inspect`."""
 
     def inspect(self) -> None:
-        """Finds what the shape of a model depends on, such as labels, and reads no more of the data than it takes."""
+        """Finds what the shape of the model depends on, such as the labels, and reads only the data needed for it."""
         self.tokenizer = self.load_tokenizer()
 
     def train_sampler(self, rows: "Dataset", **shard: Any) -> DistributedSampler:
-        """The order of training: one of its own for each seed and epoch, the same for a resumed run.
+        """The order of training: a different one for each seed and epoch, the same for a resumed run.
 
         Args:
             rows: The training split.
-            shard: ``num_replicas`` and ``rank``, for the sampler does the sharding itself; ``seed``.
+            shard: ``num_replicas`` and ``rank``, since the sampler shards by itself, and ``seed``.
         """
         return DistributedSampler(rows, shuffle=True, **shard)
 
     def filler(self, row: dict[str, Any]) -> dict[str, Any]:
-        """A row that no metric counts: it fills a split up where several processes share its rows.
+        """A row that no metric counts, to pad a split to a multiple of the number of processes.
 
-        By default the row itself, which then counts twice.
+        By default the row itself, which is then counted twice.
 
         Args:
             row: A row of the split.
@@ -145,20 +144,20 @@ class RecipeData(LightningDataModule, ABC):
         return row
 
     def summary(self) -> dict[str, dict[str, Any]]:
-        """What was understood of each split, for the table before training and ``data`` in the report.
+        """A summary of each split, for the table before training and ``data`` in the report.
 
         Returns:
-            Of each split, whole numbers and shares by their names; ``labels`` may hold the rows of each label.
+            For each split, integers and fractions by name; ``labels`` may hold the number of rows of each label.
         """
         return {split: {"rows": len(rows)} for split, rows in self.splits.items()}
 
-    # What it gets
+    # What this class provides
 
     def tokenize_for(self, pretrained: str | None, trust_remote_code: bool = False) -> None:
-        """Tells the data which model it is for; called by the recipe, before anything is read.
+        """Sets the model to tokenize for; called by the recipe before anything is read.
 
         Args:
-            pretrained: Its name; None for one that is trained from scratch.
+            pretrained: Its name; None for a model that is trained from scratch.
             trust_remote_code: Whether code that comes with its tokenizer may run.
         """
         self._pretrained = pretrained
@@ -170,7 +169,7 @@ class RecipeData(LightningDataModule, ABC):
         return self.sources["test"] is not None
 
     def read(self, split: str) -> "Dataset | None":
-        """The rows of a split as they are in its files or on the hub; None where it has no source of its own.
+        """The rows of a split as in its files or on the hub; None if it has no source of its own.
 
         Args:
             split: Its name, a key of :attr:`sources`.
@@ -184,11 +183,11 @@ class RecipeData(LightningDataModule, ABC):
         return load_split(source, key=f"data.{split}", path=self.path, name=self.name, load_args=self.load_args)
 
     def split_fractions(self, splits: "dict[str, Dataset]", stratify_by: str | None = None) -> None:
-        """Splits ``validation`` and ``test`` off the training rows where they are fractions.
+        """Splits ``validation`` and ``test`` off the training rows if they are fractions.
 
         Args:
             splits: The splits read so far; ``train`` keeps the rest.
-            stratify_by: A ``ClassLabel`` column whose classes keep their shares.
+            stratify_by: A ``ClassLabel`` column whose class proportions are kept.
 
         Raises:
             RecipeError: There are no training rows, or a fraction leaves none.
@@ -216,7 +215,7 @@ class RecipeData(LightningDataModule, ABC):
         self._load()
 
     def setup(self, stage: str) -> None:
-        """Makes the splits that ``stage`` (fit, validate, test or predict) needs ready to be batched."""
+        """Loads the splits that ``stage`` (fit, validate, test or predict) needs."""
         self._load()
         if stage == "fit" and getattr(rank_zero_only, "rank", 0) == 0:
             print_summary(self.summary())
@@ -241,7 +240,7 @@ class RecipeData(LightningDataModule, ABC):
     def train_dataloader(self) -> DataLoader:
         """Shuffled batches, as :meth:`train_sampler` orders them."""
         assert self.trainer is not None
-        # Lightning would wrap any other sampler in a shuffle of its own, without regard to the run's seed.
+        # Lightning would replace any other sampler by one that shuffles without the run's seed.
         sampler = self.train_sampler(
             self.splits["train"],
             num_replicas=self.trainer.world_size,
@@ -267,7 +266,7 @@ class RecipeData(LightningDataModule, ABC):
         return self._loader(DataLoader, self.splits["predict"], self.eval_batch_size)
 
     def _for_all_processes(self, split: str) -> "Dataset":
-        """A split with as many rows for each process: else some would be evaluated twice, and count twice."""
+        """A split padded to the same number of rows for each process: else some rows would be counted twice."""
         from datasets import Dataset, concatenate_datasets
 
         assert self.trainer is not None
@@ -290,11 +289,11 @@ class RecipeData(LightningDataModule, ABC):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """The place in the training split, for a run that goes on from here."""
+        """The position in the training split, for a resumed run."""
         return {} if self._train_loader is None else {"place": self._train_loader.place}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes up the place in the training split."""
+        """Restores the position in the training split."""
         self._place = state_dict.get("place")
 
 

@@ -1,7 +1,7 @@
 """The private attributes of argparse and jsonargparse that the command line uses: named here and nowhere else.
 
 They are read, never changed. ``tests/recipes/cli/test_jsonargparse_internals.py`` names the one that a new version of
-Python or jsonargparse takes away.
+Python or jsonargparse has removed.
 """
 
 from argparse import SUPPRESS, Action

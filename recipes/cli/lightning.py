@@ -35,7 +35,7 @@ from recipes.training.defaults import default_callbacks, loggers_of
 
 CHECKPOINT_PATH = (
     "A .ckpt file, the folder of a run, or 'best' or 'last' for the newest run of the same --config. fit "
-    "resumes from it, the other commands load it. From the folder of a run, fit takes the last checkpoint, the "
+    "resumes from it, the other commands load it. From the folder of a run, fit loads the last checkpoint, the "
     "others the best."
 )
 WEIGHTS_ONLY = "Whether a checkpoint may hold only tensors and plain values, and no objects that could run code."
@@ -84,7 +84,7 @@ class RecipeCLI(LightningCLI):
             raise
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
-        """The given command alone: a parser for each of the others would only delay the start."""
+        """The given command alone: building a parser for each of the others takes time."""
         return {self.command: LightningCLI.subcommands()[self.command]}
 
     def _leave_no_empty_folder(self) -> None:
@@ -96,7 +96,7 @@ class RecipeCLI(LightningCLI):
         return hasattr(self, "trainer") and self.trainer.interrupted
 
     def _end_as_stopped(self, error: SystemExit) -> NoReturn:
-        """Says where to go on; the exit status is 130 after Ctrl-C, else 128 and the number of the signal."""
+        """Says how to resume; the exit status is 130 after Ctrl-C, else 128 and the number of the signal."""
         where = self._where_it_stopped()
         if not isinstance(error, SIGTERMException):
             signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -167,7 +167,7 @@ class RecipeCLI(LightningCLI):
         self._find_checkpoint(command)
 
     def _find_checkpoint(self, command: str) -> None:
-        """Finds the checkpoint of ``--ckpt_path``, and takes from it the arguments of the model that were not given.
+        """Finds the checkpoint of ``--ckpt_path``, and loads from it the arguments of the model that were not given.
 
         Lightning would let the arguments in the checkpoint replace those given. It therefore sees no ``ckpt_path``
         until the classes are instantiated.
@@ -207,7 +207,7 @@ class RecipeCLI(LightningCLI):
         return runs_root(self.config[command]["trainer"]["default_root_dir"]), config_name(first)
 
     def before_instantiate_classes(self) -> None:
-        """Sets the threads; lets the model say what makes a checkpoint the best one, where no setting does."""
+        """Sets the threads and, if no setting does, the metric that chooses the best checkpoint: the model's."""
         settings = self.config[self.subcommand]
         if settings["threads"] is not None:
             torch.set_num_threads(settings["threads"])
@@ -287,5 +287,5 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def is_first_rank() -> bool:
-    """Whether this process is rank 0, or the one that will start the others."""
+    """Whether this process is rank 0, or the one that launches the others."""
     return getattr(rank_zero_only, "rank", 0) == 0

@@ -1,4 +1,4 @@
-"""The parser of ``fit``, ``validate``, ``test`` and ``predict``: its texts, and the words that it is given."""
+"""The parser of ``fit``, ``validate``, ``test`` and ``predict``: its help texts, and the arguments that it parses."""
 
 import json
 from collections.abc import Mapping
@@ -93,7 +93,7 @@ def parser_settings(command: str) -> dict[str, Any]:
 
 
 def words_for(command: str, command_line: CommandLine) -> list[str]:
-    """The command line as the parser takes it, each value in the word of its option: it is read one way only."""
+    """The arguments for the parser, each value in the same word as its option, so that it has one reading only."""
     return [command, *(word for option in command_line.options for word in _words(command, option))]
 
 

@@ -29,7 +29,7 @@ static OUT_OF_LINE void NAME(convert)(const struct operand *x, const char *matri
     }
 }
 
-/* Copies pieces of four rows, their numbers side by side in memory, into the buffers as REAL: four streams at once. */
+/* Copies contiguous pieces of four rows into the buffers as REAL: four streams at once. */
 static OUT_OF_LINE void NAME(convert_rows)(int64_t dtype, const char *matrix, const int64_t offsets[4], int64_t count,
                                            REAL unscale, REAL (*restrict buffers)[CHUNK])
 {
@@ -58,7 +58,7 @@ static OUT_OF_LINE void NAME(convert_rows)(int64_t dtype, const char *matrix, co
     }
 }
 
-/* A piece of a row as REAL: where it lies, if it is that already, else in the buffer. */
+/* A piece of a row as REAL: in place if it already is, else in the buffer. */
 static inline const REAL *NAME(read)(const struct operand *x, const char *matrix, int64_t row, int64_t column,
                                      int64_t count, REAL unscale, REAL *restrict buffer)
 {
@@ -69,7 +69,7 @@ static inline const REAL *NAME(read)(const struct operand *x, const char *matrix
     return buffer;
 }
 
-/* Whether a row can be written where it lies. */
+/* Whether a row can be written in place. */
 static int NAME(in_place)(const struct operand *x)
 {
     return x->dtype == REAL_DTYPE && x->column_stride == 1;
@@ -135,7 +135,7 @@ static inline void NAME(store)(REAL *x, int v, NAME(vector) values)
 /* The smaller of x and the bound; NaN stays NaN. */
 static inline NAME(vector) NAME(at_most)(REAL bound, NAME(vector) x)
 {
-    NAME(vector) bounds = x - x; /* only to have all elements */
+    NAME(vector) bounds = x - x; /* broadcasts the bound */
     for (int i = 0; i < VECTOR_BYTES / (int)sizeof(REAL); i++)
         bounds[i] = bound;
     return (NAME(vector))MIN(bounds, x);

@@ -287,7 +287,7 @@ def test_a_run_resumes_where_the_last_one_ended() -> None:
 def test_a_finished_run_that_is_resumed_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("fit", "--ckpt_path", "last") == 0
     said = capsys.readouterr().err
-    assert "note: nothing is left to train: 3 epochs are done; to go on, give --trainer.max_epochs above 3" in said
+    assert "note: nothing is left to train: 3 epochs are done; to continue, give --trainer.max_epochs above 3" in said
 
 
 def test_checkpoints_have_checksums_and_corrupted_ones_are_refused(
@@ -300,7 +300,7 @@ def test_checkpoints_have_checksums_and_corrupted_ones_are_refused(
     content[len(content) // 2] ^= 1
     last.write_bytes(content)
     assert run("fit", "--ckpt_path", str(last)) == 2
-    assert "last.ckpt: the file is damaged" in capsys.readouterr().err
+    assert "last.ckpt: the file is corrupted" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("settings", [[], ["--checkpoint.save_weights_only", "true"]])
