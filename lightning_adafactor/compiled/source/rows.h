@@ -1,5 +1,18 @@
 /* Rows of tensors as contiguous numbers of the arithmetic's dtype, REAL. Included once for each REAL. */
 
+#ifndef EACH_DTYPE
+/* The cases of a switch over dtypes: COPY(type of a number in memory, its conversion). */
+#define EACH_DTYPE(COPY, OF_BFLOAT16, OF_FLOAT16)                                                                      \
+    case FLOAT32:                                                                                                      \
+        COPY(float, )                                                                                                  \
+    case FLOAT64:                                                                                                      \
+        COPY(double, )                                                                                                 \
+    case BFLOAT16:                                                                                                     \
+        COPY(uint16_t, OF_BFLOAT16)                                                                                    \
+    case FLOAT16:                                                                                                      \
+        COPY(uint16_t, OF_FLOAT16)
+#endif
+
 /* Copies a piece of a row into the buffer as REAL. */
 static OUT_OF_LINE void NAME(convert)(const struct operand *x, const char *matrix, int64_t offset, int64_t count,
                                       REAL unscale, REAL *restrict buffer)
@@ -17,14 +30,7 @@ static OUT_OF_LINE void NAME(convert)(const struct operand *x, const char *matri
                 buffer[j] = (REAL)CONVERT(from[j * stride]) * unscale;                                                 \
         break;                                                                                                         \
     }
-    case FLOAT32:
-        COPY(float, )
-    case FLOAT64:
-        COPY(double, )
-    case BFLOAT16:
-        COPY(uint16_t, float_of_bfloat16)
-    case FLOAT16:
-        COPY(uint16_t, float_of_float16)
+        EACH_DTYPE(COPY, float_of_bfloat16, float_of_float16)
 #undef COPY
     }
 }
@@ -46,14 +52,7 @@ static OUT_OF_LINE void NAME(convert_rows)(int64_t dtype, const char *matrix, co
         }                                                                                                              \
         break;                                                                                                         \
     }
-    case FLOAT32:
-        COPY(float, )
-    case FLOAT64:
-        COPY(double, )
-    case BFLOAT16:
-        COPY(uint16_t, float_of_bfloat16)
-    case FLOAT16:
-        COPY(uint16_t, float_of_float16)
+        EACH_DTYPE(COPY, float_of_bfloat16, float_of_float16)
 #undef COPY
     }
 }
@@ -92,14 +91,7 @@ static OUT_OF_LINE void NAME(write)(const struct operand *x, char *matrix, int64
                 to[j * stride] = (TYPE)CONVERT(values[j]);                                                             \
         break;                                                                                                         \
     }
-    case FLOAT32:
-        COPY(float, )
-    case FLOAT64:
-        COPY(double, )
-    case BFLOAT16:
-        COPY(uint16_t, bfloat16_of_float)
-    case FLOAT16:
-        COPY(uint16_t, float16_of_float)
+        EACH_DTYPE(COPY, bfloat16_of_float, float16_of_float)
 #undef COPY
     }
 }

@@ -13,7 +13,7 @@ import lightning_adafactor
 from recipes.cli import optimizer_files
 from recipes.cli.main import main
 
-CLASSIFIER = """\
+TRAINER = """\
 trainer:
   accelerator: cpu
   max_steps: 2
@@ -21,6 +21,8 @@ trainer:
   num_sanity_val_steps: 0
   enable_model_summary: false
   enable_progress_bar: false
+"""
+CLASSIFIER = """\
 model:
   class_path: recipes.TextClassifier
   init_args:
@@ -38,13 +40,6 @@ data:
     batch_size: 6
 """
 LANGUAGE_MODEL = """\
-trainer:
-  accelerator: cpu
-  max_steps: 2
-  limit_val_batches: 1
-  num_sanity_val_steps: 0
-  enable_model_summary: false
-  enable_progress_bar: false
 model:
   class_path: recipes.LanguageModel
   init_args:
@@ -72,7 +67,9 @@ def usual(tiny_model: Path, wires_csv: Path, usual_folder: Path) -> tuple[dict[s
     """What the command writes and prints for a recipe alone, with a limit that some rows fit into."""
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
         patch.chdir(usual_folder)
-        Path("tiny-cls.yaml").write_text(CLASSIFIER.format(model=tiny_model, wires=wires_csv), encoding="utf-8")
+        Path("tiny-cls.yaml").write_text(
+            TRAINER + CLASSIFIER.format(model=tiny_model, wires=wires_csv), encoding="utf-8"
+        )
         result = estimate("--config=tiny-cls.yaml", "--gpu-memory=150kB", "--png=estimate.png")
     return result, " ".join(printed.getvalue().split())
 
@@ -82,7 +79,7 @@ def classifier(tiny_model: Path, wires_csv: Path, tmp_path: Path, monkeypatch: p
     """A working folder with a recipe for a tiny BERT."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RUNS_DIR", raising=False)
-    Path("tiny-cls.yaml").write_text(CLASSIFIER.format(model=tiny_model, wires=wires_csv), encoding="utf-8")
+    Path("tiny-cls.yaml").write_text(TRAINER + CLASSIFIER.format(model=tiny_model, wires=wires_csv), encoding="utf-8")
     return "--config=tiny-cls.yaml"
 
 
@@ -92,7 +89,7 @@ def language_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RUNS_DIR", raising=False)
     Path("text.txt").write_text("the cat sat on the mat and looked at the moon \n" * 40, encoding="utf-8")
-    Path("tiny-lm.yaml").write_text(LANGUAGE_MODEL, encoding="utf-8")
+    Path("tiny-lm.yaml").write_text(TRAINER + LANGUAGE_MODEL, encoding="utf-8")
     return "--config=tiny-lm.yaml"
 
 
