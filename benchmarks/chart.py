@@ -34,7 +34,7 @@ def draw(cells: Sequence[Cell], device: str, path: Path) -> None:
     for panel, cell in zip(panels[:, 0], cells, strict=True):
         _draw_panel(panel, cell)
     figure.suptitle(f"Time of an optimizer step on {device}")
-    panels[-1, 0].set_xlabel(f"ms, median and quartiles; {MODES[cells[0].modes[0]]}")
+    figure.supxlabel(f"ms, median and quartiles; {MODES[cells[0].modes[0]]}", fontsize="small")
     figure.savefig(path, dpi=150)
     plt.close(figure)
 

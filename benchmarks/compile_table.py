@@ -143,6 +143,7 @@ def compile_variant(variant: Variant) -> Compiled:
         "TILE_ROWS": tiling.rows,
         "TILE_COLUMNS": tiling.columns,
         "BLOCK_ROWS": tiling.block_rows,
+        "STAGES": tiling.stages,
         "HAS_GRAD_SCALE": variant.checks[0],
         "HAS_FOUND_INF": variant.checks[1],
         "MOMENTUM": variant.momentum,
@@ -174,6 +175,8 @@ def _read(ptx: str, capability: int) -> Compiled:
         raise RuntimeError(f"ptxas failed for {ARCHITECTURES[capability]}: {run.stderr.strip()}")
     said = run.stderr
 
+    copies = r"cp\.async\."  # into shared memory, ahead of time; those with ``cg`` are of 128 bits
+
     def largest(pattern: str) -> int:
         return max((int(number) for number in re.findall(pattern, said)), default=0)
 
@@ -181,8 +184,8 @@ def _read(ptx: str, capability: int) -> Compiled:
         registers=largest(r"Used (\d+) registers"),
         spilled=largest(r"(\d+) bytes spill stores") + largest(r"(\d+) bytes spill loads"),
         stack=largest(r"(\d+) bytes stack frame"),
-        wide_loads=len(re.findall(r"ld\.global\S*\.v4\.\w32|ld\.global\S*\.v2\.\w64", ptx)),
-        loads=len(re.findall(r"ld\.global", ptx)),
+        wide_loads=len(re.findall(rf"ld\.global\S*\.v4\.\w32|ld\.global\S*\.v2\.\w64|{copies}cg", ptx)),
+        loads=len(re.findall(rf"ld\.global|{copies}c[ag]", ptx)),
         wide_stores=len(re.findall(r"st\.global\S*\.v4\.\w32|st\.global\S*\.v2\.\w64", ptx)),
         stores=len(re.findall(r"st\.global", ptx)),
         atomics=len(re.findall(r"\b(?:atom|red)\.", ptx)),

@@ -14,6 +14,7 @@ from torch.optim.optimizer import Optimizer, ParamsT
 from lightning_adafactor import compiled as compiled_step
 from lightning_adafactor import conversion, plain
 from lightning_adafactor.entry import Entry
+from lightning_adafactor.entry_cache import EntryCache
 from lightning_adafactor.implementation import Choice, choose, explain
 from lightning_adafactor.rule import Dialect, Rule, state_dtype
 
@@ -78,7 +79,10 @@ class Adafactor(Optimizer):
     """
 
     _dialect: Dialect = "torch"
-    _fused_step: FusedAdafactor | None = None  # belongs to the process, not to the state
+    # these belong to the process, not to the state
+    _fused_step: FusedAdafactor | None = None
+    _entry_cache: EntryCache | None = None
+    _paths_of_cache: tuple[Any, ...] = ()
     _step_supports_amp_scaling: bool  # read by GradScaler and Lightning; absent unless fused=True
 
     def __init__(
@@ -275,21 +279,26 @@ class Adafactor(Optimizer):
         fused_entries: list[Entry] = []
         compiled_entries: list[Entry] = []
         plain_entries: list[Entry] = []
+        cache = self._new_or_kept_cache()
         index = -1
-        for group in self.param_groups:
+        for number, group in enumerate(self.param_groups):
             rule = self._rule(group)
             for param in group["params"]:
                 index += 1
                 grad = param.grad
                 if grad is None:
                     continue
-                if torch.is_complex(param):
-                    raise RuntimeError("Adafactor does not support complex parameters")
                 if grad.is_sparse:
                     raise RuntimeError("Adafactor does not support sparse gradients")
+                state = self.state[param]
+                entry = cache.find(index, number, param, grad, state, rule)
+                if entry is not None:
+                    fused_entries.append(entry)
+                    continue
+                if torch.is_complex(param):
+                    raise RuntimeError("Adafactor does not support complex parameters")
                 if isinstance(param, DTensor):
                     raise RuntimeError("Adafactor does not support DTensor parameters (fully_shard, tensor parallel)")
-                state = self.state[param]
                 if len(state) == 0:
                     state.update(self._new_state(param, rule))
                 elif rule.beta1 is not None and "exp_avg" not in state:
@@ -298,11 +307,20 @@ class Adafactor(Optimizer):
                 if path == "fused":
                     if state["step"].device != param.device or state["step"].dtype != torch.float32:
                         state["step"] = state["step"].to(param.device, torch.float32, non_blocking=True)
-                    fused_entries.append(Entry.of(param, grad, state, index, rule))
+                    entry = Entry.of(param, grad, state, index, rule)
+                    cache.keep(entry, number, param, grad, state)
+                    fused_entries.append(entry)
                     continue
                 entry = Entry.of(param.detach(), grad, state, index, rule)
                 (compiled_entries if path == "compiled" else plain_entries).append(entry)
         return fused_entries, compiled_entries, plain_entries
+
+    def _new_or_kept_cache(self) -> EntryCache:
+        """The entries of the last step, or none if an option that chooses the implementation has changed since."""
+        paths = tuple((group["fused"], group["compiled"], group["capturable"]) for group in self.param_groups)
+        if self._entry_cache is None or paths != self._paths_of_cache:
+            self._entry_cache, self._paths_of_cache = EntryCache(), paths
+        return self._entry_cache
 
     def implementation(self) -> dict[str, Choice]:
         """Returns the implementation of each parameter's step, and why it is not a faster one.
@@ -348,6 +366,7 @@ class Adafactor(Optimizer):
 
                 self._fused_step = FusedAdafactor()
             self._fused_step(fused_entries, grad_scale=grad_scale, found_inf=found_inf)
+            self._new_or_kept_cache().release_gradients()
         if compiled_entries:
             compiled_step.adafactor(compiled_entries, grad_scale=grad_scale, found_inf=found_inf)
         if plain_entries:

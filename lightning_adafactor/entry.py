@@ -9,7 +9,7 @@ from torch import Tensor
 from lightning_adafactor.rule import Rule
 
 
-@dataclasses.dataclass(slots=True)
+@dataclasses.dataclass(slots=True, eq=False)  # compared by identity
 class Entry:
     """One parameter with its gradient, state and options, dimensions in the order of its memory.
 

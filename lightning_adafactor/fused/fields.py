@@ -10,7 +10,7 @@ from enum import IntEnum, IntFlag
 MAX_DIMS = 5
 """The most dimensions that a parameter may have: the table has strides for no more."""
 
-CHUNK = 1024
+CHUNK = 256
 """Rows or columns that one program processes where it updates R or C."""
 
 

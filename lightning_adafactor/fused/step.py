@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_adafactor.entry import Entry
 from lightning_adafactor.fused import kernels
-from lightning_adafactor.fused.table import Tiling, WorkTable, signature
+from lightning_adafactor.fused.table import Tiling, WorkTable
 
 _Kind = tuple[torch.device, torch.dtype, torch.dtype]
 
@@ -21,7 +21,7 @@ _TRITON_DTYPE = {
     torch.float16: triton.language.float16,
 }
 
-WARPS = 8
+WARPS = 4
 """Warps of a program."""
 
 
@@ -38,7 +38,9 @@ class FusedAdafactor:
     def __init__(self, tilings: dict[torch.dtype, Tiling] | None = None) -> None:
         self.tilings = tilings or {}
         self.tables: dict[_Kind, WorkTable] = {}
-        self._signatures: dict[_Kind, list[object]] = {}
+        self._entries: list[Entry] = []  # of the last step, as the next two
+        self._empty: list[Entry] = []
+        self._buckets: dict[_Kind, list[Entry]] = {}
         self._captured: list[WorkTable] = []  # tables that captured graphs read at each replay
 
     def __call__(
@@ -51,27 +53,31 @@ class FusedAdafactor:
             grad_scale: One element that gradients are divided by before use; None for 1.
             found_inf: One element; where it is not zero, nothing changes. None for 0.
         """
-        buckets: dict[_Kind, list[Entry]] = {}
-        for entry in entries:
-            if entry.param.numel() == 0:
-                entry.step += 1 if found_inf is None else (found_inf == 0).to(entry.step).view(())
-                continue
-            kind = (entry.param.device, entry.param.dtype, entry.grad.dtype)
-            buckets.setdefault(kind, []).append(entry)
-        for kind, bucket in buckets.items():
+        entries = list(entries)
+        if entries != self._entries:
+            self._sort(entries)
+        for entry in self._empty:
+            entry.step += 1 if found_inf is None else (found_inf == 0).to(entry.step).view(())
+        for kind, bucket in self._buckets.items():
             device = kind[0]
             scale = None if grad_scale is None else grad_scale.to(device, non_blocking=True)
             overflow = None if found_inf is None else found_inf.to(device, non_blocking=True)
             self._launch(self._table(kind, bucket), kind, scale, overflow)
 
+    def _sort(self, entries: list[Entry]) -> None:
+        """Puts entries into buckets; those without elements need no kernel."""
+        self._entries = entries
+        self._empty = [entry for entry in entries if entry.param.numel() == 0]
+        self._buckets = {}
+        for entry in entries:
+            if entry.param.numel() > 0:
+                kind = (entry.param.device, entry.param.dtype, entry.grad.dtype)
+                self._buckets.setdefault(kind, []).append(entry)
+
     def _table(self, kind: _Kind, bucket: list[Entry]) -> WorkTable:
-        expected = signature(bucket)
         table = self.tables.get(kind)
-        if table is not None and self._signatures[kind] == expected:
-            table.update(bucket)
-        else:
-            table = WorkTable(bucket, self.tilings.get(kind[1], Tiling.of(kind[1])))
-            self.tables[kind], self._signatures[kind] = table, expected
+        if table is None or not table.update(bucket):
+            table = self.tables[kind] = WorkTable(bucket, self.tilings.get(kind[1], Tiling.of(kind[1])))
         if kind[0].type == "cuda" and torch.cuda.is_current_stream_capturing():
             # the table belongs to the graph from now on: replays write to it, so no later step may use it
             self._captured.append(self.tables.pop(kind))
@@ -83,7 +89,12 @@ class FusedAdafactor:
         unused = table.scalars
         scale = unused if grad_scale is None else grad_scale
         overflow = unused if found_inf is None else found_inf
-        tile = {"TILE_ROWS": tiling.rows, "TILE_COLUMNS": tiling.columns, "BLOCK_ROWS": tiling.block_rows}
+        tile = {
+            "TILE_ROWS": tiling.rows,
+            "TILE_COLUMNS": tiling.columns,
+            "BLOCK_ROWS": tiling.block_rows,
+            "STAGES": tiling.stages,
+        }
         checks = {"HAS_FOUND_INF": found_inf is not None}
         unscales = {"HAS_GRAD_SCALE": grad_scale is not None, **checks}
         p, g = _TRITON_DTYPE[param_dtype], _TRITON_DTYPE[grad_dtype]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -34,17 +34,23 @@ class Tiling:
     Attributes:
         rows: Rows of a tile.
         columns: Columns of a tile, a multiple of 8.
-        block_rows: Rows held in registers at a time; divides ``rows``.
+        block_rows: Rows processed at a time; divides ``rows``.
+        stages: Blocks of a tile in flight from memory at a time. Each takes shared memory: with G and p, 64 KB in
+            all for float32 and 48 KB for bfloat16.
     """
 
     rows: int
     columns: int
     block_rows: int
+    stages: int = 1
 
     @classmethod
     def of(cls, dtype: torch.dtype) -> Tiling:
-        """The tiling for parameters of a dtype: 128 bits for each of a warp's 32 threads span a row of a tile."""
-        return cls(256, 128, 32) if dtype.itemsize == 4 else cls(256, 256, 16)
+        """The tiling for parameters of a dtype, the fastest of 57 on an H100 (``benchmarks/results``).
+
+        128 bits for each of a warp's 32 threads span a row of a tile.
+        """
+        return cls(256, 128, 16, stages=4) if dtype.itemsize == 4 else cls(256, 256, 16, stages=3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,24 +166,55 @@ class WorkTable:
         self.has_momentum = any(entry.exp_avg is not None for entry in entries)
         self.is_stochastic = any(entry.rule.rounds_stochastically(entry.param) for entry in entries)
         self._kept: list[Tensor] = []  # host memory that a captured graph reads again at each replay
-        self._host_options = torch.tensor(_options_of(entries), dtype=torch.float64)
+        self._entries, self._signature = list(entries), signature(entries)
+        places = {id(entry.rule): place for place, entry in reversed(list(enumerate(entries)))}
+        self._places = sorted(places.values())  # of the first entry of each group
+        self._host_options = self._options(entries)
         self._host_grads = torch.tensor([entry.grad.data_ptr() for entry in entries], dtype=torch.int64)
         self.options = self._on_device(self._host_options)
         self._copy_lrs_of_other_devices(entries)
         self.grads = self._on_device(self._host_grads)
         self._lay_out(entries)
 
-    def update(self, entries: Sequence[Entry]) -> None:
-        """Updates what may change from step to step; copies only what did change."""
+    def update(self, entries: list[Entry]) -> bool:
+        """Copies what may change from step to step, and only what did: addresses of gradients, and options.
+
+        Args:
+            entries: The bucket's parameters in this step.
+
+        Returns:
+            False where anything else has changed, so that a new table is needed.
+        """
         grads = torch.tensor([entry.grad.data_ptr() for entry in entries], dtype=torch.int64)
-        if not torch.equal(grads, self._host_grads):
+        if entries == self._entries:  # the same objects, whose tensors are the same but for the gradients
+            moved = not torch.equal(grads, self._host_grads)
+            if _fixed_options(self._rules(entries)) != self._signature[0]:
+                return False
+            if moved and ((grads ^ self._host_grads) % _VECTOR_BYTES).any():
+                return False
+        else:
+            if signature(entries) != self._signature:
+                return False
+            self._entries = entries
+            moved = not torch.equal(grads, self._host_grads)
+        if moved:
             self._host_grads = grads
             self._copy(grads, self.grads)
-        options = torch.tensor(_options_of(entries), dtype=torch.float64)
+        options = self._options(entries)
         if not torch.equal(options, self._host_options):
             self._host_options = options
             self._copy(options, self.options)
         self._copy_lrs_of_other_devices(entries)
+        return True
+
+    def _rules(self, entries: Sequence[Entry]) -> list[Rule]:
+        """The rule of each group."""
+        return [entries[place].rule for place in self._places]
+
+    def _options(self, entries: Sequence[Entry]) -> Tensor:
+        """The options table, float64 on the host."""
+        rows = [_options(entries[place].rule, entries[place].param) for place in self._places]
+        return torch.tensor(rows, dtype=torch.float64)
 
     def workspace_bytes(self) -> int:
         """Bytes that are kept beside the optimizer's state."""
@@ -195,9 +232,9 @@ class WorkTable:
         return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
 
     def _copy_lrs_of_other_devices(self, entries: Sequence[Entry]) -> None:
-        """Copies each lr that is on another accelerator, or in a dtype that the kernels do not read."""
-        for group, entry in enumerate({id(entry.rule): entry for entry in entries}.values()):
-            lr = entry.rule.lr
+        """Copies each lr that is on another device, or of a dtype that the kernels do not read."""
+        for group, rule in enumerate(self._rules(entries)):
+            lr = rule.lr
             if isinstance(lr, Tensor) and lr.device.type != "cpu" and not _is_read_in_place(lr, self.device):
                 self.options[group, Option.LR].copy_(lr.view(()), non_blocking=True)
 
@@ -292,11 +329,7 @@ _STRIDES = {
 def signature(entries: Sequence[Entry]) -> list[object]:
     """All that a table depends on and that :meth:`WorkTable.update` does not update."""
     groups = _groups(entries)
-    rules = {id(entry.rule): entry.rule for entry in entries}
-    options = [
-        (rule.seed, rule.stochastic_rounding, rule.lr.data_ptr() if isinstance(rule.lr, Tensor) else None)
-        for rule in rules.values()
-    ]
+    options = _fixed_options({id(entry.rule): entry.rule for entry in entries}.values())
     tensors = [
         (
             groups[id(entry.rule)],
@@ -327,10 +360,12 @@ def _groups(entries: Sequence[Entry]) -> dict[int, int]:
     return groups
 
 
-def _options_of(entries: Sequence[Entry]) -> list[list[float]]:
-    """The rows of the options table."""
-    rules = {id(entry.rule): entry for entry in entries}
-    return [_options(entry.rule, entry.param) for entry in rules.values()]
+def _fixed_options(rules: Iterable[Rule]) -> list[object]:
+    """Options that stand in the table of parameters, and so cannot change without a new table."""
+    return [
+        (rule.seed, rule.stochastic_rounding, rule.lr.data_ptr() if isinstance(rule.lr, Tensor) else None)
+        for rule in rules
+    ]
 
 
 def _address(tensor: Tensor | None) -> int:

@@ -5,6 +5,8 @@
 =================== ==================================================================================
 recipe              Name of the configuration, which is also that of the run's group of folders.
 optimizer           Import path of the optimizer's class.
+implementation      For the optimizers of this project: how each parameter's step was taken, and why not faster, as
+                    counted by :func:`lightning_adafactor.implementation.summarize`. Empty for other optimizers.
 optimizer_state     Size of the optimizer's state after the last step, on this process: ``elements``,
                     ``bytes``, ``megabytes`` (MiB).
 adamw_state         Size of the state of ``torch.optim.AdamW`` for the same trainable parameters: two moments in
@@ -50,6 +52,8 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from lightning_adafactor import Adafactor
+from lightning_adafactor.implementation import summarize
 from lightning_adafactor.memory import StateSize, adamw_state, measure_state
 from recipes.runs.history import RunHistory, peak_memory_mb
 from recipes.runs.provenance import cpu_name, git_commit, packages
@@ -102,6 +106,12 @@ def about_training(trainer: Trainer, module: LightningModule, history: RunHistor
         monitor = {"name": checkpoint.monitor, "mode": checkpoint.mode}
     return {
         "optimizer": ", ".join(import_path(type(optimizer)) for optimizer in trainer.strategy.optimizers),
+        "implementation": summarize(
+            choice
+            for optimizer in trainer.strategy.optimizers
+            if isinstance(optimizer, Adafactor)
+            for choice in optimizer.implementation().values()
+        ),
         "optimizer_state": _as_dict(state),
         "adamw_state": _as_dict(adamw_state(module.parameters())),
         "parameters": sum(parameter.numel() for parameter in module.parameters()),

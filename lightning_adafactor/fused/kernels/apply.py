@@ -89,7 +89,8 @@ def _new_value(p, u, average_at, inside, scale, decay_factor, beta1, MOMENTUM: t
 def _apply_to_matrix(
     param_table, grads, option_table, workspace, scalars, unscale, place,
     P: tl.constexpr, G: tl.constexpr, TILE_ROWS: tl.constexpr, TILE_COLUMNS: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr, ALIGNED: tl.constexpr, MOMENTUM: tl.constexpr, STOCHASTIC: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, STAGES: tl.constexpr, ALIGNED: tl.constexpr,
+    MOMENTUM: tl.constexpr, STOCHASTIC: tl.constexpr,
 ):  # fmt: skip
     param, matrix, row_tile, column_tile = place
     n, m, row, column = matrix_bounds(param_table, param, row_tile, column_tile, TILE_ROWS, TILE_COLUMNS, ALIGNED)
@@ -107,7 +108,7 @@ def _apply_to_matrix(
     columns = tl.arange(0, TILE_COLUMNS)
     in_columns = column + columns < m
     c = tl.load(col_var + columns, mask=in_columns, other=1.0)
-    for block in range(0, tile_rows(n, row, TILE_ROWS, ALIGNED), BLOCK_ROWS):
+    for block in tl.range(0, tile_rows(n, row, TILE_ROWS, ALIGNED), BLOCK_ROWS, num_stages=STAGES):
         rows = block + tl.arange(0, BLOCK_ROWS)
         in_rows = row + rows < n
         inside = in_rows[:, None] & in_columns[None, :]
@@ -135,7 +136,7 @@ def _apply_to_matrix(
 def _apply_to_vector(
     param_table, grads, option_table, scalars, unscale, place,
     P: tl.constexpr, G: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr,
-    ALIGNED: tl.constexpr, MOMENTUM: tl.constexpr, STOCHASTIC: tl.constexpr,
+    STAGES: tl.constexpr, ALIGNED: tl.constexpr, MOMENTUM: tl.constexpr, STOCHASTIC: tl.constexpr,
 ):  # fmt: skip
     param, _, row_tile, _ = place
     m, first = vector_bounds(param_table, param, row_tile, TILE, ALIGNED)
@@ -147,7 +148,7 @@ def _apply_to_vector(
     beta1 = load_option(param_table, param, option_table, BETA1).to(tl.float32)
     scale = tl.load(scalars + param * SCALAR_COUNT + UPDATE_SCALE)
     decay_factor = tl.load(scalars + param * SCALAR_COUNT + DECAY_FACTOR)
-    for block in range(0, tile_length(m, first, TILE), BLOCK):
+    for block in tl.range(0, tile_length(m, first, TILE), BLOCK, num_stages=STAGES):
         at = block + tl.arange(0, BLOCK)
         inside = first + at < m
         p_at, a_at = vector_block(p_view, at), vector_block(a_view, at)
@@ -184,6 +185,7 @@ def apply_updates(
     TILE_ROWS: tl.constexpr,
     TILE_COLUMNS: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,  # rows held in registers at a time; divides TILE_ROWS
+    STAGES: tl.constexpr,  # blocks of a tile that are loaded ahead, that of the moment included; 1 for none
     HAS_GRAD_SCALE: tl.constexpr,
     HAS_FOUND_INF: tl.constexpr,
     MOMENTUM: tl.constexpr,  # some parameter of the bucket has an average of updates
@@ -201,20 +203,20 @@ def apply_updates(
             if flags & IS_ALIGNED != 0:
                 _apply_to_matrix(
                     param_table, grads, option_table, workspace, scalars, unscale, place,
-                    P, G, TILE_ROWS, TILE_COLUMNS, BLOCK_ROWS, True, MOMENTUM, STOCHASTIC,
+                    P, G, TILE_ROWS, TILE_COLUMNS, BLOCK_ROWS, STAGES, True, MOMENTUM, STOCHASTIC,
                 )  # fmt: skip
             else:
                 _apply_to_matrix(
                     param_table, grads, option_table, workspace, scalars, unscale, place,
-                    P, G, TILE_ROWS, TILE_COLUMNS, BLOCK_ROWS // UNALIGNED_SPLIT, False, MOMENTUM, STOCHASTIC,
+                    P, G, TILE_ROWS, TILE_COLUMNS, BLOCK_ROWS // UNALIGNED_SPLIT, 1, False, MOMENTUM, STOCHASTIC,
                 )  # fmt: skip
         elif flags & IS_ALIGNED != 0:
             _apply_to_vector(
                 param_table, grads, option_table, scalars, unscale, place,
-                P, G, TILE, BLOCK, True, MOMENTUM, STOCHASTIC,
+                P, G, TILE, BLOCK, STAGES, True, MOMENTUM, STOCHASTIC,
             )  # fmt: skip
         else:
             _apply_to_vector(
                 param_table, grads, option_table, scalars, unscale, place,
-                P, G, TILE, BLOCK // UNALIGNED_SPLIT, False, MOMENTUM, STOCHASTIC,
+                P, G, TILE, BLOCK // UNALIGNED_SPLIT, 1, False, MOMENTUM, STOCHASTIC,
             )  # fmt: skip

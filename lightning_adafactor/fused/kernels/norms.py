@@ -38,7 +38,7 @@ from lightning_adafactor.fused.kernels.update import (
 def _sum_updates_of_matrix(
     param_table, grads, option_table, workspace, squares_of_u, unscale, place, tile,
     G: tl.constexpr, TILE_ROWS: tl.constexpr, TILE_COLUMNS: tl.constexpr, BLOCK_ROWS: tl.constexpr,
-    ALIGNED: tl.constexpr,
+    STAGES: tl.constexpr, ALIGNED: tl.constexpr,
 ):  # fmt: skip
     param, matrix, row_tile, column_tile = place
     n, m, row, column = matrix_bounds(param_table, param, row_tile, column_tile, TILE_ROWS, TILE_COLUMNS, ALIGNED)
@@ -51,7 +51,7 @@ def _sum_updates_of_matrix(
     in_columns = column + columns < m
     c = tl.load(col_var + columns, mask=in_columns, other=1.0)
     squares = tl.zeros((BLOCK_ROWS, TILE_COLUMNS), tl.float32)
-    for block in range(0, tile_rows(n, row, TILE_ROWS, ALIGNED), BLOCK_ROWS):
+    for block in tl.range(0, tile_rows(n, row, TILE_ROWS, ALIGNED), BLOCK_ROWS, num_stages=STAGES):
         rows = block + tl.arange(0, BLOCK_ROWS)
         in_rows = row + rows < n
         g_at = matrix_block(g_view, rows, columns)
@@ -65,14 +65,14 @@ def _sum_updates_of_matrix(
 @triton.jit
 def _sum_updates_of_vector(
     param_table, grads, option_table, squares_of_u, unscale, place, tile,
-    G: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr, ALIGNED: tl.constexpr,
+    G: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr, ALIGNED: tl.constexpr,
 ):  # fmt: skip
     param, _, row_tile, _ = place
     m, first = vector_bounds(param_table, param, row_tile, TILE, ALIGNED)
     g_view = vector_view(param_table, grads, param, GRAD_STRIDES, first, G, ALIGNED)
     variance, cap = load_variance(param_table, option_table, param, first)
     squares = tl.zeros((BLOCK,), tl.float32)
-    for block in range(0, tile_length(m, first, TILE), BLOCK):
+    for block in tl.range(0, tile_length(m, first, TILE), BLOCK, num_stages=STAGES):
         at = block + tl.arange(0, BLOCK)
         inside = first + at < m
         g = tl.load(vector_block(g_view, at), mask=inside, other=0.0).to(tl.float32) * unscale
@@ -96,6 +96,7 @@ def sum_updates(
     TILE_ROWS: tl.constexpr,
     TILE_COLUMNS: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,  # rows held in registers at a time; divides TILE_ROWS
+    STAGES: tl.constexpr,  # blocks of a tile that are loaded ahead, that of the moment included; 1 for none
     HAS_GRAD_SCALE: tl.constexpr,
     HAS_FOUND_INF: tl.constexpr,
 ):
@@ -111,20 +112,20 @@ def sum_updates(
             if flags & IS_ALIGNED != 0:
                 _sum_updates_of_matrix(
                     param_table, grads, option_table, workspace, squares_of_u, unscale, place,
-                    tile, G, TILE_ROWS, TILE_COLUMNS, BLOCK_ROWS, True,
+                    tile, G, TILE_ROWS, TILE_COLUMNS, BLOCK_ROWS, STAGES, True,
                 )  # fmt: skip
             else:
                 _sum_updates_of_matrix(
                     param_table, grads, option_table, workspace, squares_of_u, unscale, place,
-                    tile, G, TILE_ROWS, TILE_COLUMNS, BLOCK_ROWS // UNALIGNED_SPLIT, False,
+                    tile, G, TILE_ROWS, TILE_COLUMNS, BLOCK_ROWS // UNALIGNED_SPLIT, 1, False,
                 )  # fmt: skip
         elif flags & IS_ALIGNED != 0:
             _sum_updates_of_vector(
                 param_table, grads, option_table, squares_of_u, unscale, place,
-                tile, G, TILE, BLOCK, True,
+                tile, G, TILE, BLOCK, STAGES, True,
             )  # fmt: skip
         else:
             _sum_updates_of_vector(
                 param_table, grads, option_table, squares_of_u, unscale, place,
-                tile, G, TILE, BLOCK // UNALIGNED_SPLIT, False,
+                tile, G, TILE, BLOCK // UNALIGNED_SPLIT, 1, False,
             )  # fmt: skip

@@ -7,7 +7,6 @@ import triton.language as tl
 
 from lightning_adafactor.fused.kernels.tables import (
     BETA2_DECAY,
-    CHUNK_SIZE,
     COLUMN_TILES,
     COLUMNS,
     DECAY_BY_ALPHA,
@@ -27,6 +26,7 @@ from lightning_adafactor.fused.kernels.tables import (
     SCALAR_STEP,
     SCALE_PARAMETER,
     SIGN,
+    SPAN,
     STEP,
     UPDATE_SCALE,
     WARMUP_INIT,
@@ -55,9 +55,9 @@ def find_omega(param_table, param, option_table):
 @triton.jit
 def _sum_in_order(partial, count):
     """Sum of ``count`` partial sums, float64, in an order that depends on the count alone."""
-    total = tl.zeros((CHUNK_SIZE,), tl.float64)
-    for first in range(0, count, CHUNK_SIZE):
-        at = first + tl.arange(0, CHUNK_SIZE)
+    total = tl.zeros((SPAN,), tl.float64)
+    for first in range(0, count, SPAN):
+        at = first + tl.arange(0, SPAN)
         total += tl.load(partial + at, mask=at < count, other=0.0).to(tl.float64)
     return tl.sum(total, axis=0)
 

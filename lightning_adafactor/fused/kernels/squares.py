@@ -52,7 +52,7 @@ from lightning_adafactor.fused.kernels.tiles import (
 def _sum_squares_of_matrix(
     param_table, grads, option_table, workspace, squares_of_p, unscale, place, tile,
     P: tl.constexpr, G: tl.constexpr, TILE_ROWS: tl.constexpr, TILE_COLUMNS: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr, ALIGNED: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, STAGES: tl.constexpr, ALIGNED: tl.constexpr,
 ):  # fmt: skip
     param, matrix, row_tile, column_tile = place
     n, m, row, column = matrix_bounds(param_table, param, row_tile, column_tile, TILE_ROWS, TILE_COLUMNS, ALIGNED)
@@ -61,22 +61,21 @@ def _sum_squares_of_matrix(
     g_view = matrix_view(param_table, grads, param, GRAD_STRIDES, matrix, row, column, G, ALIGNED)
     row_sums = workspace + load_field(param_table, param, ROW_SUMS) + (column_tile * matrices + matrix) * n + row
     column_sums = workspace + load_field(param_table, param, COLUMN_SUMS) + (row_tile * matrices + matrix) * m + column
-    scales = load_option(param_table, param, option_table, SCALE_PARAMETER) != 0
+    scales = tl.where(load_option(param_table, param, option_table, SCALE_PARAMETER) != 0, 1, 0)
 
     columns = tl.arange(0, TILE_COLUMNS)
     in_columns = column + columns < m
     g_squares = tl.zeros((BLOCK_ROWS, TILE_COLUMNS), tl.float32)
     p_squares = tl.zeros((BLOCK_ROWS, TILE_COLUMNS), tl.float32)
-    for block in range(0, tile_rows(n, row, TILE_ROWS, ALIGNED), BLOCK_ROWS):
+    for block in tl.range(0, tile_rows(n, row, TILE_ROWS, ALIGNED), BLOCK_ROWS, num_stages=STAGES):
         rows = block + tl.arange(0, BLOCK_ROWS)
         in_rows = row + rows < n
         inside = in_rows[:, None] & in_columns[None, :]
         g = tl.load(matrix_block(g_view, rows, columns), mask=inside, other=0.0).to(tl.float32) * unscale
         g_squares += g * g
         tl.store(row_sums + rows, tl.sum(g * g, axis=1), mask=in_rows)
-        if scales:
-            p = tl.load(matrix_block(p_view, rows, columns), mask=inside, other=0.0).to(tl.float32)
-            p_squares += p * p
+        p = tl.load(matrix_block(p_view, rows, columns), mask=inside & (scales != 0), other=0.0).to(tl.float32)
+        p_squares += p * p
     tl.store(column_sums + columns, tl.sum(g_squares, axis=0), mask=in_columns)
     tl.store(squares_of_p + tile, tl.sum(tl.sum(p_squares, axis=1), axis=0))
 
@@ -84,7 +83,8 @@ def _sum_squares_of_matrix(
 @triton.jit
 def _average_squares_of_vector(
     param_table, grads, option_table, squares_of_p, unscale, place, tile,
-    P: tl.constexpr, G: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr, ALIGNED: tl.constexpr,
+    P: tl.constexpr, G: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr,
+    STAGES: tl.constexpr, ALIGNED: tl.constexpr,
 ):  # fmt: skip
     """Updates V, which needs no sums."""
     param, _, row_tile, _ = place
@@ -94,17 +94,16 @@ def _average_squares_of_vector(
     variance = load_address(param_table, param, VARIANCE, tl.float32) + first
     omega = find_omega(param_table, param, option_table)
     added = load_option(param_table, param, option_table, ADDED_TO_SQUARES).to(tl.float32)
-    scales = load_option(param_table, param, option_table, SCALE_PARAMETER) != 0
+    scales = tl.where(load_option(param_table, param, option_table, SCALE_PARAMETER) != 0, 1, 0)
     p_squares = tl.zeros((BLOCK,), tl.float32)
-    for block in range(0, tile_length(m, first, TILE), BLOCK):
+    for block in tl.range(0, tile_length(m, first, TILE), BLOCK, num_stages=STAGES):
         at = block + tl.arange(0, BLOCK)
         inside = first + at < m
         g = tl.load(vector_block(g_view, at), mask=inside, other=0.0).to(tl.float32) * unscale
         v = tl.load(variance + at, mask=inside, other=0.0)
         tl.store(variance + at, v * (1.0 - omega) + omega * (g * g + added), mask=inside)
-        if scales:
-            p = tl.load(vector_block(p_view, at), mask=inside, other=0.0).to(tl.float32)
-            p_squares += p * p
+        p = tl.load(vector_block(p_view, at), mask=inside & (scales != 0), other=0.0).to(tl.float32)
+        p_squares += p * p
     tl.store(squares_of_p + tile, tl.sum(p_squares, axis=0))
 
 
@@ -123,6 +122,7 @@ def sum_squares(
     TILE_ROWS: tl.constexpr,
     TILE_COLUMNS: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,  # rows held in registers at a time; divides TILE_ROWS
+    STAGES: tl.constexpr,  # blocks of a tile that are loaded ahead, that of the moment included; 1 for none
     HAS_GRAD_SCALE: tl.constexpr,
     HAS_FOUND_INF: tl.constexpr,
 ):
@@ -138,23 +138,26 @@ def sum_squares(
             if flags & IS_ALIGNED != 0:
                 _sum_squares_of_matrix(
                     param_table, grads, option_table, workspace, squares_of_p, unscale, place,
-                    tile, P, G, TILE_ROWS, TILE_COLUMNS, BLOCK_ROWS, True,
+                    tile, P, G, TILE_ROWS, TILE_COLUMNS, BLOCK_ROWS, STAGES, True,
                 )  # fmt: skip
             else:
                 _sum_squares_of_matrix(
                     param_table, grads, option_table, workspace, squares_of_p, unscale, place,
-                    tile, P, G, TILE_ROWS, TILE_COLUMNS, BLOCK_ROWS // UNALIGNED_SPLIT, False,
+                    tile, P, G, TILE_ROWS, TILE_COLUMNS, BLOCK_ROWS // UNALIGNED_SPLIT, 1, False,
                 )  # fmt: skip
         elif flags & IS_ALIGNED != 0:
             _average_squares_of_vector(
                 param_table, grads, option_table, squares_of_p, unscale, place,
-                tile, P, G, TILE, BLOCK, True,
+                tile, P, G, TILE, BLOCK, STAGES, True,
             )  # fmt: skip
         else:
             _average_squares_of_vector(
                 param_table, grads, option_table, squares_of_p, unscale, place,
-                tile, P, G, TILE, BLOCK // UNALIGNED_SPLIT, False,
+                tile, P, G, TILE, BLOCK // UNALIGNED_SPLIT, 1, False,
             )  # fmt: skip
+
+
+PARTS = tl.constexpr(16)  # partial sums of an element of R or C that are loaded at once
 
 
 @triton.jit
@@ -162,13 +165,21 @@ def _update_factor(
     param_table, option_table, workspace, param, matrix, chunk,
     size, other_size, tiles, factor, sums, is_mean_axis,
 ):  # fmt: skip
-    """Updates 1024 elements of R or C with the mean of G² over the other axis; partial sums are added in order."""
+    """Updates a chunk of R or C with the mean of G² over the other axis; partial sums are added in a fixed order.
+
+    PARTS partial sums of each element are loaded at once: an embedding has hundreds, and one at a time would wait
+    for each.
+    """
     matrices = load_field(param_table, param, MATRICES)
     at = chunk * CHUNK_SIZE + tl.arange(0, CHUNK_SIZE)
     inside = at < size
-    total = tl.zeros((CHUNK_SIZE,), tl.float32)
-    for tile in range(0, tiles):
-        total += tl.load(workspace + sums + (tile * matrices + matrix) * size + at, mask=inside, other=0.0)
+    partial = workspace + sums + matrix * size
+    total = tl.zeros((PARTS, CHUNK_SIZE), tl.float32)
+    for first in range(0, tiles, PARTS):
+        tile = first + tl.arange(0, PARTS)
+        places = (tile * matrices * size)[:, None] + at[None, :]
+        total += tl.load(partial + places, mask=(tile < tiles)[:, None] & inside[None, :], other=0.0)
+    total = tl.sum(total, axis=0)
     omega = find_omega(param_table, param, option_table)
     mean = total / other_size.to(tl.float32) + load_option(param_table, param, option_table, ADDED_TO_SQUARES).to(
         tl.float32

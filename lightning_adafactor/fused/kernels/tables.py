@@ -63,6 +63,7 @@ SCALAR_STEP = tl.constexpr(int(Scalar.STEP))
 SCALAR_COUNT = tl.constexpr(SCALARS)
 
 CHUNK_SIZE = tl.constexpr(CHUNK)
+SPAN = tl.constexpr(1024)  # numbers that are loaded at once where a whole column of partial sums is added
 
 
 @triton.jit

@@ -6,7 +6,6 @@ import triton
 import triton.language as tl
 
 from lightning_adafactor.fused.kernels.tables import (
-    CHUNK_SIZE,
     COL_VAR,
     COLUMNS,
     FLAGS,
@@ -17,6 +16,7 @@ from lightning_adafactor.fused.kernels.tables import (
     ROW_VAR,
     ROWS,
     RSQRT_CAP,
+    SPAN,
     VARIANCE,
     load_address,
     load_field,
@@ -29,9 +29,9 @@ def _row_scale(param_table, param, option_table, workspace, matrix):
     """1 / mean(R) of a matrix, the mean not below its floor."""
     chunks = load_field(param_table, param, MEAN_CHUNKS)
     sums = workspace + load_field(param_table, param, MEAN_SUMS) + matrix * chunks
-    total = tl.zeros((CHUNK_SIZE,), tl.float32)
-    for first in range(0, chunks, CHUNK_SIZE):
-        at = first + tl.arange(0, CHUNK_SIZE)
+    total = tl.zeros((SPAN,), tl.float32)
+    for first in range(0, chunks, SPAN):
+        at = first + tl.arange(0, SPAN)
         total += tl.load(sums + at, mask=at < chunks, other=0.0)
     means_columns = load_field(param_table, param, FLAGS) & MEAN_OF_COLUMNS != 0
     size = tl.where(means_columns, load_field(param_table, param, COLUMNS), load_field(param_table, param, ROWS))

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from benchmarks.compile_table import ARCHITECTURES, DTYPES, HEADER, Compiled, Variant, row, variants
+from lightning_adafactor.fused.step import WARPS
 from lightning_adafactor.fused.table import Tiling
 
 COMPILE = """
@@ -25,7 +26,11 @@ for arguments in json.load(sys.stdin):
     print(json.dumps(dataclasses.asdict(compile_variant(variant))), flush=True)
 """
 
-MAX_REGISTERS = 128  # of which 256 threads leave room for two programs on a multiprocessor
+MAX_REGISTERS = {False: 168, True: 216}
+"""Without and with momentum: of 65,536 registers, 128 threads leave room for three or two programs on a
+multiprocessor, as many as their shared memory does."""
+
+MAX_SPILLED = 32  # bytes, around a division of 64-bit integers: 8 with Triton 3.7, 32 with 3.6 for sm_80
 
 REPRESENTATIVE = [
     ("sum_squares", "fp32", "fp32", (False, False), False, False),
@@ -64,7 +69,7 @@ def wide_accesses(variant: Variant) -> tuple[int, int]:
         return 0, 0
     param, grad = (getattr(torch, DTYPES[name]) for name in (variant.param, variant.grad))
     tiling = Tiling.of(param)
-    elements = tiling.block_rows * tiling.columns // 256
+    elements = tiling.block_rows * tiling.columns // (32 * WARPS)
     g, p, average = (elements * size // 16 for size in (grad.itemsize, param.itemsize, 4 * variant.momentum))
     loads, stores = {
         "sum_squares": (g + p, 0),
@@ -76,21 +81,22 @@ def wide_accesses(variant: Variant) -> tuple[int, int]:
 
 def check(chosen: Sequence[Variant]) -> None:
     for variant, compiled in zip(chosen, compile_all(chosen), strict=True):
-        assert compiled.spilled == compiled.stack == 0, variant
+        assert compiled.spilled <= MAX_SPILLED, variant
+        assert compiled.stack <= MAX_SPILLED, variant
         assert compiled.atomics == 0, variant
-        assert 0 < compiled.registers <= MAX_REGISTERS, variant
+        assert 0 < compiled.registers <= MAX_REGISTERS[variant.momentum], variant
         loads, stores = wide_accesses(variant)
         assert compiled.wide_loads >= loads, variant
         assert compiled.wide_stores >= stores, variant
 
 
-def test_representative_variants_spill_nothing_and_access_memory_by_128_bits() -> None:
+def test_representative_variants_spill_next_to_nothing_and_access_memory_by_128_bits() -> None:
     check([Variant(kernel, 90, *rest) for kernel, *rest in REPRESENTATIVE])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("capability", ARCHITECTURES)
-def test_every_variant_spills_nothing_and_accesses_memory_by_128_bits(capability: int) -> None:
+def test_every_variant_spills_next_to_nothing_and_accesses_memory_by_128_bits(capability: int) -> None:
     check(list(variants([capability], all_checks=False)))
 
 

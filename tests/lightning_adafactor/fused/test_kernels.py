@@ -145,7 +145,7 @@ def test_tiles_of_the_usual_size_agree_with_the_plain_step(
 
 
 @pytest.mark.parametrize("transposed", [False, True])
-def test_mean_of_more_than_1024_rows_is_added_up_over_chunks(transposed: bool, device: str) -> None:
+def test_mean_of_more_rows_than_a_chunk_is_added_up_over_chunks(transposed: bool, device: str) -> None:
     shape = (2100, 8)
     tilings = {torch.float32: harness.Tiling(1024, 8, 1024)}
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 
 TAKE_A_STEP = """
-import json, sys
+import json
 import torch
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
@@ -44,34 +44,27 @@ def compile_only(kernel, *args, grid, warmup, **kwargs):
 
 
 JITFunction.run = compile_only
-by_dtype = {}
-for name in sys.argv[1:]:
-    launched.clear()
-    params = [torch.ones(shape, dtype=getattr(torch, name), requires_grad=True) for shape in ((64, 32), (9,))]
-    for param in params:
-        param.grad = torch.ones_like(param)
-    _, _, entries = Adafactor(params, fused=False, compiled=False)._entries()
-    FusedAdafactor()(entries)
-    by_dtype[name] = list(launched)
-print(json.dumps(by_dtype))
+params = [torch.ones(shape, dtype=torch.bfloat16, requires_grad=True) for shape in ((64, 32), (9,))]
+for param in params:
+    param.grad = torch.ones_like(param)
+_, _, entries = Adafactor(params, fused=False, compiled=False)._entries()
+FusedAdafactor()(entries)
+print(json.dumps(launched))
 """
 
 
 def test_every_kernel_is_bound_and_compiled_with_the_arguments_of_a_step() -> None:
-    dtypes = ["float32", "bfloat16"]
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     run = subprocess.run(
-        [sys.executable, "-c", TAKE_A_STEP, *dtypes], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", TAKE_A_STEP], env=environment, capture_output=True, text=True, check=False
     )
     assert run.returncode == 0, run.stderr[-3000:]
     launched = json.loads(run.stdout.splitlines()[-1])
-    assert list(launched) == dtypes
-    for kernels in launched.values():
-        assert [name for name, _ in kernels] == [
-            "sum_squares",
-            "update_factors",
-            "sum_updates",
-            "find_scalars",
-            "apply_updates",
-        ]
-        assert all(size > 0 for _, size in kernels)
+    assert [name for name, _ in launched] == [
+        "sum_squares",
+        "update_factors",
+        "sum_updates",
+        "find_scalars",
+        "apply_updates",
+    ]
+    assert all(size > 0 for _, size in launched)

@@ -25,12 +25,12 @@ TINY = torch.finfo(torch.float32).tiny  # the least floor of the kernels, so tha
 
 @triton.jit
 def omega_of_each(
-    params,  # int64 (parameters, FIELDS)
-    options,  # float64 (groups, OPTIONS)
+    param_table,  # int64 (parameters, FIELDS)
+    option_table,  # float64 (groups, OPTIONS)
     omegas,  # float32 (parameters,), written
 ):
     param = tl.program_id(0).to(tl.int64)
-    tl.store(omegas + param, find_omega(params, param, options))
+    tl.store(omegas + param, find_omega(param_table, param, option_table))
 
 
 def table_of(chosen: Sequence[Case], device: str) -> tuple[WorkTable, list[Entry]]:

@@ -8,6 +8,7 @@ import os
 import pickle
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,15 @@ def test_each_dtype_has_launches_of_its_own(launches: list[str], device: str) ->
     params = [random_params([(4, 4)], dtype, device)[0] for dtype in fused.DTYPES]
     train(harness.fused(params), random_gradients, [1])
     assert len(launches) == 5 * len(fused.DTYPES)
+
+
+def test_a_step_keeps_no_gradient_alive(device: str) -> None:
+    optimizer = harness.fused(random_params([(8, 8), (5,)], torch.float32, device))
+    for step in (1, 2):
+        train(optimizer, random_gradients, [step])
+        gradients = [weakref.ref(param.grad) for param in optimizer.param_groups[0]["params"]]
+        optimizer.zero_grad()
+        assert [gradient() for gradient in gradients] == [None, None]
 
 
 def test_a_scheduler_rebuilds_nothing(builds: list[int], device: str) -> None:

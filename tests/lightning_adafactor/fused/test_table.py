@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -211,12 +212,38 @@ def test_update_takes_over_gradients_and_options_in_place() -> None:
     first = entry_of(param, rule=Rule(lr=0.1))
     table = WorkTable([first], TILING)
     places = table.grads.data_ptr(), table.options.data_ptr()
-    second = entry_of(param, grad=torch.ones(16, 8), rule=Rule(lr=0.2, maximize=True))
-    table.update([second])
+    second = dataclasses.replace(first, grad=torch.ones(16, 8), rule=Rule(lr=0.2, maximize=True))
+    assert table.update([second])
     assert table.grads.tolist() == [second.grad.data_ptr()]
     assert table.options[0, Option.LR] == 0.2
     assert table.options[0, Option.SIGN] == -1
     assert (table.grads.data_ptr(), table.options.data_ptr()) == places
+
+
+def test_update_of_the_same_entries_takes_over_gradients_and_options() -> None:
+    entry = entry_of(torch.zeros(16, 8), rule=Rule(lr=0.1))
+    table = WorkTable([entry], TILING)
+    entry.grad, entry.rule = torch.ones(16, 8), Rule(lr=0.2)
+    assert table.update([entry])
+    assert table.grads.tolist() == [entry.grad.data_ptr()]
+    assert table.options[0, Option.LR] == 0.2
+
+
+@pytest.mark.parametrize("what", ["alignment of the gradient", "seed"])
+def test_update_of_the_same_entries_asks_for_a_new_table_for_another(what: str) -> None:
+    entry = entry_of(torch.zeros(16, 8))
+    table = WorkTable([entry], TILING)
+    CHANGES[what](entry)
+    assert not table.update([entry])
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_update_asks_for_a_new_table_for_another(what: str) -> None:
+    entry = entry_of(torch.zeros(16, 8))
+    table = WorkTable([entry], TILING)
+    other = dataclasses.replace(entry)
+    CHANGES[what](other)
+    assert not table.update([other])
 
 
 def test_groups_share_a_row_of_options() -> None:
