@@ -132,6 +132,13 @@ MODELS = {
 }
 """Models for ``--model``: those whose measurements are published, and a tiny one for trying a change."""
 
+LARGE = {
+    "1B": Model("Llama 3.2 1B", tuple(_llama(128256, 2048, 16, 8 * 64, 8192, tied=True))),
+    "8B": Model("Llama 3.1 8B", tuple(_llama(128256, 4096, 32, 8 * 128, 14336))),
+    "70B": Model("Llama 3.1 70B", tuple(_llama(128256, 8192, 80, 8 * 128, 28672))),
+}
+"""Models that are counted (``collectives.py``), not stepped."""
+
 
 def reduced(model: Model) -> Model:
     """Every shape that a model has, once, at a quarter of its sizes: enough to check numbers on.

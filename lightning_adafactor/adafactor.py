@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +15,12 @@ from lightning_adafactor import compiled as compiled_step
 from lightning_adafactor import conversion, plain
 from lightning_adafactor.entry import Entry
 from lightning_adafactor.entry_cache import EntryCache
-from lightning_adafactor.implementation import Choice, choose, explain
+from lightning_adafactor.implementation import Choice, Path
 from lightning_adafactor.rule import Dialect, Rule, state_dtype
+from lightning_adafactor.sharded import step as sharded_step
+from lightning_adafactor.sharded.choice import choose, explain, is_sharded
+from lightning_adafactor.sharded.flattened import check_for_deepspeed, check_for_fsdp1
+from lightning_adafactor.sharded.state import adopt, new_state
 
 if TYPE_CHECKING:
     from lightning_adafactor.fused.step import FusedAdafactor
@@ -71,14 +75,17 @@ class Adafactor(Optimizer):
         stochastic_rounding: Round written bfloat16 parameters up or down at random, so that updates below half
             a unit in the last place are not lost. None means yes. Other dtypes are rounded to nearest.
         seed: Key of the random numbers of stochastic rounding; saved with the state.
+        allow_unfactored: Accept parameters that FSDP1 or DeepSpeed ZeRO have flattened, with a warning; their state
+            has one number per element, and the numbers depend on how they are sharded.
 
     Raises:
         ValueError: An argument is out of its range.
         RuntimeError: ``fused=True`` or ``compiled=True`` where it is not supported, or ``fused=True`` together with
-            ``foreach=True``.
+            ``foreach=True``; or a parameter is a flat shard of FSDP1 or DeepSpeed ZeRO without ``allow_unfactored``.
     """
 
     _dialect: Dialect = "torch"
+    _given: set[int]  # ids of the parameters that the optimizer was given
     # these belong to the process, not to the state
     _fused_step: FusedAdafactor | None = None
     _entry_cache: EntryCache | None = None
@@ -105,6 +112,7 @@ class Adafactor(Optimizer):
         capturable: bool = False,
         stochastic_rounding: bool | None = None,
         seed: int = 0,
+        allow_unfactored: bool = False,
     ) -> None:
         if isinstance(lr, Tensor) and lr.numel() != 1:
             raise ValueError("Tensor lr must be 1-element")
@@ -141,14 +149,12 @@ class Adafactor(Optimizer):
             "capturable": capturable,
             "stochastic_rounding": stochastic_rounding,
             "seed": seed,
+            "allow_unfactored": allow_unfactored,
         }
         super().__init__(params, defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Adds a parameter group.
-
-        Warns of flat shards of FSDP1, and raises where ``fused=True`` or ``compiled=True`` is not supported.
-        """
+        """Adds a group; raises where ``fused=True`` or ``compiled=True`` is not supported, and for shards of FSDP1."""
         super().add_param_group(param_group)
         self._claim_amp_scaling()
         group = self.param_groups[-1]
@@ -158,16 +164,8 @@ class Adafactor(Optimizer):
             for param in group["params"]:
                 if not param.is_meta:  # which has no device yet, and no step
                     choose(group, param)
-        names = group.get("param_names", [None] * len(group["params"]))
-        for name, param in zip(names, group["params"], strict=True):
-            if getattr(param, "_fsdp_flattened", False) and param.dim() == 1 and param.numel() > 0:
-                known_as = name or ", ".join(getattr(param, "_fqns", ())) or "unnamed"
-                warnings.warn(
-                    f"Parameter {known_as!r} ({param.numel():,} elements) is a flat shard of FSDP1: Adafactor cannot "
-                    "factor its state and keeps one number per element. Shard with FSDP2 instead "
-                    "(torch.distributed.fsdp.fully_shard), which keeps shapes.",
-                    stacklevel=2,
-                )
+        check_for_fsdp1(group, allow_unfactored=group["allow_unfactored"])
+        self.__dict__.setdefault("_given", set()).update(map(id, group["params"]))
 
     def _claim_amp_scaling(self) -> None:
         """With ``fused=True``, asks ``GradScaler`` to hand over ``grad_scale`` and ``found_inf``."""
@@ -176,7 +174,9 @@ class Adafactor(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._claim_amp_scaling()  # of a copy or an unpickled optimizer, whose constructor was not called
+        # of a copy or an unpickled optimizer, whose constructor was not called
+        self._claim_amp_scaling()
+        self.__dict__.setdefault("_given", {id(param) for group in self.param_groups for param in group["params"]})
         for group in self.param_groups:
             for key, value in self.defaults.items():
                 if key != "differentiable":  # which Optimizer.__setstate__ adds, and groups are saved without
@@ -230,9 +230,12 @@ class Adafactor(Optimizer):
                 adopted[key] = _new_step(float(value))
             elif key == "RMS":
                 continue  # of transformers' dialect, which keeps it itself
+            elif torch.is_tensor(value) and isinstance(param, DTensor):
+                adopted[key] = adopt(param, key, value)
             elif torch.is_tensor(value):
+                whole = value.full_tensor() if isinstance(value, DTensor) else value
                 dense = torch.preserve_format if key == "exp_avg" else torch.contiguous_format
-                adopted[key] = value.detach().to(param.device, state_dtype(param), copy=True, memory_format=dense)
+                adopted[key] = whole.detach().to(param.device, state_dtype(param), copy=True, memory_format=dense)
             else:
                 adopted[key] = value
         return adopted
@@ -259,6 +262,8 @@ class Adafactor(Optimizer):
     def _new_state(self, param: Tensor, rule: Rule) -> dict[str, Tensor]:
         """The state before the first step: zeros."""
         state = {"step": _new_step(0.0)}
+        if isinstance(param, DTensor):
+            return {**state, **new_state(param, has_average=rule.beta1 is not None)}
         dtype = state_dtype(param)
         if param.dim() > 1:
             *batch, n, m = param.shape
@@ -270,15 +275,9 @@ class Adafactor(Optimizer):
             state["exp_avg"] = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
         return state
 
-    def _entries(self) -> tuple[list[Entry], list[Entry], list[Entry]]:
-        """An entry for each parameter that has a gradient; creates its state where there is none.
-
-        Returns:
-            The entries for the kernels, for the compiled loops and for plain torch operations.
-        """
-        fused_entries: list[Entry] = []
-        compiled_entries: list[Entry] = []
-        plain_entries: list[Entry] = []
+    def _work(self) -> _Work:
+        """What there is to do for each implementation: an entry for each parameter that has a gradient."""
+        work = _Work()
         cache = self._new_or_kept_cache()
         index = -1
         for number, group in enumerate(self.param_groups):
@@ -290,30 +289,39 @@ class Adafactor(Optimizer):
                     continue
                 if grad.is_sparse:
                     raise RuntimeError("Adafactor does not support sparse gradients")
-                state = self.state[param]
-                entry = cache.find(index, number, param, grad, state, rule)
-                if entry is not None:
-                    fused_entries.append(entry)
+                kept = cache.find(index, number, param, grad, self.state[param], rule)
+                if kept is not None:
+                    work.fused.append(kept)
                     continue
                 if torch.is_complex(param):
                     raise RuntimeError("Adafactor does not support complex parameters")
-                if isinstance(param, DTensor):
-                    raise RuntimeError("Adafactor does not support DTensor parameters (fully_shard, tensor parallel)")
-                if len(state) == 0:
-                    state.update(self._new_state(param, rule))
-                elif rule.beta1 is not None and "exp_avg" not in state:
-                    state["exp_avg"] = torch.zeros_like(param, dtype=state_dtype(param))
-                path = choose(group, param)
-                if path == "fused":
-                    if state["step"].device != param.device or state["step"].dtype != torch.float32:
-                        state["step"] = state["step"].to(param.device, torch.float32, non_blocking=True)
-                    entry = Entry.of(param, grad, state, index, rule)
-                    cache.keep(entry, number, param, grad, state)
-                    fused_entries.append(entry)
+                path, entry = self._new_entry(group, param, index, rule)
+                if isinstance(entry, sharded_step.ShardedEntry):
+                    work.sharded.append(entry)
                     continue
-                entry = Entry.of(param.detach(), grad, state, index, rule)
-                (compiled_entries if path == "compiled" else plain_entries).append(entry)
-        return fused_entries, compiled_entries, plain_entries
+                if path == "fused" and not isinstance(param, DTensor):
+                    cache.keep(entry, number, param, grad, self.state[param])
+                getattr(work, path).append(entry)
+        return work
+
+    def _new_entry(
+        self, group: dict[str, Any], param: Tensor, index: int, rule: Rule
+    ) -> tuple[Path, Entry | sharded_step.ShardedEntry]:
+        """The implementation of a parameter's step and its entry; creates its state where there is none."""
+        path = choose(group, param)
+        state = self.state[param]
+        if len(state) == 0:
+            check_for_deepspeed(param, self._given, allow_unfactored=group["allow_unfactored"])
+            state.update(self._new_state(param, rule))
+        elif rule.beta1 is not None and "exp_avg" not in state:
+            state["exp_avg"] = torch.zeros_like(param, dtype=state_dtype(param))
+        if path == "fused" and (state["step"].device != param.device or state["step"].dtype != torch.float32):
+            state["step"] = state["step"].to(param.device, torch.float32, non_blocking=True)
+        if isinstance(param, DTensor):
+            shard = sharded_step.entry_of(param, state, index, rule)
+            return path, shard if is_sharded(param) else shard.entry
+        assert param.grad is not None
+        return path, Entry.of(param if path == "fused" else param.detach(), param.grad, state, index, rule)
 
     def _new_or_kept_cache(self) -> EntryCache:
         """The entries of the last step, or none if an option that chooses the implementation has changed since."""
@@ -349,7 +357,7 @@ class Adafactor(Optimizer):
             What the closure returned, or None without one.
 
         Raises:
-            RuntimeError: A parameter is complex or a DTensor, or a gradient is sparse.
+            RuntimeError: A parameter is complex, or a gradient is sparse or a DTensor with Partial placements.
         """
         loss = None
         if closure is not None:
@@ -359,19 +367,31 @@ class Adafactor(Optimizer):
         if capturing and not all(group["capturable"] for group in self.param_groups):
             raise RuntimeError("A step that is captured in a CUDA graph needs Adafactor(..., capturable=True)")
         grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
-        fused_entries, compiled_entries, plain_entries = self._entries()
-        if fused_entries:
+        work = self._work()
+        if work.sharded:
+            found_inf = sharded_step.adafactor(work.sharded, grad_scale=grad_scale, found_inf=found_inf)
+        if work.fused:
             if self._fused_step is None:
                 from lightning_adafactor.fused.step import FusedAdafactor  # needs Triton
 
                 self._fused_step = FusedAdafactor()
-            self._fused_step(fused_entries, grad_scale=grad_scale, found_inf=found_inf)
+            self._fused_step(work.fused, grad_scale=grad_scale, found_inf=found_inf)
             self._new_or_kept_cache().release_gradients()
-        if compiled_entries:
-            compiled_step.adafactor(compiled_entries, grad_scale=grad_scale, found_inf=found_inf)
-        if plain_entries:
-            plain.adafactor(plain_entries, grad_scale=grad_scale, found_inf=found_inf)
+        if work.compiled:
+            compiled_step.adafactor(work.compiled, grad_scale=grad_scale, found_inf=found_inf)
+        if work.plain:
+            plain.adafactor(work.plain, grad_scale=grad_scale, found_inf=found_inf)
         return loss
+
+
+@dataclasses.dataclass(slots=True)
+class _Work:
+    """The entries of a step, by implementation."""
+
+    fused: list[Entry] = dataclasses.field(default_factory=list)
+    compiled: list[Entry] = dataclasses.field(default_factory=list)
+    plain: list[Entry] = dataclasses.field(default_factory=list)
+    sharded: list[sharded_step.ShardedEntry] = dataclasses.field(default_factory=list)
 
 
 def _new_step(value: float) -> Tensor:

@@ -7,6 +7,7 @@ import dataclasses
 from torch import Tensor
 
 from lightning_adafactor.rule import Rule
+from lightning_adafactor.tiles import Region
 
 
 @dataclasses.dataclass(slots=True, eq=False)  # compared by identity
@@ -29,6 +30,8 @@ class Entry:
         index: The parameter's position in the optimizer, a part of the key of its random bits.
         rule: Its group's options.
         transposed: Whether the last two dimensions of all tensors here are swapped relative to the parameter's own.
+        region: Where ``param`` lies in the parameter, if it is a shard; None for the whole parameter. The random bits
+            of an element depend on its place in the whole.
     """
 
     param: Tensor
@@ -42,12 +45,32 @@ class Entry:
     index: int
     rule: Rule
     transposed: bool = False
+    region: Region | None = None
 
     @classmethod
-    def of(cls, param: Tensor, grad: Tensor, state: dict[str, Tensor], index: int, rule: Rule) -> Entry:
-        """Collects a parameter, its gradient and its state (torch's names), dimensions in memory order."""
+    def of(
+        cls,
+        param: Tensor,
+        grad: Tensor,
+        state: dict[str, Tensor],
+        index: int,
+        rule: Rule,
+        *,
+        transposed: bool | None = None,
+    ) -> Entry:
+        """Collects a parameter, its gradient and its state (torch's names), dimensions in memory order.
+
+        Args:
+            param: The parameter.
+            grad: Its gradient.
+            state: Its state.
+            index: Its position in the optimizer.
+            rule: Its group's options.
+            transposed: Whether to swap the last two dimensions; None decides by the parameter's strides.
+        """
         row_var, col_var, exp_avg = state.get("row_var"), state.get("col_var"), state.get("exp_avg")
-        transposed = param.dim() > 1 and param.stride(-2) < param.stride(-1) and param.size(-2) > 1
+        if transposed is None:
+            transposed = is_transposed(param)
         if transposed and row_var is not None and col_var is not None:
             param, grad = param.mT, grad.mT
             row_var, col_var = col_var.mT, row_var.mT
@@ -68,3 +91,8 @@ class Entry:
         if self.transposed:
             return self.col_var.mean(dim=-1, keepdim=True)
         return self.row_var.mean(dim=-2, keepdim=True)
+
+
+def is_transposed(param: Tensor) -> bool:
+    """Whether the last two dimensions of a parameter are swapped in memory."""
+    return param.dim() > 1 and param.stride(-2) < param.stride(-1) and param.size(-2) > 1

@@ -57,19 +57,20 @@ def choose(group: dict[str, Any], param: Tensor) -> Path:
     return "plain" if reason is not None else "compiled"
 
 
-def explain(group: dict[str, Any], param: Tensor) -> Choice:
+def explain(group: dict[str, Any], param: Tensor, grad: Tensor | None) -> Choice:
     """Chooses the implementation for a parameter, and gives the reasons.
 
     Args:
         group: Its group.
-        param: The parameter; if it has a gradient, its layout in memory is considered too.
+        param: The parameter.
+        grad: Its gradient, whose layout in memory is considered too, if there is one.
     """
     path = choose(group, param)
     reasons = {}
     if path != "fused":
         given = group["fused"] is False
         reasons["fused"] = "fused=False was given" if given else fused.unsupported_reason(param) or _ONLY_IF_REQUESTED
-        layout = compiled.unsupported_layout(param, param.grad)
+        layout = compiled.unsupported_layout(param, grad)
         if path == "compiled" and layout is not None:
             path = "plain"
             reasons["compiled"] = layout

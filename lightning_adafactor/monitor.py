@@ -36,6 +36,8 @@ class OptimizerStateMonitor(Callback):
 
     It works with any optimizer, manual optimization, gradient accumulation and resumed runs. In distributed
     training each process measures its own state, without communication, and rank 0 reports its own.
+    Where the state is sharded (DTensor), ``optimizer/total_state_mb`` and ``optimizer/total_state_elements`` tell what
+    all processes hold together, replicas counted once.
 
     Args:
         print_table: Whether to print a short table when the fit ends: this optimizer's state, AdamW's for the
@@ -44,6 +46,7 @@ class OptimizerStateMonitor(Callback):
     Attributes:
         state: The last measurement, all optimizers together; None before the first.
         states: The same for each optimizer.
+        total_state: The state of all processes together; equal to ``state`` where it is not sharded.
         adamw: The size that AdamW's state would have; None before the first measurement.
         peak_gpu_mb: Peak GPU memory in MB; None where there is no CUDA device.
     """
@@ -55,6 +58,7 @@ class OptimizerStateMonitor(Callback):
     def _reset(self) -> None:
         self.state: StateSize | None = None
         self.states: list[StateSize] = []
+        self.total_state: StateSize | None = None
         self.adamw: StateSize | None = None
         self.peak_gpu_mb: float | None = None
         self._validation_metrics: dict[str, float] = {}
@@ -133,12 +137,17 @@ class OptimizerStateMonitor(Callback):
         """Measures all optimizers, keeps the result and returns it by logged name."""
         optimizers = trainer.strategy.optimizers
         self.states = [measure_state(optimizer.state) for optimizer in optimizers]
-        self.state = measure_state(chain.from_iterable(optimizer.state.values() for optimizer in optimizers))
+        states = [state for optimizer in optimizers for state in optimizer.state.values()]
+        self.state = measure_state(states)
+        self.total_state = measure_state(states, total=True)
         self.adamw = adamw_state(chain.from_iterable(_parameters(optimizer) for optimizer in optimizers))
         metrics = _named(self.state, "")
         if len(self.states) > 1:
             for index, state in enumerate(self.states):
                 metrics |= _named(state, f"/{index}")
+        if self.total_state != self.state:
+            metrics["optimizer/total_state_mb"] = self.total_state.megabytes
+            metrics["optimizer/total_state_elements"] = float(self.total_state.elements)
         device = trainer.strategy.root_device
         if device.type == "cuda":
             self.peak_gpu_mb = torch.cuda.max_memory_allocated(device) / 2**20
@@ -154,6 +163,8 @@ class OptimizerStateMonitor(Callback):
             rows.append(_row("together", self.state, self.adamw))
         rows.append(_row("AdamW would hold", self.adamw, self.adamw))
         notes = [f"{name} {value:.4g}" for name, value in self._validation_metrics.items()]
+        if self.total_state is not None and self.total_state != self.state:
+            notes.append(f"state of all processes {self.total_state.megabytes:,.2f} MB")
         if self.peak_gpu_mb is not None:
             notes.append(f"peak GPU memory {self.peak_gpu_mb:,.0f} MB")
         title = f"Optimizer state after {trainer.global_step:,} step{'s' * (trainer.global_step > 1)}"

@@ -3,7 +3,7 @@
 One parameter at a time, three passes over its gradient, each in tiles that stay in the cache:
 
 1. ``average_squares``: R and C (or V) are updated with G²;
-2. ``measure_update``: RMS(U), U = G/√V̂, which clipping needs before anything can be applied;
+2. ``sum_update``: RMS(U), U = G/√V̂, which clipping needs before anything can be applied;
 3. ``apply_update``: weight decay, U clipped and scaled, momentum, one rounding.
 
 No temporary is as large as a parameter. What makes it fast:
@@ -54,8 +54,7 @@ def adafactor(entries: Iterable[Entry], *, grad_scale: Tensor | None = None, fou
         if entry.param.numel() > 0:
             kind = (state_dtype(entry.param), entry.param.device)
             scratch = buffers.setdefault(kind, Scratch(*kind))
-            step = _MatrixStep if entry.factored else _VectorStep
-            step(entry, scratch, unscale).run()
+            passes(entry, scratch, unscale, float(entry.step.item())).run()
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -75,7 +74,7 @@ class _Tile:
     exp_avg: Tensor | None
 
 
-class _Known(NamedTuple):
+class Known(NamedTuple):
     """What the second pass finds out about U on a tile, for the third pass to compute U again.
 
     Attributes:
@@ -89,27 +88,30 @@ class _Known(NamedTuple):
     in_work: bool = False
 
 
-class _Step(ABC):
-    """The three passes over one parameter.
+class Passes(ABC):
+    """The three passes over one parameter, or over a shard of one.
+
+    :meth:`run` takes the step of a whole parameter. Of a shard, each pass is called by itself, for sums of other shards
+    are to be added in between (``sharded/``): hence the sums that passes return or take.
 
     A pass leaves its results in the averages (the first) or returns them (the second); nothing else is handed on but
-    the buffer ``work``, and only where :class:`_Known` says so. Taking a buffer overwrites it, and of each only one
+    the buffer ``work``, and only where :class:`Known` says so. Taking a buffer overwrites it, and of each only one
     tile is in use at a time: ``gradient`` and ``parameter`` hold a tile's G and p where these need conversion, ``work``
     is for the squares of the first pass and for the factors of U. No pass writes to G.
 
     Args:
-        entry: The parameter; not empty, its step already counted.
+        entry: The parameter; not empty.
         scratch: Buffers in the dtype of the arithmetic.
         unscale: What the gradient is multiplied by before use, or None.
+        t: The number of the step, from 1.
     """
 
-    def __init__(self, entry: Entry, scratch: Scratch, unscale: float | None) -> None:
+    def __init__(self, entry: Entry, scratch: Scratch, unscale: float | None, t: float) -> None:
         self.entry = entry
         self.rule = entry.rule
         self.scratch = scratch
         self.unscale = unscale
-        self.t = float(entry.step.item())
-        self.numel = entry.param.numel()
+        self.t = t
         self.tiny = torch.finfo(scratch.dtype).tiny
         # ε₁² may underflow; where the gradient was always zero, U is to be 0 then, not 0·∞
         floor = self.rule.variance_floor(entry.param)
@@ -131,16 +133,12 @@ class _Step(ABC):
         return TILE_BYTES if len(dtypes) == 1 and self.unscale is None else TILE_BYTES // 2
 
     def run(self) -> None:
-        rms = 0.0
-        if self.rule.scale_parameter:
-            rms = self.measure_parameter()
-            if self.entry.rms is not None:
-                self.entry.rms.fill_(rms)
+        """Takes the step of a whole parameter."""
+        numel = self.entry.param.numel()
+        rms = math.sqrt(self.sum_parameter() / numel) if self.rule.scale_parameter else 0.0
         self.average_squares()
-        rms_of_update, known = self.measure_update()
-        alpha = self.rule.alpha(self.t, rms)
-        scale = self.rule.update_scale(alpha, rms_of_update)
-        self.apply_update(known, scale, decay_factor=self.rule.decay_factor(alpha))
+        total, known = self.sum_update(self.entry.mean_of_rows() if self.entry.factored else None)
+        self.apply_update(known, rms, math.sqrt(total / numel))
 
     # What differs between matrices and vectors
 
@@ -153,11 +151,15 @@ class _Step(ABC):
         """First pass: A ← (1-ω)·A + ω·mean(G² + ε₁) for each average A, with or without ε₁ by dialect."""
 
     @abstractmethod
-    def measure_update(self) -> tuple[float, list[_Known]]:
-        """Second pass: RMS(U), and for each tile what the third pass needs to know."""
+    def sum_update(self, mean_of_rows: Tensor | None) -> tuple[float, list[Known]]:
+        """Second pass: ΣU², and for each tile what the third pass needs to know.
+
+        Args:
+            mean_of_rows: mean(R) of each matrix, (..., 1, 1); None for a vector.
+        """
 
     @abstractmethod
-    def update(self, tile: _Tile, known: _Known) -> tuple[Tensor, Tensor | None]:
+    def update(self, tile: _Tile, known: Known) -> tuple[Tensor, Tensor | None]:
         """U on a tile, as (left, right) with U = left·right, or as (U, None).
 
         Left may be G itself, which must not be written to, or lie in ``gradient`` or ``work``. Right is new memory, no
@@ -179,26 +181,25 @@ class _Step(ABC):
             return tile.parameter
         return self.scratch.take("parameter", tile.parameter.shape).copy_(tile.parameter)
 
-    def measure_parameter(self) -> float:
-        """RMS(p) before the step."""
-        return math.sqrt(sum(_sum_of_squares(self.parameter(tile)) for tile in self.tiles) / self.numel)
+    def sum_parameter(self) -> float:
+        """Σp² before the step."""
+        return sum(_sum_of_squares(self.parameter(tile)) for tile in self.tiles)
 
-    def decay_averages(self) -> float:
-        """The part of the first pass that does not need G; returns ω."""
-        omega = self.rule.omega(self.t)
-        added = omega * self.rule.added_to_squares(self.entry.param)
-        for average in (self.entry.row_var, self.entry.col_var, self.entry.variance):
-            if average is not None:
-                average.mul_(1.0 - omega)
-                if added:
-                    average.add_(added)
-        return omega
-
-    def apply_update(self, known: Sequence[_Known], scale: float, *, decay_factor: float) -> None:
-        """Third pass: p ← decay_factor·p - scale·U; with momentum, minus the average of these updates.
+    def apply_update(self, known: Sequence[Known], rms: float, rms_of_update: float) -> None:
+        """Third pass: p ← decay_factor·p - update_scale·U; with momentum, minus the average of these updates.
 
         It begins with the last tile, which may be in ``work``.
+
+        Args:
+            known: What the second pass returned.
+            rms: RMS(p) before the step, of the whole parameter; ignored without ``scale_parameter``.
+            rms_of_update: RMS(U), of the whole parameter.
         """
+        if self.entry.rms is not None and self.rule.scale_parameter:
+            self.entry.rms.fill_(rms)
+        alpha = self.rule.alpha(self.t, rms)
+        scale = self.rule.update_scale(alpha, rms_of_update)
+        decay_factor = self.rule.decay_factor(alpha)
         beta1 = self.rule.beta1 or 0.0
         for number in reversed(range(len(self.tiles))):
             tile = self.tiles[number]
@@ -222,12 +223,20 @@ class _Step(ABC):
         """Rounds p on a tile to the parameter's dtype; overwrites ``values``."""
         tile = self.tiles[number].parameter
         if self.rounds_stochastically:
-            key = {"step": int(self.t), "parameter": self.entry.index}
-            values = round_stochastically(values, random_bits(self.rule.seed, self.grid, number, tile, **key))
+            bits = random_bits(
+                self.rule.seed,
+                self.grid,
+                number,
+                tile,
+                step=int(self.t),
+                parameter=self.entry.index,
+                region=self.entry.region,
+            )
+            values = round_stochastically(values, bits)
         tile.copy_(values)
 
 
-class _VectorStep(_Step):
+class _VectorPasses(Passes):
     """A parameter that is not factored: V̂ = max(V, ε₁²)."""
 
     def split_averages(self) -> list[tuple[Tensor, ...]]:
@@ -235,18 +244,17 @@ class _VectorStep(_Step):
         return [(variance,) for variance in self.grid.split(self.entry.variance)]
 
     def average_squares(self) -> None:
-        omega = self.decay_averages()
+        omega = decay_averages(self.entry, self.t)
         for tile in self.tiles:
             (variance,) = tile.averages
             gradient = self.gradient(tile)
             variance.addcmul_(gradient, gradient, value=omega)
 
-    def measure_update(self) -> tuple[float, list[_Known]]:
-        total = sum(_sum_of_squares(self.update(tile, _Known())[0]) for tile in self.tiles)
-        known = [_Known()] * (len(self.tiles) - 1) + [_Known(in_work=True)]
-        return math.sqrt(total / self.numel), known
+    def sum_update(self, mean_of_rows: Tensor | None) -> tuple[float, list[Known]]:
+        total = sum(_sum_of_squares(self.update(tile, Known())[0]) for tile in self.tiles)
+        return total, [Known()] * (len(self.tiles) - 1) + [Known(in_work=True)]
 
-    def update(self, tile: _Tile, known: _Known) -> tuple[Tensor, None]:
+    def update(self, tile: _Tile, known: Known) -> tuple[Tensor, None]:
         (variance,) = tile.averages
         work = self.scratch.take("work", variance.shape)
         if known.in_work:
@@ -254,46 +262,65 @@ class _VectorStep(_Step):
         return torch.clamp(variance, min=self.floor, out=work).rsqrt_().mul_(self.gradient(tile)), None
 
 
-class _MatrixStep(_Step):
+class MatrixPasses(Passes):
     """A factored parameter, its matrices in the last two dimensions: V̂ = max(R·C / mean(R), ε₁²)."""
 
     def split_averages(self) -> list[tuple[Tensor, ...]]:
+        """R and C of each tile."""
         assert self.entry.row_var is not None
         assert self.entry.col_var is not None
-        rows = [view.narrow(-1, 0, 1) for view in self.split_broadcast(self.entry.row_var)]
-        columns = [view.narrow(-2, 0, 1) for view in self.split_broadcast(self.entry.col_var)]
-        return list(zip(rows, columns, strict=True))
+        return self.split_factors(self.entry.row_var, self.entry.col_var)
+
+    def split_factors(self, rows: Tensor, columns: Tensor) -> list[tuple[Tensor, ...]]:
+        """The parts of (..., n, 1) and (..., 1, m) that belong to each tile."""
+        return [
+            (row.narrow(-1, 0, 1), column.narrow(-2, 0, 1))
+            for row, column in zip(self.split_broadcast(rows), self.split_broadcast(columns), strict=True)
+        ]
 
     def split_broadcast(self, factor: Tensor) -> list[Tensor]:
+        """A factor of size 1 along some dimensions, expanded to the parameter's shape and split."""
         return self.grid.split(factor.expand(self.entry.param.shape))
 
     def average_squares(self) -> None:
-        omega = self.decay_averages()
+        """First pass: R and C; the sums of G² are added to them tile by tile."""
+        omega = decay_averages(self.entry, self.t)
         n, m = self.entry.param.shape[-2:]
-        for first in range(0, len(self.tiles), self.grid.tiles_per_strip):
-            top, *others = self.tiles[first : first + self.grid.tiles_per_strip]
-            gradient = self.gradient(top)
-            squares = torch.mul(gradient, gradient, out=self.scratch.take("work", gradient.shape))
-            _add_row_sums(top, gradient, omega / m)
-            for tile in others:
-                gradient = self.gradient(tile)
-                squares.narrow(-2, 0, gradient.size(-2)).addcmul_(gradient, gradient)
-                _add_row_sums(tile, gradient, omega / m)
-            top.averages[1].add_(_column_sums_(squares), alpha=omega / n)
+        self.add_squares([tile.averages for tile in self.tiles], omega / m, omega / n)
 
-    def measure_update(self) -> tuple[float, list[_Known]]:
+    def add_squares(self, factors: Sequence[tuple[Tensor, ...]], row_weight: float, column_weight: float) -> None:
+        """Adds the sums of G² over columns and over rows.
+
+        Args:
+            factors: For each tile, what is added to: (..., rows, 1) and (..., 1, columns).
+            row_weight: What sums over columns are multiplied by.
+            column_weight: What sums over rows are multiplied by.
+        """
+        for first in range(0, len(self.tiles), self.grid.tiles_per_strip):
+            strip = range(first, first + self.grid.tiles_per_strip)
+            gradient = self.gradient(self.tiles[first])
+            squares = torch.mul(gradient, gradient, out=self.scratch.take("work", gradient.shape))
+            _add_row_sums(factors[first][0], gradient, row_weight)
+            for number in strip[1:]:
+                gradient = self.gradient(self.tiles[number])
+                squares.narrow(-2, 0, gradient.size(-2)).addcmul_(gradient, gradient)
+                _add_row_sums(factors[number][0], gradient, row_weight)
+            factors[first][1].add_(_column_sums_(squares), alpha=column_weight)
+
+    def sum_update(self, mean_of_rows: Tensor | None) -> tuple[float, list[Known]]:
+        """Second pass: ΣU², from row sums of (G·C^-½)² where V̂ is separable."""
+        assert mean_of_rows is not None
         total = 0.0
-        known: list[_Known] = []
-        for tile, row_mean in zip(self.tiles, self.row_means(), strict=True):
+        known: list[Known] = []
+        for tile, row_mean in zip(self.tiles, self.row_means(mean_of_rows), strict=True):
             squares, separable = self.measure_tile(tile, row_mean)
             total += squares
-            known.append(_Known(row_mean, separable, in_work=separable and tile is self.tiles[-1]))
-        return math.sqrt(total / self.numel), known
+            known.append(Known(row_mean, separable, in_work=separable and tile is self.tiles[-1]))
+        return total, known
 
-    def row_means(self) -> list[Tensor]:
+    def row_means(self, mean: Tensor) -> list[Tensor]:
         """mean(R) of each tile's matrices, not below its floor."""
-        floor = max(self.rule.mean_floor(self.entry.param), self.tiny)
-        mean = self.entry.mean_of_rows().clamp_(min=floor)
+        mean = mean.clamp(min=max(self.rule.mean_floor(self.entry.param), self.tiny))
         means = [mean] if mean.numel() == 1 else [view[..., :1, :1] for view in self.split_broadcast(mean)]
         return means * len(self.tiles) if len(means) == 1 else means
 
@@ -307,7 +334,7 @@ class _MatrixStep(_Step):
         live = sums != 0
         if (torch.where(live, r, torch.inf).amin() * c.amin()).item() >= self.floor:
             return torch.where(live, sums.div_(r), 0.0).sum().item(), True
-        left, right = self.update(tile, _Known(row_mean))
+        left, right = self.update(tile, Known(row_mean))
         return _sum_of_squares(torch.mul(left, right, out=right)), False  # not separable: right is ``work``
 
     def weigh_columns(self, tile: _Tile) -> Tensor:
@@ -316,7 +343,8 @@ class _MatrixStep(_Step):
         weights = tile.averages[1].clamp(min=self.tiny).rsqrt_()
         return torch.mul(gradient, weights, out=self.scratch.take("work", gradient.shape))
 
-    def update(self, tile: _Tile, known: _Known) -> tuple[Tensor, Tensor]:
+    def update(self, tile: _Tile, known: Known) -> tuple[Tensor, Tensor]:
+        """U on a tile: G·C^-½ and r^-½, or G and V̂^-½ where a floor is active."""
         assert known.row_mean is not None
         r, c = tile.averages[0] / known.row_mean, tile.averages[1]
         work = self.scratch.take("work", tile.gradient.shape)
@@ -326,10 +354,26 @@ class _MatrixStep(_Step):
         return weighted, r.clamp_(min=self.tiny).rsqrt_()
 
 
-def _add_row_sums(tile: _Tile, gradient: Tensor, weight: float) -> None:
+def passes(entry: Entry, scratch: Scratch, unscale: float | None, t: float) -> Passes:
+    """The passes of step t over an entry that is not empty."""
+    return (MatrixPasses if entry.factored else _VectorPasses)(entry, scratch, unscale, t)
+
+
+def decay_averages(entry: Entry, t: float) -> float:
+    """The part of the first pass that does not need G; returns ω."""
+    omega = entry.rule.omega(t)
+    added = omega * entry.rule.added_to_squares(entry.param)
+    for average in (entry.row_var, entry.col_var, entry.variance):
+        if average is not None:
+            average.mul_(1.0 - omega)
+            if added:
+                average.add_(added)
+    return omega
+
+
+def _add_row_sums(rows: Tensor, gradient: Tensor, weight: float) -> None:
     """R ← R + weight·Σ_columns G²."""
-    sums = torch.linalg.vector_norm(gradient, dim=-1, keepdim=True).square_()
-    tile.averages[0].add_(sums, alpha=weight)
+    rows.add_(torch.linalg.vector_norm(gradient, dim=-1, keepdim=True).square_(), alpha=weight)
 
 
 def _column_sums_(squares: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ def predict_state(
             given twice counts once, and one that does not require a gradient not at all.
 
     Returns:
-        The size that the state will have on one process that holds all parameters.
+        The size that the state will have on this process; of a DTensor, that of the local shard's state.
 
     Raises:
         Exception: Whatever the optimizer raises when it is constructed, or when it takes a step on the CPU.

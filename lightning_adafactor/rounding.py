@@ -21,7 +21,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lightning_adafactor.tiles import Grid
+from lightning_adafactor.tiles import Grid, Region
 
 LANES = 8
 """Elements per Philox block."""
@@ -55,31 +55,38 @@ def philox(seed: int, counter: Sequence[Tensor]) -> list[Tensor]:
     return [c0, c1, c2, c3]
 
 
-def random_bits(seed: int, grid: Grid, number: int, tile: Tensor, *, step: int, parameter: int) -> Tensor:
+def random_bits(
+    seed: int, grid: Grid, number: int, tile: Tensor, *, step: int, parameter: int, region: Region | None = None
+) -> Tensor:
     """The 16 random bits of each element of a tile.
 
     Args:
         seed: The key.
         grid: How the parameter is split into tiles.
-        number: The tile's number in the grid; its columns start at a multiple of 8.
+        number: The tile's number in the grid.
         tile: The tile, for its shape and device.
         step: t.
         parameter: The parameter's position in the optimizer.
+        region: Where the grid's shape lies in the parameter, if it is a shard; rows and columns are the parameter's.
 
     Returns:
         int32 values below 2¹⁶, the tile's shape.
     """
     starts = grid.starts(number) or [0]
+    sizes: Sequence[int] = grid.shape
+    if region is not None and region.shape:
+        sizes = region.shape
+        starts = [start + origin for start, origin in zip(starts, region.starts, strict=True)]
     shape = tile.shape or torch.Size([1])
     rows = torch.zeros((), dtype=torch.int64, device=tile.device)
-    for size, start, length in zip(grid.shape[:-1], starts[:-1], shape[:-1], strict=True):
+    for size, start, length in zip(sizes[:-1], starts[:-1], shape[:-1], strict=True):
         rows = rows.unsqueeze(-1) * size + torch.arange(start, start + length, device=tile.device)
-    first, blocks = starts[-1] // LANES, -(-shape[-1] // LANES)
-    columns = torch.arange(first, first + blocks, device=tile.device)
+    first, lane = divmod(starts[-1], LANES)
+    columns = torch.arange(first, first + -(-(lane + shape[-1]) // LANES), device=tile.device)
     last = (torch.tensor(word & _MASK, device=tile.device) for word in (step, parameter))
     words = philox(seed, (columns.expand(*rows.shape, -1), rows.unsqueeze(-1), *last))
     halves = [half for word in words for half in ((word & 0xFFFF).int(), (word >> 16).int())]
-    return torch.stack(halves, dim=-1).flatten(-2)[..., : shape[-1]].view(tile.shape)
+    return torch.stack(halves, dim=-1).flatten(-2)[..., lane : lane + shape[-1]].reshape(tile.shape)
 
 
 def round_stochastically(values: Tensor, bits: Tensor) -> Tensor:

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Region:
+    """Where a shard lies in the parameter that it is a part of, dimensions in the order of its memory.
+
+    Attributes:
+        shape: The shape of the whole parameter.
+        starts: The place of the shard's first element, for each dimension.
+    """
+
+    shape: tuple[int, ...]
+    starts: tuple[int, ...]
 
 
 class Grid:

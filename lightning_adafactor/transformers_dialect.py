@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
 from lightning_adafactor.adafactor import Adafactor
@@ -38,6 +39,7 @@ class TransformersAdafactor(Adafactor):
         stochastic_rounding: Round written bfloat16 parameters up or down at random (None means yes). transformers
             rounds to nearest, and so does this class by default.
         seed: Key of the random numbers of stochastic rounding; saved with the state.
+        allow_unfactored: Accept parameters that FSDP1 or DeepSpeed ZeRO have flattened, see there.
 
     Raises:
         ValueError: ``lr`` together with ``relative_step``, or ``warmup_init`` without it.
@@ -65,6 +67,7 @@ class TransformersAdafactor(Adafactor):
         capturable: bool = False,
         stochastic_rounding: bool | None = False,
         seed: int = 0,
+        allow_unfactored: bool = False,
     ) -> None:
         if lr is not None and relative_step:
             raise ValueError("Cannot combine manual `lr` and `relative_step=True` options")
@@ -86,6 +89,7 @@ class TransformersAdafactor(Adafactor):
             "capturable": capturable,
             "stochastic_rounding": stochastic_rounding,
             "seed": seed,
+            "allow_unfactored": allow_unfactored,
         }
         # not Adafactor's own constructor, whose argument names and checks are torch's
         Optimizer.__init__(self, params, defaults)
@@ -99,7 +103,7 @@ class TransformersAdafactor(Adafactor):
             eps1=group["eps"][0],
             eps2=group["eps"][1],
             d=group["clip_threshold"],
-            weight_decay=group["weight_decay"],
+            weight_decay=0.0 if self._initializes_state(group) else group["weight_decay"],
             maximize=group["maximize"],
             scale_parameter=group["scale_parameter"],
             relative_step=group["relative_step"],
@@ -108,6 +112,23 @@ class TransformersAdafactor(Adafactor):
             dialect=self._dialect,
             stochastic_rounding=group["stochastic_rounding"] is not False,
             seed=group["seed"],
+        )
+
+    def _initializes_state(self, group: dict[str, Any]) -> bool:
+        """Whether this is the step by which torch.distributed.checkpoint creates a group's state.
+
+        It sets lr = 0 and zero gradients, and expects parameters to stay the same; but with ``relative_step`` the step
+        size is not lr, and so weight decay would change them. ``AdafactorSchedule`` sets lr = 0 as well, hence the look
+        at the gradients, which are reduced here so that all processes decide alike.
+        """
+        if not group["relative_step"] or group["weight_decay"] == 0 or group["lr"] is None or float(group["lr"]) != 0:
+            return False
+        if any(self.state.get(param) for param in group["params"]):
+            return False
+        gradients = [param.grad for param in group["params"] if param.grad is not None]
+        largest = [torch.linalg.vector_norm(gradient, torch.inf) for gradient in gradients if gradient.numel() > 0]
+        return bool(largest) and all(
+            float(norm.full_tensor() if isinstance(norm, DTensor) else norm) == 0 for norm in largest
         )
 
     def _new_state(self, param: Tensor, rule: Rule) -> dict[str, Tensor]:

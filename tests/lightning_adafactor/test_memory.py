@@ -10,10 +10,11 @@ import torch
 import transformers
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.distributed.tensor.placement_types import Placement
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from lightning_adafactor import Adafactor, TransformersAdafactor
+from lightning_adafactor import Adafactor, TransformersAdafactor, predict_state
 from lightning_adafactor.memory import StateSize, adamw_state, compute_optimizer_size, measure_state
 
 DISTILBERT_PARAMETERS = 65_783_042
@@ -286,6 +287,53 @@ def test_sharded_state_counts_as_this_ranks_shard() -> None:
     assert moment.shape == (100, 8)
     assert measure_state([{"moment": moment, "step": torch.zeros(())}]) == StateSize(elements=201, bytes=804)
     assert adamw_state([parameter]) == StateSize(elements=401, bytes=1604)
+
+
+@pytest.mark.usefixtures("four_ranks")
+def test_total_of_sharded_state_counts_the_whole_and_replicas_once() -> None:
+    mesh = init_device_mesh("cpu", (2, 2))
+    sharded = DTensor.from_local(torch.zeros(50, 8), mesh, [Replicate(), Shard(0)], run_check=False)
+    replicated = DTensor.from_local(torch.zeros(3, 5), mesh, [Replicate(), Replicate()], run_check=False)
+    state = {"moment": sharded, "other": replicated, "step": torch.zeros(())}
+
+    assert measure_state([state]) == StateSize(elements=400 + 15 + 1, bytes=4 * 416)
+    assert measure_state([state], total=True) == StateSize(elements=800 + 15 + 1, bytes=4 * 816)
+    assert compute_optimizer_size([state], total=True) == (4 * 816 / 2**20, 816)
+    assert adamw_state([nn.Parameter(sharded)], total=True) == StateSize(elements=1601, bytes=6404)
+
+
+@pytest.mark.usefixtures("four_ranks")
+def test_total_of_unsharded_state_is_this_processs() -> None:
+    state = [{"moment": torch.zeros(3), "step": 2}]
+    assert measure_state(state, total=True) == measure_state(state) == StateSize(elements=4, bytes=20)
+
+
+@pytest.mark.usefixtures("four_ranks")
+@pytest.mark.parametrize(
+    ("placement", "local", "whole"),
+    [(Shard(0), 25 + 8 + 1, 100 + 8 + 1), (Shard(1), 100 + 2 + 1, 100 + 8 + 1), (Replicate(), 109, 109)],
+    ids=str,
+)
+def test_state_of_a_sharded_matrix_is_sharded_along_with_it(placement: Placement, local: int, whole: int) -> None:
+    mesh = init_device_mesh("cpu", (4,))
+    values = torch.zeros(100, 8).chunk(4, placement.dim)[0] if placement.is_shard() else torch.zeros(100, 8)
+    param = nn.Parameter(DTensor.from_local(values, mesh, [placement], run_check=False))
+    optimizer = Adafactor([param])
+    param.grad = torch.zeros_like(param)
+    optimizer.step()
+
+    assert measure_state(optimizer.state) == StateSize(local, 4 * local)
+    assert measure_state(optimizer.state, total=True) == StateSize(whole, 4 * whole)
+    assert predict_state(Adafactor, [{"params": [param]}]) == StateSize(local, 4 * local)
+
+
+@pytest.mark.usefixtures("four_ranks")
+def test_total_of_sharded_8bit_state_counts_the_bytes_of_all_shards() -> None:
+    mesh = init_device_mesh("cpu", (4,))
+    moment = DTensor.from_local(torch.zeros(1024), mesh, [Shard(0)], run_check=False)
+    moment._local_tensor = quantized(1024)
+
+    assert measure_state([{"moment": moment}], total=True) == StateSize(elements=4096, bytes=4 * (1024 + 4 * 4))
 
 
 @pytest.mark.usefixtures("four_ranks")

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning.pytorch as pl
@@ -12,8 +13,12 @@ import torch
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Shard
+from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils.data import DataLoader, TensorDataset
 
+from lightning_adafactor import Adafactor
 from lightning_adafactor import monitor as monitor_module
 from lightning_adafactor.memory import StateSize, adamw_state
 from lightning_adafactor.monitor import OptimizerStateMonitor
@@ -384,6 +389,27 @@ def test_under_ddp_each_rank_measures_its_own_state_and_rank_0_reports(tmp_path:
     with (tmp_path / "ddp" / "version_0" / "metrics.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["optimizer/state_mb"]]
     assert [(row["step"], row["optimizer/state_elements"]) for row in rows] == [("0", "32.0"), ("3", "32.0")]
+
+
+def test_sharded_state_is_logged_as_this_processs_and_as_that_of_all() -> None:
+    torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=4)
+    try:
+        mesh = init_device_mesh("cpu", (4,))
+        param = nn.Parameter(DTensor.from_local(torch.zeros(25, 8), mesh, [Shard(0)], run_check=False))
+        param.grad = torch.zeros_like(param)
+        optimizer = Adafactor([param])
+        optimizer.step()
+        strategy = SimpleNamespace(optimizers=[optimizer], root_device=torch.device("cpu"))
+        measured = OptimizerStateMonitor()._measure(SimpleNamespace(strategy=strategy))
+    finally:
+        torch.distributed.destroy_process_group()
+
+    assert measured == {
+        "optimizer/state_elements": 25 + 8 + 1,
+        "optimizer/state_mb": 4 * (25 + 8 + 1) / 2**20,
+        "optimizer/total_state_elements": 100 + 8 + 1,
+        "optimizer/total_state_mb": 4 * (100 + 8 + 1) / 2**20,
+    }
 
 
 @pytest.mark.gpu

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lightning_adafactor import Adafactor, plain
 from lightning_adafactor.rounding import philox, random_bits, round_stochastically
-from lightning_adafactor.tiles import Grid
+from lightning_adafactor.tiles import Grid, Region
 
 ONES = 0xFFFFFFFF
 
@@ -42,6 +42,26 @@ def bits_of(shape: tuple[int, ...], limit: int, seed: int = 3, step: int = 5, pa
     for number, tile in enumerate(grid.split(whole)):
         tile.copy_(random_bits(seed, grid, number, tile, step=step, parameter=parameter))
     return whole
+
+
+@pytest.mark.parametrize(
+    ("shape", "starts", "sizes"),
+    [
+        ((70,), (13,), (40,)),
+        ((5, 20), (2, 0), (3, 20)),
+        ((5, 20), (0, 7), (5, 6)),
+        ((3, 4, 30), (1, 2, 11), (2, 2, 17)),
+    ],
+)
+def test_bits_of_a_shard_are_those_of_its_elements_in_the_whole(
+    shape: tuple[int, ...], starts: tuple[int, ...], sizes: tuple[int, ...]
+) -> None:
+    whole, grid = bits_of(shape, limit=10_000), Grid(sizes, 10_000)
+    region = Region(shape, starts)
+    (tile,) = grid.split(torch.zeros(sizes))
+    bits = random_bits(3, grid, 0, tile, step=5, parameter=2, region=region)
+    part = tuple(slice(start, start + size) for start, size in zip(starts, sizes, strict=True))
+    assert torch.equal(bits, whole[part])
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (70,), (5, 20), (40, 3), (3, 4, 10), (2, 3, 3, 3)])

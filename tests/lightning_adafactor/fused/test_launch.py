@@ -47,7 +47,7 @@ JITFunction.run = compile_only
 params = [torch.ones(shape, dtype=torch.bfloat16, requires_grad=True) for shape in ((64, 32), (9,))]
 for param in params:
     param.grad = torch.ones_like(param)
-_, _, entries = Adafactor(params, fused=False, compiled=False)._entries()
+entries = Adafactor(params, fused=False, compiled=False)._work().plain
 FusedAdafactor()(entries)
 print(json.dumps(launched))
 """

@@ -1,0 +1,67 @@
+"""Parameters that a sharding engine has flattened, which Adafactor cannot factor: FSDP1 and DeepSpeed ZeRO."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence, Set
+from typing import Any
+
+from torch import Tensor
+
+_REMEDY = "Shard with FSDP2 (torch.distributed.fsdp.fully_shard), which keeps shapes"
+
+
+def check_for_fsdp1(group: dict[str, Any], *, allow_unfactored: bool) -> None:
+    """Refuses the flat shards of FSDP1 (``FullyShardedDataParallel``) in a parameter group.
+
+    Args:
+        group: The group, with ``params`` and perhaps ``param_names``.
+        allow_unfactored: Warn only.
+
+    Raises:
+        RuntimeError: There is one, and ``allow_unfactored`` is False.
+    """
+    of_fsdp1 = [param for param in group["params"] if getattr(param, "_fsdp_flattened", False)]
+    if any(param.dim() > 1 for param in of_fsdp1):
+        return  # not sharded: with one process, FSDP1 keeps shapes
+    names = group.get("param_names") or [None] * len(group["params"])
+    flat = [
+        (name or ", ".join(getattr(param, "_fqns", ())) or "unnamed", param)
+        for name, param in zip(names, group["params"], strict=True)
+        if getattr(param, "_fsdp_flattened", False)
+    ]
+    if flat:
+        _refuse("FSDP1", flat, allow_unfactored=allow_unfactored)
+
+
+def check_for_deepspeed(param: Tensor, given: Set[int], *, allow_unfactored: bool) -> None:
+    """Refuses a flat partition of DeepSpeed ZeRO, which it puts into a parameter group in place of the parameters.
+
+    Args:
+        param: A parameter of the optimizer.
+        given: The ids of all parameters that were given to the optimizer.
+        allow_unfactored: Warn only.
+
+    Raises:
+        RuntimeError: It is one, and ``allow_unfactored`` is False.
+    """
+    if "deepspeed" in sys.modules and param.dim() == 1 and id(param) not in given:
+        name = str(getattr(param, "ds_id", "unnamed"))
+        _refuse("DeepSpeed ZeRO", [(name, param)], allow_unfactored=allow_unfactored)
+
+
+def _refuse(engine: str, flat: Sequence[tuple[str, Tensor]], *, allow_unfactored: bool) -> None:
+    elements = sum(param.numel() for _, param in flat)
+    what = ", ".join(f"{name!r} ({param.numel():,} elements)" for name, param in flat)
+    if not allow_unfactored:
+        raise RuntimeError(
+            f"Adafactor cannot factor the flat shards of {engine}, which have lost the parameters' shapes: {what}. "
+            f"{_REMEDY}, or pass allow_unfactored=True, which keeps one number per element"
+        )
+    megabytes = sum(param.numel() * max(4, param.element_size()) for _, param in flat) / 2**20
+    warnings.warn(
+        f"Adafactor keeps one number per element for the flat shards of {engine}, {elements:,} elements or "
+        f"{megabytes:,.2f} MB, and scales and clips each shard by itself: {what}. {_REMEDY}",
+        stacklevel=4,
+    )

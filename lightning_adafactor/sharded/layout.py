@@ -1,0 +1,158 @@
+"""What of a parameter is sharded over which process groups, and where its local shard lies in the whole."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+from typing import TypeGuard
+
+import torch
+from torch import Tensor
+from torch.distributed import ProcessGroup
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+from torch.distributed.tensor.placement_types import Placement, _StridedShard
+
+from lightning_adafactor.entry import is_transposed
+from lightning_adafactor.tiles import Region
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Layout:
+    """How a parameter is sharded, dimensions in the order of its memory (see ``Entry``).
+
+    A mesh dimension of size 1 shards nothing.
+
+    Attributes:
+        mesh: The device mesh.
+        shape: The shape of the whole parameter.
+        transposed: Whether the last two dimensions are swapped relative to the parameter's own.
+        rows: The mesh dimensions that shard the rows of its matrices.
+        columns: Those that shard the columns.
+        all: Those that shard anything, batch dimensions and vectors too.
+    """
+
+    mesh: DeviceMesh
+    shape: tuple[int, ...]
+    transposed: bool
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+    all: tuple[int, ...]
+
+    def groups(self, mesh_dims: Sequence[int]) -> tuple[ProcessGroup, ...]:
+        """The process groups of some mesh dimensions, of which this process is a member."""
+        return tuple(self.mesh.get_group(dim) for dim in mesh_dims)
+
+    def is_first(self, mesh_dims: Sequence[int]) -> bool:
+        """Whether this process is the first one along each of these mesh dimensions."""
+        coordinate = self.mesh.get_coordinate()
+        return coordinate is not None and not any(coordinate[dim] for dim in mesh_dims)
+
+
+def layout_of(param: DTensor) -> Layout:
+    """Finds out how a parameter is sharded.
+
+    Raises:
+        RuntimeError: The parameter has ``Partial`` placements.
+    """
+    sharding: dict[int, list[int]] = {}
+    for mesh_dim, placement in enumerate(param.placements):
+        if placement.is_partial():
+            raise RuntimeError(
+                f"Adafactor does not support parameters with Partial placements, and one has {param.placements}: "
+                "redistribute it to Replicate() or Shard(dim)"
+            )
+        if is_shard(placement) and param.device_mesh.size(mesh_dim) > 1:
+            sharding.setdefault(placement.dim, []).append(mesh_dim)
+    dims = param.dim()
+    rows = tuple(sharding.get(dims - 2, ())) if dims > 1 else ()
+    columns = tuple(sharding.get(dims - 1, ())) if dims > 1 else ()
+    shape = tuple(param.shape)
+    transposed = is_transposed(param)
+    if transposed:
+        rows, columns = columns, rows
+        shape = (*shape[:-2], shape[-1], shape[-2])
+    everything = tuple(sorted(mesh_dim for mesh_dims in sharding.values() for mesh_dim in mesh_dims))
+    return Layout(param.device_mesh, shape, transposed, rows, columns, everything)
+
+
+def is_shard(placement: Placement) -> TypeGuard[Shard | _StridedShard]:
+    """Whether a placement shards a dimension; that of FSDP2 over tensor parallelism is not always a ``Shard``."""
+    return isinstance(placement, (Shard, _StridedShard))
+
+
+def local_gradient(param: DTensor) -> Tensor:
+    """The local shard of a parameter's gradient, placed as the parameter is.
+
+    Raises:
+        RuntimeError: The gradient is not a DTensor, lies on another mesh, or has ``Partial`` placements.
+    """
+    grad = param.grad
+    if not isinstance(grad, DTensor):
+        raise RuntimeError(f"Adafactor needs a DTensor gradient for a DTensor parameter, not a {type(grad).__name__}")
+    if any(placement.is_partial() for placement in grad.placements):
+        raise RuntimeError(
+            f"Adafactor does not support gradients with Partial placements, and one has {grad.placements}: reduce it "
+            "before the step with p.grad = p.grad.redistribute(placements=p.placements)"
+        )
+    if grad.device_mesh != param.device_mesh:
+        raise RuntimeError("Adafactor does not support gradients on another device mesh than their parameters'")
+    if grad.placements != param.placements:
+        grad = grad.redistribute(placements=param.placements)
+    return local(grad)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The local shard of a DTensor, complete even where a collective was still at work on it, or the tensor itself.
+
+    Without ``torch.no_grad()`` it would be a part of a graph.
+    """
+    shard = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    wait = getattr(shard, "wait", None)
+    return shard if wait is None else wait()
+
+
+def region_of(param: DTensor, *, transposed: bool = False) -> Region:
+    """Where the local shard lies in the whole parameter.
+
+    Args:
+        param: The parameter.
+        transposed: Whether to swap the last two dimensions.
+
+    Raises:
+        RuntimeError: The shard is not contiguous in the parameter.
+    """
+    shape = tuple(param.shape)
+    local_shape, starts = _local_shape_and_starts(param.device_mesh, tuple(param.placements), shape)
+    if local_shape != tuple(param.to_local().shape):
+        raise RuntimeError(
+            f"Adafactor cannot tell which elements of a parameter of shape {shape} and placements {param.placements} "
+            f"lie on this process: use sizes that the number of processes divides, or stochastic_rounding=False"
+        )
+    if transposed:
+        shape = (*shape[:-2], shape[-1], shape[-2])
+        starts = (*starts[:-2], starts[-1], starts[-2])
+    return Region(shape, starts)
+
+
+@functools.lru_cache(maxsize=4096)  # asked for each parameter in each step
+def _local_shape_and_starts(
+    mesh: DeviceMesh, placements: tuple[Placement, ...], shape: tuple[int, ...]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    for dim in range(len(shape)):
+        split_factors = [
+            (getattr(placement, "split_factor", 1), mesh.size(mesh_dim))
+            for mesh_dim, placement in enumerate(placements)
+            if is_shard(placement) and placement.dim == dim
+        ]
+        for number, (split_factor, _) in enumerate(split_factors):
+            later = math.prod(size for _, size in split_factors[number + 1 :])
+            if split_factor not in (1, later):
+                raise RuntimeError(
+                    f"Adafactor does not support shards that are not contiguous in the parameter: {placements}"
+                )
+    local_shape, starts = compute_local_shape_and_global_offset(torch.Size(shape), mesh, placements)
+    return tuple(local_shape), tuple(starts)

@@ -1,0 +1,151 @@
+"""Partial sums of many tensors in one buffer, added up with one all-reduce per process group."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, distributed
+from torch.distributed import ProcessGroup
+from torch.distributed.device_mesh import DeviceMesh
+
+from lightning_adafactor.sharded.layout import Layout
+
+
+class Reduction:
+    """A buffer of partial sums.
+
+    Slots are reserved first, then the buffer is allocated, filled, reduced and read. Slots that travel over the same
+    groups are neighbours. A slot that is to be summed over several groups is summed over one after the other; where
+    all slots allow it, over all processes at once instead, which saves an all-reduce.
+
+    Args:
+        dtype: dtype of the sums.
+        device: Where they are filled and read.
+    """
+
+    def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
+        self.dtype = dtype
+        self.device = device
+        self._slots: list[_Slot] = []
+        self._groups: dict[str, ProcessGroup] = {}
+        self._buffer: Tensor | None = None
+
+    def reserve(self, size: int, layout: Layout, over: Sequence[int]) -> int:
+        """Reserves a slot.
+
+        Args:
+            size: How many numbers it holds.
+            layout: The layout of the parameter that the sums are of.
+            over: The mesh dimensions that they are to be summed over; none for sums that are complete already.
+
+        Returns:
+            The number of the slot.
+        """
+        groups = {str(group.group_name): group for group in layout.groups(tuple(over))}
+        self._groups.update(groups)
+        varies = not set(layout.all) <= set(over)
+        replicated = [dim for dim in range(layout.mesh.ndim) if dim not in over]
+        self._slots.append(_Slot(size, layout.mesh, tuple(groups), varies, layout.is_first(replicated)))
+        return len(self._slots) - 1
+
+    def reserve_for_all(self, layout: Layout) -> int:
+        """Reserves a slot of one number that is summed over all groups of the slots reserved before."""
+        self._slots.append(_Slot(1, layout.mesh, tuple(self._groups), varies=False, is_first=True))
+        return len(self._slots) - 1
+
+    def allocate(self) -> None:
+        """Allocates the buffer, filled with zeros, for all slots reserved so far."""
+        order = {name: number for number, name in enumerate(self._groups)}
+        start = 0
+        for slot in sorted(self._slots, key=lambda slot: _place(slot.groups, order)):
+            slot.start = start
+            start += slot.size
+        self._buffer = torch.zeros(start, dtype=self.dtype, device=self.device)
+
+    def view(self, number: int, shape: Sequence[int] = ()) -> Tensor:
+        """A slot's numbers, as a view of this shape."""
+        assert self._buffer is not None
+        slot = self._slots[number]
+        return self._buffer[slot.start : slot.start + slot.size].view(tuple(shape))
+
+    def scalars(self, numbers: Sequence[int]) -> list[float]:
+        """The values of slots of one number each, read from the device at once."""
+        if not numbers:
+            return []
+        values: list[float] = torch.stack([self.view(number) for number in numbers]).tolist()
+        return values
+
+    def all_reduce(self) -> None:
+        """Adds up the partial sums of all processes."""
+        if not self._groups:
+            return
+        if len(self._groups) > 1 and self._over_all_processes():
+            reduced = [slot for slot in self._slots if slot.groups]
+            for number, slot in enumerate(self._slots):
+                if slot.groups and not slot.is_first:
+                    self.view(number, (slot.size,)).zero_()
+            self._sum(reduced, None)
+            return
+        for name, group in self._groups.items():
+            self._sum([slot for slot in self._slots if name in slot.groups], group)
+
+    def _over_all_processes(self) -> bool:
+        """Whether one sum over all processes can stand for those over each group."""
+        reduced = [slot for slot in self._slots if slot.groups]
+        mesh = reduced[0].mesh
+        return mesh.size() == distributed.get_world_size() and not any(
+            slot.varies or slot.mesh != mesh for slot in reduced
+        )
+
+    def _sum(self, slots: Sequence[_Slot], group: ProcessGroup | None) -> None:
+        """Sums slots over a process group, or over all processes, with one all-reduce."""
+        assert self._buffer is not None
+        ranges: list[list[int]] = []
+        for slot in sorted(slots, key=lambda slot: slot.start):
+            if ranges and ranges[-1][1] == slot.start:
+                ranges[-1][1] += slot.size
+            else:
+                ranges.append([slot.start, slot.start + slot.size])
+        parts = [self._buffer[start:end] for start, end in ranges]
+        # parameters that FSDP2 has offloaded are on the CPU, their process group may be for GPUs
+        device = torch.device(slots[0].mesh.device_type)
+        sent = parts[0] if len(parts) == 1 else torch.cat(parts)
+        if sent.device.type != device.type:
+            sent = sent.to(device)
+        if sent.numel() == 0:
+            return
+        distributed.all_reduce(sent, group=group)
+        if sent is not parts[0]:
+            for part, total in zip(parts, sent.split([part.numel() for part in parts]), strict=True):
+                part.copy_(total)
+
+
+@dataclasses.dataclass(slots=True)
+class _Slot:
+    """A slot of the buffer.
+
+    Attributes:
+        size: How many numbers it holds.
+        mesh: The device mesh of the parameter that the sums are of.
+        groups: The names of the process groups that it is summed over.
+        varies: Whether the numbers differ along mesh dimensions that they are not summed over.
+        is_first: Whether this process is the first one along the mesh dimensions that they are not summed over.
+        start: The place in the buffer.
+    """
+
+    size: int
+    mesh: DeviceMesh
+    groups: tuple[str, ...]
+    varies: bool
+    is_first: bool
+    start: int = 0
+
+
+def _place(groups: Sequence[str], order: dict[str, int]) -> tuple[object, ...]:
+    """Sorts slots so that, of two groups, each finds its own in one piece: A, A and B, B; last, those of none."""
+    numbers = sorted(order[name] for name in groups)
+    if not numbers:
+        return (1,)
+    return 0, numbers[0], len(numbers), numbers

@@ -1,0 +1,169 @@
+"""Which collectives a step takes, and how many numbers they carry."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor.placement_types import _StridedShard
+
+from lightning_adafactor import Adafactor
+from tests.lightning_adafactor.sharded import processes, shardings
+
+ALL, DATA, TENSOR = "all processes", "data", "tensor"
+UNSCALED = {"scale_parameter": False}
+R, S0, S1 = Replicate(), Shard(0), Shard(1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A step.
+
+    Attributes:
+        mesh: Shape of the mesh of 4 processes; its dimensions are DATA and TENSOR.
+        params: Shape and placements of the parameters.
+        all_reduces: How many there should be, by mesh dimension.
+        sent: How many numbers they should carry together, on each process.
+        options: Of the optimizer.
+    """
+
+    mesh: tuple[int, ...]
+    params: list[tuple[tuple[int, ...], shardings.Placements]]
+    all_reduces: dict[str, int]
+    sent: int
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+CASES = {
+    # column sums, ΣR, Σp²; then ΣU²
+    "rows": Case((4,), [((8, 12), (S0,))], {DATA: 2}, 12 + 1 + 1 + 1),
+    "columns": Case((4,), [((8, 12), (S1,))], {DATA: 2}, 8 + 1 + 1),
+    "a batch": Case((4,), [((8, 3, 5), (S0,))], {DATA: 2}, 1 + 1),
+    "rows of a batch": Case((4,), [((2, 8, 5), (S1,))], {DATA: 2}, 2 * 5 + 2 + 1 + 1),
+    "a vector": Case((4,), [((8,), (S0,))], {DATA: 2}, 1 + 1),
+    "rows, not scaled": Case((4,), [((8, 12), (S0,))], {DATA: 2}, 12 + 1 + 1, UNSCALED),
+    "a batch, not scaled": Case((4,), [((8, 3, 5), (S0,))], {DATA: 1}, 1, UNSCALED),
+    "fifty parameters": Case((4,), [((8, 12), (S0,)), ((8,), (S0,))] * 25, {DATA: 2}, 25 * (15 + 2)),
+    "replicated": Case((4,), [((8, 12), (R,)), ((8,), (R,))], {}, 0),
+    "a mesh of one": Case((1, 4), [((8, 12), (S0, R))], {}, 0),
+    "an empty parameter": Case((4,), [((0, 12), (S0,))], {}, 0),
+    "replicas": Case((2, 2), [((8, 12), (R, S0))], {TENSOR: 2}, 15),
+    # ΣU² of both over all processes at once
+    "rows and columns": Case((2, 2), [((8, 12), (S0, S1))], {DATA: 1, TENSOR: 1, ALL: 1}, (6 + 2) + (4 + 2) + 1),
+    "rows twice": Case((2, 2), [((8, 12), (_StridedShard(0, split_factor=2), S0))], {ALL: 2}, 15),
+    "rows twice, and a replicated vector": Case(
+        (2, 2), [((8, 12), (_StridedShard(0, split_factor=2), S0)), ((8,), (S0, R))], {ALL: 2}, 15 + 2
+    ),
+    "two ways": Case((2, 2), [((8, 12), (S0, R)), ((8, 12), (R, S1))], {ALL: 2}, 15 + 10),
+}
+
+
+def step(case: Case) -> dict[str, Any]:
+    mesh = init_device_mesh("cpu", case.mesh, mesh_dim_names=(DATA, TENSOR)[: len(case.mesh)])
+    params = []
+    for number, (shape, placements) in enumerate(case.params):
+        generator = torch.Generator().manual_seed(number)
+        params.append(shardings.shard(torch.randn(shape, generator=generator), mesh, placements).requires_grad_())
+        params[-1].grad = shardings.shard(torch.randn(shape, generator=generator), mesh, placements)
+    optimizer = Adafactor(params, **case.options)
+    optimizer.step()
+    with shardings.Counting() as counting:
+        optimizer.step()
+    names = {str(mesh.get_group(dim).group_name): (DATA, TENSOR)[dim] for dim in range(mesh.ndim)} | {"world": ALL}
+    return {
+        "all_reduces": {names[group]: count for group, count in counting.all_reduces.items()},
+        "sent": counting.sent_over.total(),
+        "others": counting.others,
+    }
+
+
+def everything() -> tuple[dict[str, Any], dict[str, Any]]:
+    steps = {name: step(case) for name, case in CASES.items()}
+    mesh = init_device_mesh("cpu", (4,))
+    others = {
+        "partial": refusal(mesh),
+        "fused": unsupported(mesh, "fused"),
+        "compiled": unsupported(mesh, "compiled"),
+        "found_inf": skipped(mesh),
+        "implementation": implementation(mesh),
+    }
+    return steps, others
+
+
+def refusal(mesh: DeviceMesh) -> str:
+    """What is said of a gradient that is yet to be reduced."""
+    param = distribute_tensor(torch.ones(8, 12), mesh, [R]).requires_grad_()
+    param.grad = DTensor.from_local(torch.ones(8, 12), mesh, [Partial()])
+    with pytest.raises(RuntimeError) as raised:
+        Adafactor([param]).step()
+    return str(raised.value)
+
+
+def unsupported(mesh: DeviceMesh, argument: str) -> str:
+    """What is said of a faster implementation that is insisted on."""
+    param = distribute_tensor(torch.ones(8, 12), mesh, [S0]).requires_grad_()
+    with pytest.raises(RuntimeError) as raised:
+        Adafactor([param], **{argument: True})
+    return str(raised.value)
+
+
+def skipped(mesh: DeviceMesh) -> list[bool]:
+    """Whether parameters, steps and state stay the same where another process has found an infinite gradient."""
+    params = [distribute_tensor(torch.ones(8, 12), mesh, [placement]).requires_grad_() for placement in (S0, R)]
+    optimizer = Adafactor(params)
+    same = []
+    for rank in (None, 2, None):
+        before = [shardings.whole(param) for param in params]
+        for param in params:
+            param.grad = torch.ones_like(param)
+        optimizer.grad_scale = torch.tensor(2.0)
+        optimizer.found_inf = torch.tensor(float(mesh.get_rank() == rank))
+        optimizer.step()
+        same.append(all(torch.equal(shardings.whole(param), old) for param, old in zip(params, before, strict=True)))
+    same.append({float(state["step"]) for state in optimizer.state.values()} == {2.0})
+    return same
+
+
+def implementation(mesh: DeviceMesh) -> list[str]:
+    """What takes the step of a sharded parameter, and of a replicated one."""
+    params = [distribute_tensor(torch.ones(8, 12), mesh, [placement]).requires_grad_() for placement in (S0, R)]
+    return [choice.path for choice in Adafactor(params).implementation().values()]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    return processes.run(everything, 4, tmp_path_factory.mktemp("collectives"))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_collectives_are_those_that_are_needed(results: list[Any], name: str) -> None:
+    case = CASES[name]
+    for steps, _ in results:
+        assert steps[name] == {"all_reduces": case.all_reduces, "sent": case.sent, "others": 0}
+
+
+def test_partial_gradients_are_refused(results: list[Any]) -> None:
+    for _, other in results:
+        assert "does not support gradients with Partial placements" in other["partial"]
+        assert "p.grad = p.grad.redistribute(placements=p.placements)" in other["partial"]
+
+
+@pytest.mark.parametrize("argument", ["fused", "compiled"])
+def test_a_faster_implementation_cannot_be_insisted_on(results: list[Any], argument: str) -> None:
+    for _, other in results:
+        assert other[argument] == (f"{argument}=True is not supported: the parameter is sharded over several processes")
+
+
+def test_nothing_changes_where_any_process_has_found_an_infinite_gradient(results: list[Any]) -> None:
+    for _, other in results:
+        assert other["found_inf"] == [False, True, False, True]
+
+
+def test_a_replicated_parameter_takes_the_ordinary_path(results: list[Any]) -> None:
+    (ordinary,) = Adafactor([torch.ones(8, 12, requires_grad=True)]).implementation().values()
+    for _, other in results:
+        assert other["implementation"] == ["plain", ordinary.path]
