@@ -7,7 +7,8 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from recipes.recipe import Recipe, RecipeData
+from recipes.recipe import Recipe
+from recipes.recipe_data import RecipeData
 from recipes.runs.fingerprint import metrics_sha256, weights_sha256
 from recipes.runs.plot import draw
 from recipes.runs.provenance import provenance

@@ -1,7 +1,7 @@
 """The private attributes of argparse and jsonargparse that the command line uses: named here and nowhere else.
 
 They are read, never changed. ``tests/recipes/cli/test_jsonargparse_internals.py`` names the one that a new version of
-Python or jsonargparse takes away.
+Python or jsonargparse has removed.
 """
 
 from argparse import SUPPRESS, Action
@@ -21,9 +21,3 @@ def arguments_of(parser: ArgumentParser) -> Iterator[Action]:
 def type_of(argument: Action) -> Any:
     """The type hint of an argument; None for one without."""
     return getattr(argument, "_typehint", argument.type)
-
-
-def listed_commands(parser: ArgumentParser) -> list[Action]:
-    """The commands as ``--help`` lists them: ``dest`` is the name, ``help`` the description."""
-    assert parser._subcommands_action is not None
-    return parser._subcommands_action._choices_actions

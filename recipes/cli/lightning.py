@@ -20,10 +20,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from recipes import resolvers
 from recipes.cli.command_line import CommandLine
-from recipes.cli.commands import COMMANDS
 from recipes.cli.given import kept_arguments, plain_keys
 from recipes.cli.interpolation import explain_interpolation
-from recipes.cli.jsonargparse_internals import arguments_of, listed_commands
+from recipes.cli.jsonargparse_internals import arguments_of
 from recipes.cli.mistakes import explain, refuse_empty_groups, sentence
 from recipes.cli.parser import RecipeParser, parser_settings, words_for
 from recipes.messages import RecipeError, tell
@@ -36,7 +35,7 @@ from recipes.training.defaults import default_callbacks, loggers_of
 
 CHECKPOINT_PATH = (
     "A .ckpt file, the folder of a run, or 'best' or 'last' for the newest run of the same --config. fit "
-    "resumes from it, the other commands load it. From the folder of a run, fit takes the last checkpoint, the "
+    "resumes from it, the other commands load it. From the folder of a run, fit loads the last checkpoint, the "
     "others the best."
 )
 WEIGHTS_ONLY = "Whether a checkpoint may hold only tensors and plain values, and no objects that could run code."
@@ -46,11 +45,11 @@ class RecipeCLI(LightningCLI):
     """Fits, validates, tests or predicts with the model and the data that the configuration names.
 
     Args:
-        command: ``fit``, ``validate``, ``test`` or ``predict``; or ``--help``.
+        command: ``fit``, ``validate``, ``test`` or ``predict``.
         command_line: The options of the command.
 
     Attributes:
-        parsers: The parser of each command.
+        command_parser: The parser of the command.
         checkpoint: The checkpoint that ``--ckpt_path`` names; None for none.
         run_folder: Where this run writes; None with ``trainer.fast_dev_run``.
 
@@ -59,8 +58,8 @@ class RecipeCLI(LightningCLI):
     """
 
     def __init__(self, command: str, command_line: CommandLine) -> None:
-        self.command_line = command_line
-        self.parsers: dict[str, RecipeParser] = {}
+        self.command, self.command_line = command, command_line
+        self.command_parser: RecipeParser
         self.checkpoint: str | None = None
         self.run_folder: RunFolder | None = None
         resolvers.register()
@@ -75,7 +74,7 @@ class RecipeCLI(LightningCLI):
                 seed_everything_default=42,
                 auto_configure_optimizers=False,
                 parser_class=RecipeParser,
-                parser_kwargs=parser_settings(self.subcommands()),
+                parser_kwargs=parser_settings(command),
                 args=words_for(command, command_line),
             )
         except BaseException as error:
@@ -83,6 +82,10 @@ class RecipeCLI(LightningCLI):
             if isinstance(error, SystemExit) and self._interrupted():
                 self._end_as_stopped(error)
             raise
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """The given command alone: building a parser for each of the others takes time."""
+        return {self.command: LightningCLI.subcommands()[self.command]}
 
     def _leave_no_empty_folder(self) -> None:
         if self.run_folder is not None and is_first_rank():
@@ -93,7 +96,7 @@ class RecipeCLI(LightningCLI):
         return hasattr(self, "trainer") and self.trainer.interrupted
 
     def _end_as_stopped(self, error: SystemExit) -> NoReturn:
-        """Says where to go on; the exit status is 130 after Ctrl-C, else 128 and the number of the signal."""
+        """Says how to resume; the exit status is 130 after Ctrl-C, else 128 and the number of the signal."""
         where = self._where_it_stopped()
         if not isinstance(error, SIGTERMException):
             signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -114,27 +117,24 @@ class RecipeCLI(LightningCLI):
         return f"resume with --ckpt_path {last.path}"
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        """The parser of a command, or of all; its ``--config`` takes the files that are already read."""
+        """The parser of the command, or the one around it; ``--config`` takes the files that are already read."""
         kwargs.setdefault("dump_header", [f"lightning=={__version__}"])
         parser = RecipeParser(**kwargs)
         parser.add_config_argument(self.command_line.files)
         if parser.command:
-            self.parsers[parser.command] = parser
+            self.command_parser = parser
         return parser
 
     def setup_parser(self, *args: Any, **kwargs: Any) -> None:
-        """Lightning's parser, with the help texts of the recipes for the commands and for ``--ckpt_path``."""
+        """Lightning's parser, with the recipes' help texts for ``--ckpt_path`` and ``--weights_only``."""
         super().setup_parser(*args, **kwargs)
-        for listed in listed_commands(self.parser):
-            listed.help = COMMANDS[listed.dest]
-        for parser in self.parsers.values():
-            for argument in arguments_of(parser):
-                if argument.dest == "ckpt_path":
-                    argument.help = CHECKPOINT_PATH
-                elif argument.dest == "weights_only":
-                    argument.help = WEIGHTS_ONLY
-                    # With null, Lightning loads a checkpoint from a URL in a way that can run code.
-                    parser.set_defaults({"weights_only": True})
+        for argument in arguments_of(self.command_parser):
+            if argument.dest == "ckpt_path":
+                argument.help = CHECKPOINT_PATH
+            elif argument.dest == "weights_only":
+                argument.help = WEIGHTS_ONLY
+                # With null, Lightning loads a checkpoint from a URL in a way that can run code.
+                self.command_parser.set_defaults({"weights_only": True})
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds ``threads``, and ``checkpoint``: which checkpoints ``fit`` keeps."""
@@ -151,16 +151,14 @@ class RecipeCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parses the command line; a mistake becomes a :class:`RecipeError`."""
         assert isinstance(args, list)
-        command, given = args[0], self.command_line.given
-        if command in self.parsers:
-            refuse_empty_groups(self.parsers[command], given)
-            if not self.command_line.is_complete:
-                explain(self.parsers[command], given)
+        command, given = self.command, self.command_line.given
+        refuse_empty_groups(self.command_parser, given)
+        if not self.command_line.is_complete:
+            explain(self.command_parser, given)
         try:
             self.config = parser.parse_args(args)
         except ArgumentError as error:
-            if command in self.parsers:
-                explain(self.parsers[command], given)
+            explain(self.command_parser, given)
             raise RecipeError(sentence(str(error), command)) from error
         except OmegaConfBaseException as error:
             raise explain_interpolation(error, command, given) from error
@@ -169,7 +167,7 @@ class RecipeCLI(LightningCLI):
         self._find_checkpoint(command)
 
     def _find_checkpoint(self, command: str) -> None:
-        """Finds the checkpoint of ``--ckpt_path``, and takes from it the arguments of the model that were not given.
+        """Finds the checkpoint of ``--ckpt_path``, and loads from it the arguments of the model that were not given.
 
         Lightning would let the arguments in the checkpoint replace those given. It therefore sees no ``ckpt_path``
         until the classes are instantiated.
@@ -209,7 +207,7 @@ class RecipeCLI(LightningCLI):
         return runs_root(self.config[command]["trainer"]["default_root_dir"]), config_name(first)
 
     def before_instantiate_classes(self) -> None:
-        """Sets the threads; lets the model say what makes a checkpoint the best one, where no setting does."""
+        """Sets the threads and, if no setting does, the metric that chooses the best checkpoint: the model's."""
         settings = self.config[self.subcommand]
         if settings["threads"] is not None:
             torch.set_num_threads(settings["threads"])
@@ -268,7 +266,7 @@ class RecipeCLI(LightningCLI):
 
     def recorded_config(self) -> str:
         """All settings of this run, as in its ``config.yaml``."""
-        return recorded_config(self.parsers[str(self.subcommand)], self.config[self.subcommand])
+        return recorded_config(self.command_parser, self.config[self.subcommand])
 
     def after_fit(self) -> None:
         """Tests the best checkpoint, saves the model and writes the report, if the module is a recipe's."""
@@ -289,5 +287,5 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def is_first_rank() -> bool:
-    """Whether this process is rank 0, or the one that will start the others."""
+    """Whether this process is rank 0, or the one that launches the others."""
     return getattr(rank_zero_only, "rank", 0) == 0

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 
 from recipes.cli import quiet
-from recipes.cli.command_line import CommandLine
-from recipes.cli.commands import COMMANDS, OWN_COMMANDS, USAGE
+from recipes.cli.command_line import HELP, CommandLine
+from recipes.cli.commands import COMMANDS, OWN_COMMANDS, USAGE, help_of_all
 from recipes.messages import RecipeError, TrainingDiverged
 
 LINES_AT_MOST = 5
@@ -61,7 +61,10 @@ def _run(args: list[str]) -> int:
         hint = f"did you mean '{near[0]}'?" if near else f"expected one of {', '.join(known)}"
         raise RecipeError(f"unknown command '{args[0]}'; {hint}\n{USAGE}")
 
-    if args[0].startswith("-") and args[0] not in ("-h", "--help"):
+    if args[0] in HELP:
+        print(help_of_all(), end="")
+        return SUCCESS
+    if args[0].startswith("-"):
         raise RecipeError(f"'{args[0]}' is given before the command\n{USAGE}")
 
     quiet.no_bars_in_files()

@@ -33,11 +33,6 @@ class ParsedRecipe(RecipeCLI):
         except MisconfigurationException as error:
             raise RecipeError(" ".join(str(error).split())) from error
 
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """``fit`` alone, to save building a parser for each of the others."""
-        return {"fit": RecipeCLI.subcommands()["fit"]}
-
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """A stand-in for the trainer, whose ``fit`` does nothing."""
         return SimpleNamespace(fit=lambda **arguments: None, interrupted=False)

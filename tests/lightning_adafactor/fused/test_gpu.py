@@ -95,6 +95,8 @@ def test_a_schedule_never_waits_for_the_device(no_waiting: Any) -> None:
     for _ in range(3):
         schedule.step()
         optimizer.step()
+    no_waiting(False)
+    assert all(state["step"] == 4 for state in optimizer.state.values())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
