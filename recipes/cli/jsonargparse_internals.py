@@ -6,6 +6,7 @@ Python or jsonargparse takes away.
 
 from argparse import SUPPRESS, Action
 from collections.abc import Iterator
+from types import FrameType
 from typing import Any
 
 from jsonargparse import ArgumentParser
@@ -27,3 +28,10 @@ def listed_commands(parser: ArgumentParser) -> list[Action]:
     """The commands as ``--help`` lists them: ``dest`` is the name, ``help`` the description."""
     assert parser._subcommands_action is not None
     return parser._subcommands_action._choices_actions
+
+
+def refused_alternatives(frame: FrameType) -> list[BaseException]:
+    """The errors of all types that a value could have had, where jsonargparse reports the first one as the cause."""
+    if frame.f_code.co_name != "raise_union_unexpected_value":
+        return []
+    return list(frame.f_locals.get("exceptions", []))

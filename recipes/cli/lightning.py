@@ -7,7 +7,6 @@ import importlib
 import signal
 import sys
 from argparse import ArgumentError
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,7 +25,9 @@ from recipes.cli.interpolation import explain_interpolation
 from recipes.cli.jsonargparse_internals import arguments_of, listed_commands
 from recipes.cli.mistakes import explain, refuse_empty_groups, sentence
 from recipes.cli.parser import RecipeParser, parser_settings, words_for
-from recipes.messages import RecipeError, tell
+from recipes.cli.unforeseen import Circumstances, explain
+from recipes.cli.unwritable_defaults import leave_out_unwritable_defaults
+from recipes.messages import RecipeError, TrainingDiverged, tell
 from recipes.ranges import PositiveInt
 from recipes.recipe import Recipe
 from recipes.runs.config import RecordConfig, recorded_config
@@ -78,11 +79,41 @@ class RecipeCLI(LightningCLI):
                 parser_kwargs=parser_settings(self.subcommands()),
                 args=words_for(command, command_line),
             )
+        except (RecipeError, TrainingDiverged):
+            self._leave_no_empty_folder()
+            raise
+        except Exception as error:
+            told = explain(error, self._circumstances())
+            self._leave_no_empty_folder()
+            raise told from error
         except BaseException as error:
             self._leave_no_empty_folder()
             if isinstance(error, SystemExit) and self._interrupted():
                 self._end_as_stopped(error)
             raise
+
+    def _circumstances(self) -> Circumstances:
+        """What is known of this run, to explain an error."""
+        command = getattr(self, "subcommand", None)
+        settings = self.config.get(command) if command else None
+        made = getattr(self, "config_init", None)
+        trainer = getattr(self, "trainer", None)
+        return Circumstances(
+            doing=f"recipes {command}" if command else "reading the settings",
+            settings=settings.as_dict() if settings else {},
+            made=made[command].as_dict() if made else None,
+            trainer=trainer,
+            folder=self._folder(),
+            resume=self._where_it_stopped() if isinstance(trainer, Trainer) else "",
+            rank=int(getattr(rank_zero_only, "rank", 0)),
+        )
+
+    def _folder(self) -> Path | None:
+        """The run's folder, on the other ranks as they have learnt it from the first one."""
+        if is_first_rank():
+            return self.run_folder and self.run_folder.path
+        recorders = [c for c in getattr(self.trainer, "callbacks", []) if isinstance(c, RecordConfig)]
+        return recorders[0].folder if hasattr(self, "trainer") and recorders else None
 
     def _leave_no_empty_folder(self) -> None:
         if self.run_folder is not None and is_first_rank():
@@ -109,7 +140,7 @@ class RecipeCLI(LightningCLI):
 
     def _where_it_stopped(self) -> str:
         last = self._last_checkpoint()
-        if self.subcommand != "fit" or last is None or not last.path:
+        if self.subcommand != "fit" or last is None or not last.path or not Path(last.path).is_file():
             return ""
         return f"resume with --ckpt_path {last.path}"
 
@@ -164,6 +195,7 @@ class RecipeCLI(LightningCLI):
             raise RecipeError(sentence(str(error), command)) from error
         except OmegaConfBaseException as error:
             raise explain_interpolation(error, command, given) from error
+        leave_out_unwritable_defaults(self.config)
         for note in kept_arguments(given, self.config[command].as_dict()):
             tell(note)
         self._find_checkpoint(command)
@@ -224,14 +256,7 @@ class RecipeCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Instantiates the data, the model and the trainer."""
         self.config[self.subcommand]["ckpt_path"] = self.checkpoint
-        try:
-            super().instantiate_classes()
-        except ValueError as error:
-            # jsonargparse reports any exception of a class as a value that fits none of the types.
-            for cause in _causes(error):
-                if isinstance(cause, RecipeError | MisconfigurationException):
-                    raise cause from None
-            raise
+        super().instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Instantiates the trainer, with the recipes' loggers and callbacks, which write to the folder of the run."""
@@ -280,12 +305,6 @@ class RecipeCLI(LightningCLI):
         from recipes.cli.finish import finish
 
         finish(self.trainer, self.model, self.datamodule, self.settings(), self.recorded_config())
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def is_first_rank() -> bool:
