@@ -33,6 +33,7 @@ from recipes.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt
 from recipes.runs.history import RunHistory
 from recipes.runs.report import import_path
 from recipes.training.optimizer import Schedule, configure
+from recipes.training.unsupported import refuse_for_recipe
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -126,6 +127,7 @@ class Recipe(LightningModule, Generic[Data]):
 
     def configure_callbacks(self) -> list[Callback]:
         """The task's own callbacks. Lightning asks for them first, so here the data learns what it is tokenized for."""
+        refuse_for_recipe(self.trainer)
         self.data.tokenize_for(self.pretrained, self.trust_remote_code)
         present = self.trainer.callbacks  # type: ignore[attr-defined]
         return [callback for callback in self.run_callbacks if callback not in present]
@@ -229,7 +231,7 @@ class RecipeData(LightningDataModule, ABC):
     Args:
         train: Training file or files, or a split of ``path``. Not needed to test or predict with a trained model.
         validation: Validation file or files, or a split of ``path``, or a fraction to split off the training
-            rows. What is tuned is tuned on it.
+            rows. What is tuned is tuned on it. Null: no validation, and the newest checkpoint is the best one.
         test: Test file or files, or a split of ``path``, or a fraction to split off the training rows. The
             best checkpoint is tested on it once. Null: no test.
         path: Name of a dataset on the hub, or its folder. Null: all splits are files.
@@ -250,7 +252,7 @@ class RecipeData(LightningDataModule, ABC):
     def __init__(
         self,
         train: str | list[str] | None = None,
-        validation: float | str | list[str] = 0.1,
+        validation: float | str | list[str] | None = 0.1,
         test: float | str | list[str] | None = None,
         path: str | None = None,
         name: str | None = None,
@@ -354,6 +356,11 @@ class RecipeData(LightningDataModule, ABC):
         """Whether there is a split to test the best checkpoint on."""
         return self.sources["test"] is not None
 
+    @property
+    def has_validation(self) -> bool:
+        """Whether there is a validation split."""
+        return self.sources["validation"] is not None
+
     def read(self, split: str) -> "Dataset | None":
         """The rows of a split as they are in its files or on the hub; None where it has no source of its own.
 
@@ -437,8 +444,13 @@ class RecipeData(LightningDataModule, ABC):
         self._train_loader.resume(self._place)
         return self._train_loader
 
-    def val_dataloader(self) -> DataLoader:
-        """Batches of the validation split, in its order."""
+    def val_dataloader(self) -> DataLoader | list[DataLoader]:
+        """Batches of the validation split, in its order; in a training without validation, none."""
+        if not self.has_validation:
+            assert self.trainer is not None
+            if self.trainer.state.fn == TrainerFn.FITTING:
+                return []
+            raise RecipeError("data.validation is null, so there is nothing to validate on: give a file or a fraction")
         return self._loader(DataLoader, self._for_all_processes("validation"), self.eval_batch_size)
 
     def test_dataloader(self) -> DataLoader:

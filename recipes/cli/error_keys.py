@@ -1,4 +1,4 @@
-"""The key of the settings whose object an error was raised in: ``trainer.callbacks[0]``, ``model.optimizer``, ``data``."""
+"""The key of the settings that an error was raised in: ``trainer.callbacks[0]``, ``model.optimizer``, ``data``."""
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,11 +22,15 @@ KINDS = (
 )
 """Classes of objects that no class_path names, as (module, name), with the key that they come from."""
 FUNCTIONS = (
+    ("recipes/cli/lightning.py", "instantiate_trainer", "trainer"),
+    ("pytorch/trainer/trainer.py", "_run", "trainer"),
     ("recipes/training/optimizer.py", "configure", "model.optimizer"),
     ("core/optimizer.py", "_init_optimizers_and_lr_schedulers", "model"),
     ("utils/data/dataloader.py", "__next__", "data"),
 )
 """Functions that call what has no object of its own, as (file, name), with the key that it comes from."""
+OF_EVERY_RUN = ("recipes.", "lightning_adafactor.")
+"""The modules of the callbacks that every run has."""
 CALLS = "pytorch/trainer/call.py"
 """Where Lightning calls callbacks: the one that it calls is the variable ``callback``."""
 
@@ -140,8 +144,8 @@ def _of_a_kind(frame: FrameType, kinds: Sequence[tuple[type, str]]) -> Place | N
     for this in _objects(frame):
         for cls, key in kinds:
             if isinstance(this, cls):
-                if type(this).__module__.startswith(("recipes.", "lightning_adafactor.")) and key == "trainer.callbacks":
-                    break  # a callback of every run, which no key names: look further out
+                if key == "trainer.callbacks" and type(this).__module__.startswith(OF_EVERY_RUN):
+                    break  # which no key names: look further out
                 return Place(key, _function(frame, this))
     return None
 
@@ -155,16 +159,18 @@ def _called(frame: FrameType) -> Place | None:
 
 
 def _objects(frame: FrameType) -> Iterator[Any]:
-    """The object whose method a frame is, that is its first argument; in Lightning's calls the callback called."""
+    """The object whose method a frame is; in Lightning's calls the callback called."""
     code, values = frame.f_code, frame.f_locals
+    first = None
     if code.co_argcount:
-        yield values.get(code.co_varnames[0])
+        first = values.get(code.co_varnames[0])
+        first = first if hasattr(type(first), code.co_name) else None
     elif code.co_flags & CO_VARARGS and (given := values.get(code.co_varnames[code.co_kwonlyargcount])):
-        yield given[0]
-    if "self" in values:
-        yield values["self"]
-    if _file(frame).endswith(CALLS):
-        yield values.get("callback")
+        first = given[0]
+    called = values.get("callback") if _file(frame).endswith(CALLS) else None
+    for this in (first, values.get("self"), called):
+        if this is not None:
+            yield this
 
 
 def _file(frame: FrameType) -> str:

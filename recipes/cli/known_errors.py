@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from recipes.cli.error_keys import components
+from recipes.cli.error_keys import Place, components
 from recipes.messages import RecipeError, RunFailed
 
 OUT_OF_MEMORY = (
@@ -20,8 +20,8 @@ FULL_IN_WORDS = ("No space left on device", "Disk quota exceeded")
 REFUSALS = (
     (
         re.compile(r"^`val_check_interval` \((\d+)\) must be .* number of the training batches \((\w+)\)"),
-        "trainer.val_check_interval is {_0}, and an epoch has {_1} batches: lower it, give a share of the epoch such as "
-        "0.5, or set trainer.check_val_every_n_epoch to null to count the batches of all epochs",
+        "trainer.val_check_interval is {_0}, and an epoch has {_1} batches: lower it, give a share of the epoch such "
+        "as 0.5, or set trainer.check_val_every_n_epoch to null to count the batches of all epochs",
     ),
     (
         re.compile(r"^Early stopping conditioned on metric `(.*?)` which is not available\..* the following: (.*)$"),
@@ -29,20 +29,27 @@ REFUSALS = (
     ),
     (
         re.compile(r"^'(\w+)' object has no attribute 'backbone'$"),
-        "{BackboneFinetuning}: BackboneFinetuning freezes the attribute `backbone` of the model, and {_0} has none: leave the callback out",
+        "{BackboneFinetuning}: BackboneFinetuning freezes the attribute `backbone` of the model, and {_0} has none: "
+        "leave the callback out",
     ),
 )
 """What Lightning says of settings that do not fit together, and what is said in its place."""
 
 
 def known_error(
-    error: BaseException, doing: str, settings: Mapping[str, Any], folder: Path | None, resume: str
+    error: BaseException,
+    doing: str,
+    place: Place | None,
+    settings: Mapping[str, Any],
+    folder: Path | None,
+    resume: str,
 ) -> RecipeError | RunFailed | None:
     """What to say of an error whose cause is known.
 
     Args:
         error: The error.
         doing: What was done, as the subject of a sentence.
+        place: Where it was raised, seen from the settings.
         settings: The settings of the command.
         folder: The folder of the run, if there is one.
         resume: How to go on once the cause is gone; empty if there is nothing to go on from.
@@ -55,7 +62,7 @@ def known_error(
 
     message = str(error)
     if isinstance(error, MisconfigurationException):
-        return RecipeError(" ".join(message.split()))
+        return RecipeError(" ".join(f"{place.key}: {message}".split() if place else message.split()))
     if isinstance(error, OutOfMemoryError):
         return RunFailed(f"{OUT_OF_MEMORY} ({message.partition(' GPU ')[0].strip()})")
     if message.startswith("Error(s) in loading state_dict"):

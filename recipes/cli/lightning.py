@@ -25,7 +25,7 @@ from recipes.cli.interpolation import explain_interpolation
 from recipes.cli.jsonargparse_internals import arguments_of, listed_commands
 from recipes.cli.mistakes import explain, refuse_empty_groups, sentence
 from recipes.cli.parser import RecipeParser, parser_settings, words_for
-from recipes.cli.unforeseen import Circumstances, explain
+from recipes.cli.unforeseen import Circumstances, explain_error
 from recipes.cli.unwritable_defaults import leave_out_unwritable_defaults
 from recipes.messages import RecipeError, TrainingDiverged, tell
 from recipes.ranges import PositiveInt
@@ -34,6 +34,7 @@ from recipes.runs.config import RecordConfig, recorded_config
 from recipes.runs.folder import RunFolder, claim, config_name, give_back, next_folder, runs_root
 from recipes.training import checkpoints
 from recipes.training.defaults import default_callbacks, loggers_of
+from recipes.training.unsupported import refuse_settings
 
 CHECKPOINT_PATH = (
     "A .ckpt file, the folder of a run, or 'best' or 'last' for the newest run of the same --config. fit "
@@ -83,7 +84,7 @@ class RecipeCLI(LightningCLI):
             self._leave_no_empty_folder()
             raise
         except Exception as error:
-            told = explain(error, self._circumstances())
+            told = explain_error(error, self._circumstances())
             self._leave_no_empty_folder()
             raise told from error
         except BaseException as error:
@@ -111,7 +112,7 @@ class RecipeCLI(LightningCLI):
     def _folder(self) -> Path | None:
         """The run's folder, on the other ranks as they have learnt it from the first one."""
         if is_first_rank():
-            return self.run_folder and self.run_folder.path
+            return self.run_folder.path if self.run_folder else None
         recorders = [c for c in getattr(self.trainer, "callbacks", []) if isinstance(c, RecordConfig)]
         return recorders[0].folder if hasattr(self, "trainer") and recorders else None
 
@@ -247,7 +248,8 @@ class RecipeCLI(LightningCLI):
             torch.set_num_threads(settings["threads"])
         settings["threads"] = torch.get_num_threads()
         checkpoint = settings["checkpoint"]
-        if checkpoint["monitor"] is None and settings["trainer"]["limit_val_batches"] != 0:
+        has_validation = settings["data"].get("init_args", {}).get("validation", "given") is not None
+        if checkpoint["monitor"] is None and has_validation and settings["trainer"]["limit_val_batches"] != 0:
             module, _, name = settings["model"]["class_path"].rpartition(".")
             model_class = getattr(importlib.import_module(module), name)
             if issubclass(model_class, Recipe):
@@ -262,6 +264,7 @@ class RecipeCLI(LightningCLI):
         """Instantiates the trainer, with the recipes' loggers and callbacks, which write to the folder of the run."""
         made = self.config_init[self.subcommand]
         settings = made["trainer"]
+        refuse_settings(settings)
         if not settings["fast_dev_run"]:
             root, name = self._run_group(str(self.subcommand))
             self.run_folder = claim(root, name) if is_first_rank() else next_folder(root, name)

@@ -97,9 +97,11 @@ def _rank() -> int:
 
 def _unforeseen(error: Exception, args: list[str], debug: bool) -> int:
     """Reports an error of a command; a fault of ours with its traceback."""
-    from recipes.cli.unforeseen import Circumstances, explain
+    from recipes.cli.unforeseen import Circumstances, explain_error
 
-    told = error if isinstance(error, RunFailed) else explain(error, Circumstances(" ".join(["recipes", *args[:1]])))
+    told = (
+        error if isinstance(error, RunFailed) else explain_error(error, Circumstances(" ".join(["recipes", *args[:1]])))
+    )
     told.__cause__ = told.__cause__ or error
     if isinstance(told, RunFailed):
         return _fail(told, told.status, debug or told.is_bug)

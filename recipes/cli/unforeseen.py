@@ -21,6 +21,7 @@ from recipes.messages import RecipeError, RunFailed
 PACKAGES = Path(__file__).resolve().parents[2]
 OURS = (str(PACKAGES / "recipes") + "/", str(PACKAGES / "lightning_adafactor") + "/")
 FILE = "error.txt"
+DEVICE = "CUDA error"
 LONGEST = 400
 """Characters of the library's words in the sentence."""
 SHOWN_ON_REQUEST = "--debug shows the traceback"
@@ -28,7 +29,7 @@ REPORT = (
     "this is a fault of lightning-adafactor: please report it in the issue tracker of the repository that it was "
     "installed from, with the lines above and the configuration"
 )
-OF_THE_SETTINGS = (ValueError, TypeError, KeyError, AttributeError, NotImplementedError)
+OF_THE_SETTINGS = (ValueError, TypeError, LookupError, AttributeError, RuntimeError)
 """What a class raises that is created with arguments that it does not take."""
 
 
@@ -55,7 +56,7 @@ class Circumstances:
     rank: int = 0
 
 
-def explain(error: Exception, at: Circumstances) -> RecipeError | RunFailed:
+def explain_error(error: Exception, at: Circumstances) -> RecipeError | RunFailed:
     """The exception that tells the user of an error; the traceback is written.
 
     Args:
@@ -69,16 +70,16 @@ def explain(error: Exception, at: Circumstances) -> RecipeError | RunFailed:
     if cause is not error:
         frames += _frames(cause.__traceback__)
     doing = what_was_done(frames, at.doing, at.trainer)
-    if known := known_error(cause, doing, at.settings, at.folder, at.resume):
+    place = place_of(frames, at.settings, at.made)
+    if known := known_error(cause, doing, place, at.settings, at.folder, at.resume):
         return known
     if is_ours(cause):
         return RunFailed(REPORT, is_bug=True)
-    place = place_of(frames, at.settings, at.made)
     sentence = f"{doing} failed{_in(place)}: {_last_line(cause).rstrip('.')}"
     status = 2 if _is_fixable(cause, frames, place, at.trainer) else 1
     first = cause.__context__
     if is_after_another(frames) and isinstance(first, Exception):
-        told = explain(first, replace(at, resume="", folder=None))
+        told = explain_error(first, replace(at, resume="", folder=None))
         sentence = f"{str(told).removesuffix(f'; {SHOWN_ON_REQUEST}')}; then {sentence}"
         status = told.status if isinstance(told, RunFailed) else 2
     parts = [sentence, *([at.resume] if at.resume else []), _where_the_traceback_is(error, at)]
@@ -92,7 +93,7 @@ def is_ours(error: BaseException) -> bool:
     operating system or the device.
     """
     last = _last(error.__traceback__)
-    if last is None or isinstance(error, OSError | MemoryError | ImportError) or "CUDA error" in str(error):
+    if last is None or isinstance(error, OSError | MemoryError | ImportError) or DEVICE in str(error):
         return False
     file = str(Path(last.tb_frame.f_code.co_filename).resolve())
     if not file.startswith(OURS):
@@ -161,7 +162,7 @@ def _is_fixable(error: BaseException, frames: list[FrameType], place: Place | No
     """
     if isinstance(error, ImportError):
         return True
-    if place is None:
+    if place is None or DEVICE in str(error):
         return False
     if isinstance(error, OF_THE_SETTINGS) and (is_creating(frames) or is_before_training(frames)):
         return True

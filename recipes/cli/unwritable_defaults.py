@@ -1,7 +1,7 @@
 """Defaults that YAML cannot hold, such as ``torch.device("cpu")``: left out of the settings, for a class knows its own.
 
-jsonargparse writes such a value as the text ``Unable to serialize instance ...``: into the run's ``config.yaml`` and,
-where the settings hold a ``${...}``, into the arguments of the class.
+jsonargparse writes such a value as the text ``Unable to serialize instance ...``, or cannot write it: into the run's
+``config.yaml`` and, where the settings hold a ``${...}``, into the arguments of the class.
 """
 
 import inspect
@@ -9,12 +9,31 @@ from enum import Enum
 from os import PathLike
 from typing import Any
 
-from jsonargparse import Namespace
+import yaml
+from jsonargparse import Namespace, set_dumper
 
 from recipes.cli.class_paths import find_class
 
 TEXT = "Unable to serialize instance "
 WRITABLE = (str, int, float, bool, list, tuple, set, dict, Namespace, PathLike, Enum, type(None))
+
+
+class SettingsDumper(yaml.SafeDumper):
+    """Writes what YAML cannot hold as that text too."""
+
+
+def _as_text(dumper: SettingsDumper, value: object) -> yaml.Node:
+    return dumper.represent_str(f"{TEXT}{value}")
+
+
+def dump(settings: Any) -> str:
+    """Settings as YAML, in the order and the style of jsonargparse."""
+    written = yaml.dump(settings, Dumper=SettingsDumper, default_flow_style=False, allow_unicode=True, sort_keys=False)
+    return str(written)
+
+
+SettingsDumper.add_multi_representer(object, _as_text)
+set_dumper("yaml", dump)
 
 
 def leave_out_unwritable_defaults(settings: Any) -> None:

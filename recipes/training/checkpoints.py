@@ -124,6 +124,8 @@ class LastCheckpoint(ModelCheckpoint):
         """Saves and leaves if asked to; where a validation is due, which a resumed run would skip, after that."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         if not self._asked(trainer):
+            if _ends_within_epoch(trainer):
+                self._save_now(trainer)
             return
         if trainer.global_step:
             self._save_now(trainer)
@@ -174,6 +176,15 @@ class LastCheckpoint(ModelCheckpoint):
         self.stopped_by = self._signals.received
         assert self.stopped_by is not None
         self._signals.leave()
+
+
+def _ends_within_epoch(trainer: Trainer) -> bool:
+    """Whether the training ends here and leaves rows of the epoch, without a validation after which they are saved.
+
+    Lightning counts the epoch as done: what is saved at the end could not be gone on from with more steps.
+    """
+    is_over = trainer.should_stop or -1 < trainer.max_steps <= trainer.global_step
+    return is_over and not trainer.is_last_batch and not lightning_internals.is_validation_due(trainer)
 
 
 def resolve(ckpt_path: str, command: str, root: Path, name: str) -> str:

@@ -12,6 +12,7 @@ from recipes.runs.folder import RunFolder
 from recipes.training.checkpoints import LastCheckpoint
 from recipes.training.divergence import StopOnDivergence
 from recipes.training.exactness import ExactResume
+from recipes.training.learning_rates import GivenRates
 from recipes.training.progress import progress_bar
 from recipes.training.ranks import EndOtherRanks
 from recipes.training.resume import OptimizerAsGiven, RowsOfEpoch
@@ -63,7 +64,7 @@ def default_callbacks(command: str, trainer: Mapping[str, Any], best: ModelCheck
     add(ExactResume(), ExactResume)
     add(OptimizerStateMonitor(), OptimizerStateMonitor)
     if trainer["logger"] is not False:
-        add(LearningRateMonitor("step"), LearningRateMonitor)
+        add(GivenRates("step"), LearningRateMonitor)
     if trainer["enable_checkpointing"] is not False:
         # Lightning takes the first one as trainer.checkpoint_callback, which is to be the best.
         add(best, ModelCheckpoint)

@@ -407,11 +407,6 @@ def test_other_signals_stop_a_run_as_ctrl_c_does(
     assert torch.load("runs/tiny/version_0/checkpoints/last.ckpt", weights_only=True)["global_step"] == 7
 
 
-def test_a_bug_shows_its_traceback() -> None:
-    with pytest.raises(ZeroDivisionError, match="a bug in the model"):
-        run("fit", "--model.bug_at", "2")
-
-
 def test_a_full_gpu_is_reported(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*args: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total of ...")
