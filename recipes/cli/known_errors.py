@@ -14,7 +14,7 @@ OUT_OF_MEMORY = (
     "for it) or the length of the texts (data.max_length, data.block_size), or set trainer.precision to bf16-mixed; "
     "python -m recipes.estimate predicts what fits"
 )
-FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FULL_IN_WORDS = ("No space left on device", "Disk quota exceeded")
 """What libraries say that are not written in Python and raise no OSError."""
 REFUSALS = (
@@ -79,7 +79,7 @@ def known_error(
         file = getattr(full, "filename", None) or folder
         where = f" that {file} is on" if file else ""
         return RunFailed(f"{doing} failed, for the disk{where} is full: free some space{then}")
-    if isinstance(error, FileNotFoundError) and folder is not None and not folder.is_dir():
+    if isinstance(error, OSError | RuntimeError) and folder is not None and not folder.is_dir():
         return RunFailed(f"{doing} failed, for the run's folder {folder} has been removed or moved during the run")
     return None
 

@@ -141,9 +141,13 @@ class RecipeCLI(LightningCLI):
 
     def _where_it_stopped(self) -> str:
         last = self._last_checkpoint()
-        if self.subcommand != "fit" or last is None or not last.path or not Path(last.path).is_file():
+        if self.subcommand != "fit" or last is None:
             return ""
-        return f"resume with --ckpt_path {last.path}"
+        if last.path and Path(last.path).is_file():
+            return f"resume with --ckpt_path {last.path}"
+        run = self.run_folder.path if self.run_folder else None
+        kept = run is not None and any((run / "checkpoints").glob("*.ckpt"))
+        return f"resume with --ckpt_path {run}" if kept else ""
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """The parser of a command, or of all; its ``--config`` takes the files that are already read."""
