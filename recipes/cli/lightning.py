@@ -20,9 +20,10 @@ from omegaconf.errors import OmegaConfBaseException
 from recipes import resolvers
 from recipes.cli.command_line import CommandLine
 from recipes.cli.commands import COMMANDS
-from recipes.cli.given import kept_arguments, plain_keys
+from recipes.cli.given import plain_keys
 from recipes.cli.interpolation import explain_interpolation
 from recipes.cli.jsonargparse_internals import arguments_of, listed_commands
+from recipes.cli.lent_arguments import take_nothing_over
 from recipes.cli.mistakes import explain, refuse_empty_groups, sentence
 from recipes.cli.parser import RecipeParser, parser_settings, words_for
 from recipes.cli.unforeseen import Circumstances, explain_error
@@ -155,6 +156,7 @@ class RecipeCLI(LightningCLI):
         parser = RecipeParser(**kwargs)
         parser.add_config_argument(self.command_line.files)
         if parser.command:
+            parser.given = self.command_line.given
             self.parsers[parser.command] = parser
         return parser
 
@@ -200,9 +202,9 @@ class RecipeCLI(LightningCLI):
             raise RecipeError(sentence(str(error), command)) from error
         except OmegaConfBaseException as error:
             raise explain_interpolation(error, command, given) from error
-        leave_out_unwritable_defaults(self.config)
-        for note in kept_arguments(given, self.config[command].as_dict()):
+        for note in take_nothing_over(given, self.config[command]):
             tell(note)
+        leave_out_unwritable_defaults(self.config)
         self._find_checkpoint(command)
 
     def _find_checkpoint(self, command: str) -> None:
