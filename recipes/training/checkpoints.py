@@ -1,6 +1,7 @@
 """Checkpoints: the last one of a run, the one that ``--ckpt_path`` means, and the hyperparameters in it."""
 
 import pickle
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from recipes.training.stop_signals import StopSignals
 
 LAST = "last.ckpt"
 SHARDED = ("meta.pt", ".metadata")
+GLOBAL = re.compile(r"Unsupported global: GLOBAL ([\w.]+)")
 INHERITED = ("best_model_path", "best_model_score", "best_k_models", "kth_best_model_path", "kth_value")
 
 
@@ -319,9 +321,11 @@ def load(path: str | Path) -> dict[str, Any]:
     verify(path)
     try:
         checkpoint = torch.load(path, weights_only=True, map_location="cpu")
-    except pickle.UnpicklingError:
+    except pickle.UnpicklingError as error:
+        found = GLOBAL.search(str(error))
         raise RecipeError(
             f"--ckpt_path {path}: not a checkpoint, or one that holds more than tensors and plain values"
+            f"{f', such as {found[1]}' if found else ''}"
         ) from None
     except Exception:  # reading another file as a pickle can raise anything
         raise RecipeError(f"--ckpt_path {path}: not a checkpoint, or a corrupted one") from None

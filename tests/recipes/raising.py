@@ -1,10 +1,11 @@
-"""A callback and an optimizer that raise from a method of choice; the tests import them by their names."""
+"""Callbacks and an optimizer that raise, or do harm, in a method of choice; the tests import them by their names."""
 
+import shutil
 from collections.abc import Iterable
 from typing import Any
 
 import torch
-from lightning import Callback
+from lightning import Callback, Trainer
 from torch import Tensor
 
 
@@ -25,6 +26,20 @@ class RaisingCallback(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         return {"kept": 1}
+
+
+class Remover(Callback):
+    """Removes the folder of the run in one hook.
+
+    Args:
+        hook: Its name.
+    """
+
+    def __init__(self, hook: str) -> None:
+        def remove(trainer: Trainer, *args: Any) -> None:
+            shutil.rmtree(trainer.default_root_dir)
+
+        setattr(self, hook, remove)
 
 
 class RaisingSGD(torch.optim.SGD):
