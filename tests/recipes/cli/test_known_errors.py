@@ -250,35 +250,16 @@ class Odd(torch.optim.Optimizer):
 """
 
 
-def odd(kind: str) -> list[str]:
-    """The options that choose an optimizer whose state holds no tensors."""
-    return ["--model.optimizer", f"odd_{kind}.Odd", "--model.optimizer.kind", kind]
-
-
-def test_an_optimizer_whose_state_is_in_numpy_arrays_trains_and_resumes_to_the_bit(
-    tiny_recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("kind", "what"), [("numpy", "numpy.ndarray"), ("slots", "odd_slots.Slots")])
+def test_an_optimizer_whose_state_is_no_tensors_trains_and_says_that_it_cannot_be_resumed(
+    kind: str, what: str, tiny_recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tiny_recipe / "odd_numpy.py").write_text(STATES, encoding="utf-8")
+    (tiny_recipe / f"odd_{kind}.py").write_text(STATES, encoding="utf-8")
     monkeypatch.syspath_prepend(str(tiny_recipe))
-    constant = ["--model.schedule", "constant", "--model.warmup", "0"]
-    assert run(capsys, "fit", *odd("numpy"), *constant)[0] == 0
-    assert run(capsys, "fit", *odd("numpy"), *constant, "--trainer.max_epochs", "1")[0] == 0
-    assert run(capsys, "fit", *odd("numpy"), *constant, "--ckpt_path", "last")[0] == 0
-    whole, resumed = (
-        torch.load(f"runs/own/version_{version}/checkpoints/last.ckpt", weights_only=True) for version in (0, 2)
-    )
-    assert resumed["global_step"] == whole["global_step"] == 6
-    assert all(torch.equal(tensor, whole["state_dict"][name]) for name, tensor in resumed["state_dict"].items())
-
-
-def test_an_optimizer_whose_state_is_in_objects_trains_and_says_that_it_cannot_be_resumed(
-    tiny_recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tiny_recipe / "odd_slots.py").write_text(STATES, encoding="utf-8")
-    monkeypatch.syspath_prepend(str(tiny_recipe))
-    status, said = run(capsys, "fit", *odd("slots"))
+    odd = ["--model.optimizer", f"odd_{kind}.Odd", "--model.optimizer.kind", kind]
+    status, said = run(capsys, "fit", *odd)
     assert status == 0
-    assert said.count("the optimizer's state is not saved, for it holds state[0].state.mean: odd_slots.Slots, and") == 1
-    status, said = run(capsys, "fit", *odd("slots"), "--ckpt_path", "last")
+    assert said.count(f"the optimizer's state is not saved, for it holds state[0].state.mean: {what}, and") == 1
+    status, said = run(capsys, "fit", *odd, "--ckpt_path", "last")
     assert status == 2
     assert "no optimizer_states, so a training cannot go on from it" in said
