@@ -45,7 +45,17 @@ def class_of(optimizer: dict[str, Any]) -> type:
 
 
 def test_the_documented_files_exist() -> None:
-    documented = ["adafactor", "adafactor_transformers", "adamw", "adamw_8bit", "adamw_torchao_8bit", "torch_adafactor"]
+    documented = [
+        "adafactor",
+        "adafactor_momentum",
+        "adafactor_paper",
+        "adafactor_t5",
+        "adafactor_transformers",
+        "adamw",
+        "adamw_8bit",
+        "adamw_torchao_8bit",
+        "torch_adafactor",
+    ]
     assert [config.stem for config in OPTIMIZERS] == documented
 
 
