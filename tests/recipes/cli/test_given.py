@@ -28,7 +28,7 @@ def from_file(settings: dict[str, Any]) -> Given:
 FIRST = optimizer("Adafactor", lr=0.1, d=1.0)
 
 
-def test_an_argument_that_another_class_keeps_is_told() -> None:
+def test_an_argument_that_another_class_keeps_is_reported() -> None:
     given = [from_file(FIRST), Given({"model": {"optimizer": "AdamW"}})]
     assert list(kept_arguments(given, optimizer("AdamW", lr=0.1))) == [
         "model.optimizer is now AdamW and keeps lr = 0.1, which cls.yaml gave for Adafactor"
@@ -40,11 +40,11 @@ def test_the_class_may_also_be_given_by_its_class_path() -> None:
     assert len(list(kept_arguments(given, optimizer("AdamW", lr=0.1)))) == 1
 
 
-def test_an_argument_given_anew_is_not_told() -> None:
+def test_an_argument_given_anew_is_not_reported() -> None:
     given = [from_file(FIRST), from_file(optimizer("AdamW", lr=0.1))]
     assert list(kept_arguments(given, optimizer("AdamW", lr=0.1))) == []
 
 
-def test_the_same_class_given_twice_is_not_told() -> None:
+def test_the_same_class_given_twice_is_not_reported() -> None:
     given = [from_file(FIRST), Given({"model": {"optimizer": "Adafactor"}})]
     assert list(kept_arguments(given, FIRST)) == []
