@@ -21,6 +21,7 @@ from recipes.recipe_data import RecipeData
 from recipes.runs.history import RunHistory
 from recipes.runs.report import import_path
 from recipes.training.optimizer import Schedule, configure
+from recipes.training.unsupported import refuse_for_recipe
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -113,6 +114,7 @@ class Recipe(LightningModule, Generic[Data]):
 
     def configure_callbacks(self) -> list[Callback]:
         """The task's callbacks. Lightning calls this first, so it also tells the data which model to tokenize for."""
+        refuse_for_recipe(self.trainer)
         self.data.tokenize_for(self.pretrained, self.trust_remote_code)
         present = self.trainer.callbacks  # type: ignore[attr-defined]
         return [callback for callback in self.run_callbacks if callback not in present]

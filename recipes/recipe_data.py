@@ -65,7 +65,7 @@ class RecipeData(LightningDataModule, ABC):
     def __init__(
         self,
         train: str | list[str] | None = None,
-        validation: float | str | list[str] = 0.1,
+        validation: float | str | list[str] | None = 0.1,
         test: float | str | list[str] | None = None,
         path: str | None = None,
         name: str | None = None,
@@ -168,6 +168,11 @@ class RecipeData(LightningDataModule, ABC):
         """Whether there is a split to test the best checkpoint on."""
         return self.sources["test"] is not None
 
+    @property
+    def has_validation(self) -> bool:
+        """Whether there is a validation split."""
+        return self.sources["validation"] is not None
+
     def read(self, split: str) -> "Dataset | None":
         """The rows of a split as in its files or on the hub; None if it has no source of its own.
 
@@ -251,8 +256,13 @@ class RecipeData(LightningDataModule, ABC):
         self._train_loader.resume(self._place)
         return self._train_loader
 
-    def val_dataloader(self) -> DataLoader:
-        """Batches of the validation split, in its order."""
+    def val_dataloader(self) -> DataLoader | list[DataLoader]:
+        """Batches of the validation split, in its order; in a training without validation, none."""
+        if not self.has_validation:
+            assert self.trainer is not None
+            if self.trainer.state.fn == TrainerFn.FITTING:
+                return []
+            raise RecipeError("data.validation is null, so there is nothing to validate on: give a file or a fraction")
         return self._loader(DataLoader, self._for_all_processes("validation"), self.eval_batch_size)
 
     def test_dataloader(self) -> DataLoader:

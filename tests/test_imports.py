@@ -34,7 +34,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("lightning_adafactor.compiled", "lightning_adafactor.fused"),
     ("lightning_adafactor.plain", "lightning_adafactor.entry_cache"),
     ("lightning_adafactor.conversion", "lightning_adafactor.entry", "lightning_adafactor.memory"),
-    ("lightning_adafactor.rounding", "lightning_adafactor.rule"),
+    ("lightning_adafactor.nonfinite", "lightning_adafactor.rounding", "lightning_adafactor.rule"),
     ("lightning_adafactor.tiles",),
 )
 """The rooms from top to bottom. A room may import rooms of lower floors, and no other room of its own floor."""

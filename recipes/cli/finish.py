@@ -1,5 +1,6 @@
 """The end of ``fit``: the best checkpoint is tested, and leaves ``model/``, ``report.json`` and ``report.png``."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +50,20 @@ def finish(
     report["data"] = data.summary()
     report["history"] = {"losses": history.losses, "evaluations": history.evaluations}
     report["provenance"] = provenance(settings, recorded_config, trainer.strategy.root_device)
-    (folder / "report.json").write_text(as_json(report), encoding="utf-8")
+    _write_whole(as_json(report), folder / "report.json")
     draw(report, history.losses, history.evaluations, folder / "report.png")
     print_table(report, folder)
+
+
+def _write_whole(text: str, file: Path) -> None:
+    """Writes under another name first: a report.json says that a run has finished."""
+    part = file.with_name(f".{file.name}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, file)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def _evaluate_best(trainer: Trainer, recipe: "Recipe[Any]", data: RecipeData) -> dict[str, float]:
@@ -62,6 +74,6 @@ def _evaluate_best(trainer: Trainer, recipe: "Recipe[Any]", data: RecipeData) ->
         rank_zero_info("No checkpoint was kept: the weights of the last step are tested and saved.")
     if data.has_test:
         return dict(trainer.test(recipe, datamodule=data, ckpt_path=best, verbose=False)[0])
-    if best is not None:
+    if best is not None and data.has_validation:
         trainer.validate(recipe, datamodule=data, ckpt_path=best, verbose=False)
     return {}

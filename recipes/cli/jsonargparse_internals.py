@@ -6,6 +6,7 @@ Python or jsonargparse has removed.
 
 from argparse import SUPPRESS, Action
 from collections.abc import Iterator
+from types import FrameType
 from typing import Any
 
 from jsonargparse import ArgumentParser
@@ -21,3 +22,10 @@ def arguments_of(parser: ArgumentParser) -> Iterator[Action]:
 def type_of(argument: Action) -> Any:
     """The type hint of an argument; None for one without."""
     return getattr(argument, "_typehint", argument.type)
+
+
+def refused_alternatives(frame: FrameType) -> list[BaseException]:
+    """The errors of all types that a value could have had, where jsonargparse reports the first one as the cause."""
+    if frame.f_code.co_name != "raise_union_unexpected_value":
+        return []
+    return list(frame.f_locals.get("exceptions", []))

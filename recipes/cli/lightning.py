@@ -7,7 +7,6 @@ import importlib
 import signal
 import sys
 from argparse import ArgumentError
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,18 +19,22 @@ from omegaconf.errors import OmegaConfBaseException
 
 from recipes import resolvers
 from recipes.cli.command_line import CommandLine
-from recipes.cli.given import kept_arguments, plain_keys
+from recipes.cli.given import plain_keys
 from recipes.cli.interpolation import explain_interpolation
 from recipes.cli.jsonargparse_internals import arguments_of
+from recipes.cli.lent_arguments import take_nothing_over
 from recipes.cli.mistakes import explain, refuse_empty_groups, sentence
 from recipes.cli.parser import RecipeParser, parser_settings, words_for
-from recipes.messages import RecipeError, tell
+from recipes.cli.unforeseen import Circumstances, explain_error
+from recipes.cli.unwritable_defaults import leave_out_unwritable_defaults
+from recipes.messages import RecipeError, TrainingDiverged, tell
 from recipes.ranges import PositiveInt
 from recipes.recipe import Recipe
 from recipes.runs.config import RecordConfig, recorded_config
 from recipes.runs.folder import RunFolder, claim, config_name, give_back, next_folder, runs_root
 from recipes.training import checkpoints
 from recipes.training.defaults import default_callbacks, loggers_of
+from recipes.training.unsupported import refuse_settings
 
 CHECKPOINT_PATH = (
     "A .ckpt file, the folder of a run, or 'best' or 'last' for the newest run of the same --config. fit "
@@ -77,6 +80,13 @@ class RecipeCLI(LightningCLI):
                 parser_kwargs=parser_settings(command),
                 args=words_for(command, command_line),
             )
+        except (RecipeError, TrainingDiverged):
+            self._leave_no_empty_folder()
+            raise
+        except Exception as error:
+            told = explain_error(error, self._circumstances())
+            self._leave_no_empty_folder()
+            raise told from error
         except BaseException as error:
             self._leave_no_empty_folder()
             if isinstance(error, SystemExit) and self._interrupted():
@@ -86,6 +96,29 @@ class RecipeCLI(LightningCLI):
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         """The given command alone: building a parser for each of the others takes time."""
         return {self.command: LightningCLI.subcommands()[self.command]}
+
+    def _circumstances(self) -> Circumstances:
+        """What is known of this run, to explain an error."""
+        command = getattr(self, "subcommand", None)
+        settings = self.config.get(command) if command else None
+        made = getattr(self, "config_init", None)
+        trainer = getattr(self, "trainer", None)
+        return Circumstances(
+            doing=f"recipes {command}" if command else "reading the settings",
+            settings=settings.as_dict() if settings else {},
+            made=made[command].as_dict() if made else None,
+            trainer=trainer,
+            folder=self._folder(),
+            resume=self._where_it_stopped() if isinstance(trainer, Trainer) else "",
+            rank=int(getattr(rank_zero_only, "rank", 0)),
+        )
+
+    def _folder(self) -> Path | None:
+        """The run's folder, on the other ranks as they have learnt it from the first one."""
+        if is_first_rank():
+            return self.run_folder.path if self.run_folder else None
+        recorders = [c for c in getattr(self.trainer, "callbacks", []) if isinstance(c, RecordConfig)]
+        return recorders[0].folder if hasattr(self, "trainer") and recorders else None
 
     def _leave_no_empty_folder(self) -> None:
         if self.run_folder is not None and is_first_rank():
@@ -112,9 +145,13 @@ class RecipeCLI(LightningCLI):
 
     def _where_it_stopped(self) -> str:
         last = self._last_checkpoint()
-        if self.subcommand != "fit" or last is None or not last.path:
+        if self.subcommand != "fit" or last is None:
             return ""
-        return f"resume with --ckpt_path {last.path}"
+        if last.path and Path(last.path).is_file():
+            return f"resume with --ckpt_path {last.path}"
+        run = self.run_folder.path if self.run_folder else None
+        kept = run is not None and any((run / "checkpoints").glob("*.ckpt"))
+        return f"resume with --ckpt_path {run}" if kept else ""
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """The parser of the command, or the one around it; ``--config`` takes the files that are already read."""
@@ -122,6 +159,7 @@ class RecipeCLI(LightningCLI):
         parser = RecipeParser(**kwargs)
         parser.add_config_argument(self.command_line.files)
         if parser.command:
+            parser.given = self.command_line.given
             self.command_parser = parser
         return parser
 
@@ -162,8 +200,9 @@ class RecipeCLI(LightningCLI):
             raise RecipeError(sentence(str(error), command)) from error
         except OmegaConfBaseException as error:
             raise explain_interpolation(error, command, given) from error
-        for note in kept_arguments(given, self.config[command].as_dict()):
+        for note in take_nothing_over(given, self.config[command]):
             tell(note)
+        leave_out_unwritable_defaults(self.config)
         self._find_checkpoint(command)
 
     def _find_checkpoint(self, command: str) -> None:
@@ -213,7 +252,8 @@ class RecipeCLI(LightningCLI):
             torch.set_num_threads(settings["threads"])
         settings["threads"] = torch.get_num_threads()
         checkpoint = settings["checkpoint"]
-        if checkpoint["monitor"] is None and settings["trainer"]["limit_val_batches"] != 0:
+        has_validation = settings["data"].get("init_args", {}).get("validation", "given") is not None
+        if checkpoint["monitor"] is None and has_validation and settings["trainer"]["limit_val_batches"] != 0:
             module, _, name = settings["model"]["class_path"].rpartition(".")
             model_class = getattr(importlib.import_module(module), name)
             if issubclass(model_class, Recipe):
@@ -222,19 +262,13 @@ class RecipeCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Instantiates the data, the model and the trainer."""
         self.config[self.subcommand]["ckpt_path"] = self.checkpoint
-        try:
-            super().instantiate_classes()
-        except ValueError as error:
-            # jsonargparse reports any exception of a class as a value that fits none of the types.
-            for cause in _causes(error):
-                if isinstance(cause, RecipeError | MisconfigurationException):
-                    raise cause from None
-            raise
+        super().instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Instantiates the trainer, with the recipes' loggers and callbacks, which write to the folder of the run."""
         made = self.config_init[self.subcommand]
         settings = made["trainer"]
+        refuse_settings(settings)
         if not settings["fast_dev_run"]:
             root, name = self._run_group(str(self.subcommand))
             self.run_folder = claim(root, name) if is_first_rank() else next_folder(root, name)
@@ -278,12 +312,6 @@ class RecipeCLI(LightningCLI):
         from recipes.cli.finish import finish
 
         finish(self.trainer, self.model, self.datamodule, self.settings(), self.recorded_config())
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def is_first_rank() -> bool:

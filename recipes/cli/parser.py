@@ -5,14 +5,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import yaml
-from jsonargparse import SUPPRESS, ActionConfigFile, set_parsing_settings
+from jsonargparse import SUPPRESS, ActionConfigFile, Namespace, set_parsing_settings
 from jsonargparse.typing import Path_fr
 from lightning.pytorch.cli import LightningArgumentParser
 
 from recipes.cli.command_line import CONFIG, CommandLine, Option
 from recipes.cli.commands import COMMANDS
 from recipes.cli.config_files import ConfigFile
+from recipes.cli.given import Given
 from recipes.cli.interpolation import absolute_in
+from recipes.cli.lent_arguments import take_nothing_over
 
 # The parser resolves ${...} once, after all files and options; without this, references inside a file would
 # be looked for above the subcommand. It is a setting of the whole process, read when a file is parsed.
@@ -39,12 +41,23 @@ class RecipeParser(LightningArgumentParser):
 
     Args:
         command: The command that it parses; None for the outer parser.
+
+    Attributes:
+        given: The settings that it parses, in the order in which they were given; for the parser of a command.
     """
 
     def __init__(self, *args: Any, command: str | None = None, **kwargs: Any) -> None:
         kwargs.setdefault("usage", SUPPRESS)
         super().__init__(*args, **kwargs)
         self.command = command
+        self.given: list[Given] = []
+
+    def dump(self, cfg: Namespace, *args: Any, **kwargs: Any) -> str:
+        """The settings as YAML: each class with its own arguments, none taken over from another one."""
+        if self.given:
+            cfg = cfg.clone()
+            list(take_nothing_over(self.given, cfg))
+        return super().dump(cfg, *args, **kwargs)
 
     def add_config_argument(self, files: Mapping[str, ConfigFile]) -> None:
         """Adds ``--config``.

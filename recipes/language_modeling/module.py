@@ -181,7 +181,7 @@ class LanguageModel(Recipe[LanguageModelingData]):
         if not self.evaluate_before:
             return
         with isolate_rng():
-            results = list(trainer.validate(self, datamodule=data, verbose=False))
+            results = list(trainer.validate(self, datamodule=data, verbose=False)) if data.has_validation else []
             if data.has_test:
                 results += trainer.test(self, datamodule=data, verbose=False)
         self.before = {name: value for result in results for name, value in result.items()}

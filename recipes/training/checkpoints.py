@@ -1,6 +1,7 @@
 """Checkpoints: the last one of a run, the one that ``--ckpt_path`` means, and the hyperparameters in it."""
 
 import pickle
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from recipes.training.stop_signals import StopSignals
 
 LAST = "last.ckpt"
 SHARDED = ("meta.pt", ".metadata")
+GLOBAL = re.compile(r"Unsupported global: GLOBAL ([\w.]+)")
 INHERITED = ("best_model_path", "best_model_score", "best_k_models", "kth_best_model_path", "kth_value")
 
 
@@ -125,6 +127,8 @@ class LastCheckpoint(ModelCheckpoint):
         """After a signal, saves and stops; if a validation is due, which a resumed run would skip, after that."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         if not self._asked(trainer):
+            if _ends_within_epoch(trainer):
+                self._save_now(trainer)
             return
         if trainer.global_step:
             self._save_now(trainer)
@@ -175,6 +179,15 @@ class LastCheckpoint(ModelCheckpoint):
         self.stopped_by = self._signals.received
         assert self.stopped_by is not None
         self._signals.leave()
+
+
+def _ends_within_epoch(trainer: Trainer) -> bool:
+    """Whether the training ends here and leaves rows of the epoch, without a validation after which they are saved.
+
+    Lightning counts the epoch as done: what is saved at the end could not be gone on from with more steps.
+    """
+    is_over = trainer.should_stop or -1 < trainer.max_steps <= trainer.global_step
+    return is_over and not trainer.is_last_batch and not lightning_internals.is_validation_due(trainer)
 
 
 def resolve(ckpt_path: str, command: str, root: Path, name: str) -> str:
@@ -307,9 +320,11 @@ def load(path: str | Path) -> dict[str, Any]:
     verify(path)
     try:
         checkpoint = torch.load(path, weights_only=True, map_location="cpu")
-    except pickle.UnpicklingError:
+    except pickle.UnpicklingError as error:
+        found = GLOBAL.search(str(error))
         raise RecipeError(
             f"--ckpt_path {path}: not a checkpoint, or one that holds more than tensors and plain values"
+            f"{f', such as {found[1]}' if found else ''}"
         ) from None
     except Exception:  # reading another file as a pickle can raise anything
         raise RecipeError(f"--ckpt_path {path}: not a checkpoint, or a corrupted one") from None

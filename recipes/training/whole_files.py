@@ -78,11 +78,15 @@ def _sums(path: Path) -> list[str]:
 
 def _write_sums(sums: list[str], path: Path) -> None:
     part = path.with_name(f".{path.name}.sha256.part")
-    with part.open("w", encoding="utf-8") as file:
-        file.writelines(f"{value}  {path.name}\n" for value in sums)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, sum_of(path))
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            file.writelines(f"{value}  {path.name}\n" for value in sums)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, sum_of(path))
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)  # a rename is on the disk once its folder is
