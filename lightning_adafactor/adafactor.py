@@ -18,7 +18,7 @@ from lightning_adafactor.entry_cache import EntryCache
 from lightning_adafactor.implementation import Choice, Path
 from lightning_adafactor.rule import Dialect, Rule, state_dtype
 from lightning_adafactor.sharded import step as sharded_step
-from lightning_adafactor.sharded.choice import choose, explain, is_sharded
+from lightning_adafactor.sharded.choice import choose, explain
 from lightning_adafactor.sharded.flattened import check_for_deepspeed, check_for_fsdp1
 from lightning_adafactor.sharded.state import adopt, new_state
 
@@ -319,7 +319,7 @@ class Adafactor(Optimizer):
             state["step"] = state["step"].to(param.device, torch.float32, non_blocking=True)
         if isinstance(param, DTensor):
             shard = sharded_step.entry_of(param, state, index, rule)
-            return path, shard if is_sharded(param) else shard.entry
+            return path, shard if shard.layout.all and param.numel() > 0 else shard.entry
         assert param.grad is not None
         return path, Entry.of(param if path == "fused" else param.detach(), param.grad, state, index, rule)
 
