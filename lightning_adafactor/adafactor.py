@@ -16,6 +16,7 @@ from lightning_adafactor import conversion, plain
 from lightning_adafactor.entry import Entry
 from lightning_adafactor.entry_cache import EntryCache
 from lightning_adafactor.implementation import Choice, Path
+from lightning_adafactor.nonfinite import NonfiniteGradients, OnNonfinite, check_option
 from lightning_adafactor.rule import Dialect, Rule, state_dtype
 from lightning_adafactor.sharded import step as sharded_step
 from lightning_adafactor.sharded.choice import choose, explain
@@ -77,6 +78,10 @@ class Adafactor(Optimizer):
         seed: Key of the random numbers of stochastic rounding; saved with the state.
         allow_unfactored: Accept parameters that FSDP1 or DeepSpeed ZeRO have flattened, with a warning; their state
             has one number per element, and the numbers depend on how they are sharded.
+        on_nonfinite: What to do where a gradient has an element that is NaN or infinite. "ignore" lets it enter the
+            parameters and the state, as torch does; "skip" leaves the whole step out and counts it in
+            ``skipped_steps``; "raise" also raises an error (on CUDA in a later step, for nobody waits for the
+            device). The last two read each gradient once more.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -90,6 +95,7 @@ class Adafactor(Optimizer):
     _fused_step: FusedAdafactor | None = None
     _entry_cache: EntryCache | None = None
     _paths_of_cache: tuple[Any, ...] = ()
+    _nonfinite: NonfiniteGradients | None = None
     _step_supports_amp_scaling: bool  # read by GradScaler and Lightning; absent unless fused=True
 
     def __init__(
@@ -113,6 +119,7 @@ class Adafactor(Optimizer):
         stochastic_rounding: bool | None = None,
         seed: int = 0,
         allow_unfactored: bool = False,
+        on_nonfinite: OnNonfinite = "ignore",
     ) -> None:
         if isinstance(lr, Tensor) and lr.numel() != 1:
             raise ValueError("Tensor lr must be 1-element")
@@ -150,6 +157,7 @@ class Adafactor(Optimizer):
             "stochastic_rounding": stochastic_rounding,
             "seed": seed,
             "allow_unfactored": allow_unfactored,
+            "on_nonfinite": on_nonfinite,
         }
         super().__init__(params, defaults)
 
@@ -158,6 +166,7 @@ class Adafactor(Optimizer):
         super().add_param_group(param_group)
         self._claim_amp_scaling()
         group = self.param_groups[-1]
+        check_option(group["on_nonfinite"])
         if group["fused"] and group.get("foreach"):
             raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
         if group["fused"] or group["compiled"]:
@@ -343,6 +352,13 @@ class Adafactor(Optimizer):
                 choices[name or str(len(choices))] = explain(group, param)
         return choices
 
+    @property
+    def skipped_steps(self) -> int | None:
+        """Steps of this process that ``on_nonfinite`` left out; None where no group asks for it."""
+        if all(group["on_nonfinite"] == "ignore" for group in self.param_groups):
+            return None
+        return 0 if self._nonfinite is None else self._nonfinite.skipped
+
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Takes one step for every parameter that has a gradient.
@@ -357,7 +373,8 @@ class Adafactor(Optimizer):
             What the closure returned, or None without one.
 
         Raises:
-            RuntimeError: A parameter is complex, or a gradient is sparse or a DTensor with Partial placements.
+            RuntimeError: A parameter is complex, or a gradient is sparse or a DTensor with Partial placements, or not
+                finite where ``on_nonfinite`` is "raise".
         """
         loss = None
         if closure is not None:
@@ -367,7 +384,10 @@ class Adafactor(Optimizer):
         if capturing and not all(group["capturable"] for group in self.param_groups):
             raise RuntimeError("A step that is captured in a CUDA graph needs Adafactor(..., capturable=True)")
         grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
+        if self._nonfinite is None:
+            self._nonfinite = NonfiniteGradients()
         work = self._work()
+        found_inf = self._nonfinite.check(self.param_groups, found_inf)
         if work.sharded:
             found_inf = sharded_step.adafactor(work.sharded, grad_scale=grad_scale, found_inf=found_inf)
         if work.fused:

@@ -31,7 +31,8 @@ class OptimizerStateMonitor(Callback):
     of their own after the first optimizer step, and whenever further parameters get their first state (a
     second optimizer, a layer that is unfrozen); and at each validation in the row of the validation metrics,
     so that memory, accuracy and F1 are side by side. On CUDA ``memory/peak_gpu_mb`` is beside them: the peak
-    of allocated memory since the fit began. With several optimizers these names hold the sum, and
+    of allocated memory since the fit began. Where an optimizer skips steps (``on_nonfinite``),
+    ``optimizer/skipped_steps`` counts them. With several optimizers these names hold the sum, and
     ``optimizer/state_mb/0``, ``optimizer/state_elements/0`` and so on the values of each one.
 
     It works with any optimizer, manual optimization, gradient accumulation and resumed runs. In distributed
@@ -148,6 +149,9 @@ class OptimizerStateMonitor(Callback):
         if self.total_state != self.state:
             metrics["optimizer/total_state_mb"] = self.total_state.megabytes
             metrics["optimizer/total_state_elements"] = float(self.total_state.elements)
+        skipped = [getattr(optimizer, "skipped_steps", None) for optimizer in optimizers]
+        if any(count is not None for count in skipped):
+            metrics["optimizer/skipped_steps"] = float(sum(count or 0 for count in skipped))
         device = trainer.strategy.root_device
         if device.type == "cuda":
             self.peak_gpu_mb = torch.cuda.max_memory_allocated(device) / 2**20

@@ -10,6 +10,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
 from lightning_adafactor.adafactor import Adafactor
+from lightning_adafactor.nonfinite import OnNonfinite
 from lightning_adafactor.rule import Dialect, Rule, state_dtype
 
 
@@ -40,6 +41,7 @@ class TransformersAdafactor(Adafactor):
             rounds to nearest, and so does this class by default.
         seed: Key of the random numbers of stochastic rounding; saved with the state.
         allow_unfactored: Accept parameters that FSDP1 or DeepSpeed ZeRO have flattened, see there.
+        on_nonfinite: "ignore", "skip" or "raise" where a gradient is not finite, see there.
 
     Raises:
         ValueError: ``lr`` together with ``relative_step``, or ``warmup_init`` without it.
@@ -68,6 +70,7 @@ class TransformersAdafactor(Adafactor):
         stochastic_rounding: bool | None = False,
         seed: int = 0,
         allow_unfactored: bool = False,
+        on_nonfinite: OnNonfinite = "ignore",
     ) -> None:
         if lr is not None and relative_step:
             raise ValueError("Cannot combine manual `lr` and `relative_step=True` options")
@@ -90,6 +93,7 @@ class TransformersAdafactor(Adafactor):
             "stochastic_rounding": stochastic_rounding,
             "seed": seed,
             "allow_unfactored": allow_unfactored,
+            "on_nonfinite": on_nonfinite,
         }
         # not Adafactor's own constructor, whose argument names and checks are torch's
         Optimizer.__init__(self, params, defaults)

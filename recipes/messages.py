@@ -18,6 +18,23 @@ class TrainingDiverged(Exception):  # noqa: N818 - an outcome of a training, not
     """
 
 
+class RunFailed(Exception):  # noqa: N818 - the end of a command, not a mistake of its own
+    """An error that was not foreseen, in a sentence; its cause is the error itself.
+
+    :func:`recipes.cli.main.main` prints the message, without a traceback unless it is a fault of ours.
+
+    Args:
+        message: What was done, the key that led there, and the library's own words.
+        status: The exit status: 1, or 2 where the user can fix it.
+        is_bug: Whether it is a fault of this project.
+    """
+
+    def __init__(self, message: str, status: int = 1, is_bug: bool = False) -> None:
+        super().__init__(message)
+        self.status = status
+        self.is_bug = is_bug
+
+
 def tell(message: str) -> None:
     """Prints ``note: message`` on standard error, from the first process only."""
     from lightning.pytorch.utilities.rank_zero import rank_zero_only  # seconds: only those pay who have a note

@@ -1,7 +1,7 @@
 """Types of numbers that have a range: annotations of a task's arguments, checked when a configuration is parsed.
 
-``batch_size: PositiveInt = 32`` refuses 0 in a YAML file and on the command line, with the key, the value and the
-range in words. The class that has the argument receives a plain int or float: a checkpoint may hold it.
+``batch_size: PositiveInt = 32`` rejects 0 in a YAML file and on the command line, with the key, the value and the
+range in words. The class that has the argument receives a plain int or float, which a checkpoint may hold.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ def number(name: str, base: type, *restrictions: tuple[str, float], words: str) 
         words: What a message says is expected.
     """
     kind = restricted_number_type(name, base, list(restrictions), docstring=words)
-    # By default jsonargparse hands over instances of the type itself, which weights_only loading refuses.
+    # By default jsonargparse passes instances of the type itself, which torch.load with weights_only rejects.
     register_type(kind, serializer=base, deserializer=lambda value: base(kind(value)))
     WORDS[kind] = words
     return kind

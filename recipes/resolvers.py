@@ -1,4 +1,4 @@
-"""What ``${name:...}`` in a YAML file may stand for, beyond OmegaConf's own (such as ``${oc.env:HOME}``)."""
+"""The resolvers of ``${name:...}`` in a YAML file beyond OmegaConf's own (such as ``${oc.env:HOME}``)."""
 
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -16,7 +16,7 @@ def wheel(name: str, path: str) -> str:
     The wheel is read as a folder of files and never imported.
 
     Args:
-        name: Name of the distribution, as pip knows it.
+        name: Name of the distribution, as in ``pip install``.
         path: Path within the folder that the wheel was installed to.
 
     Raises:
@@ -36,12 +36,12 @@ def wheel(name: str, path: str) -> str:
 
 
 def located() -> dict[str, str]:
-    """The paths that ``${wheel:...}`` has stood for in this process, each with the reference, longest path first."""
+    """The paths that ``${wheel:...}`` was resolved to in this process, each with the reference, longest path first."""
     return dict(sorted(_LOCATED.items(), key=lambda entry: -len(entry[0])))
 
 
 def register() -> None:
-    """Makes the resolvers known to OmegaConf."""
+    """Registers the resolvers with OmegaConf."""
     add = getattr(OmegaConf, "register_resolver", None) or OmegaConf.register_new_resolver
     if not OmegaConf.has_resolver("wheel"):
         add("wheel", wheel)

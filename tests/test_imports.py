@@ -19,6 +19,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("recipes.cli",),
     ("recipes.language_modeling", "recipes.text_classification"),
     ("recipes.recipe",),
+    ("recipes.recipe_data",),
     ("recipes.training",),
     ("recipes.runs",),
     ("recipes.data", "recipes.models"),

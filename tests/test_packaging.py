@@ -249,7 +249,10 @@ def names_in(wheel: Path) -> set[str]:
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler, cc, which is not installed")
 def test_wheel_made_with_a_c_compiler_is_for_this_platform_and_holds_the_compiled_step(tmp_path: Path) -> None:
-    wheel = build_wheel(tmp_path, CC="cc")
+    quick = tmp_path / "quick-cc"  # without the optimizations, which take most of the time
+    quick.write_text('#!/bin/sh\nexec cc "$@" -O0\n')
+    quick.chmod(0o755)
+    wheel = build_wheel(tmp_path, CC=str(quick))
     assert "lightning_adafactor/compiled/step.so" in names_in(wheel)
     assert "-py3-none-" in wheel.name
     assert not wheel.name.endswith("-any.whl")

@@ -1,4 +1,4 @@
-"""Classes in a configuration: the class that a name means, else what is wrong with it and the nearest name."""
+"""Classes in a configuration: the class that a name refers to, else what is wrong with it and the nearest name."""
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -35,7 +35,7 @@ def find_class(path: Any, bases: Iterable[type]) -> tuple[Any, str]:
     except (ImportError, AttributeError) as error:
         problem = f", which cannot be imported ({error})"
         if extra := EXTRAS.get(module.partition(".")[0]):
-            # Classes of a library that is not there are no remedy.
+            # Suggesting other classes is no remedy for a missing library.
             install = f'pip install "lightning-adafactor[{extra}]" (in this repository: make setup)'
             return None, f"{problem}: install it with {install}"
         known |= {cls.__name__: cls for cls in vars(sys.modules.get(module, object)).values() if isclass(cls)}

@@ -44,6 +44,22 @@ USAGE = (
 )
 
 
+def help_of_all() -> str:
+    """What ``python -m recipes --help`` prints."""
+    parser = ArgumentParser(
+        prog="python -m recipes",
+        usage=USAGE.removeprefix("usage: "),
+        description="Fine-tunes transformers with little optimizer memory, from YAML files.",
+        epilog="Each command has a --help of its own: python -m recipes fit --help",
+    )
+    commands = parser.add_subparsers(title="commands", metavar="")
+    for name, description in COMMANDS.items():
+        commands.add_parser(name, help=description)
+    for name, command in OWN_COMMANDS.items():
+        commands.add_parser(name, help=command.description)
+    return parser.format_help()
+
+
 class CommandParser(ArgumentParser):
     """An argparse parser without abbreviated options, whose errors are :class:`RecipeError`.
 

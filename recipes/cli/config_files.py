@@ -1,4 +1,4 @@
-"""Finding and reading the YAML files named with ``--config``. Each is read once; its text is handed on."""
+"""Finding and reading the YAML files named with ``--config``. Each is read once; its text is passed on."""
 
 import os
 from collections.abc import Iterator

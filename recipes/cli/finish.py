@@ -1,5 +1,6 @@
 """The end of ``fit``: the best checkpoint is tested, and leaves ``model/``, ``report.json`` and ``report.png``."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,8 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from recipes.recipe import Recipe, RecipeData
+from recipes.recipe import Recipe
+from recipes.recipe_data import RecipeData
 from recipes.runs.fingerprint import metrics_sha256, weights_sha256
 from recipes.runs.plot import draw
 from recipes.runs.provenance import provenance
@@ -48,9 +50,20 @@ def finish(
     report["data"] = data.summary()
     report["history"] = {"losses": history.losses, "evaluations": history.evaluations}
     report["provenance"] = provenance(settings, recorded_config, trainer.strategy.root_device)
-    (folder / "report.json").write_text(as_json(report), encoding="utf-8")
+    _write_whole(as_json(report), folder / "report.json")
     draw(report, history.losses, history.evaluations, folder / "report.png")
     print_table(report, folder)
+
+
+def _write_whole(text: str, file: Path) -> None:
+    """Writes under another name first: a report.json says that a run has finished."""
+    part = file.with_name(f".{file.name}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, file)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def _evaluate_best(trainer: Trainer, recipe: "Recipe[Any]", data: RecipeData) -> dict[str, float]:
@@ -61,6 +74,6 @@ def _evaluate_best(trainer: Trainer, recipe: "Recipe[Any]", data: RecipeData) ->
         rank_zero_info("No checkpoint was kept: the weights of the last step are tested and saved.")
     if data.has_test:
         return dict(trainer.test(recipe, datamodule=data, ckpt_path=best, verbose=False)[0])
-    if best is not None:
+    if best is not None and data.has_validation:
         trainer.validate(recipe, datamodule=data, ckpt_path=best, verbose=False)
     return {}

@@ -1,11 +1,12 @@
 """The private attributes of argparse and jsonargparse that the command line uses: named here and nowhere else.
 
 They are read, never changed. ``tests/recipes/cli/test_jsonargparse_internals.py`` names the one that a new version of
-Python or jsonargparse takes away.
+Python or jsonargparse has removed.
 """
 
 from argparse import SUPPRESS, Action
 from collections.abc import Iterator
+from types import FrameType
 from typing import Any
 
 from jsonargparse import ArgumentParser
@@ -23,7 +24,8 @@ def type_of(argument: Action) -> Any:
     return getattr(argument, "_typehint", argument.type)
 
 
-def listed_commands(parser: ArgumentParser) -> list[Action]:
-    """The commands as ``--help`` lists them: ``dest`` is the name, ``help`` the description."""
-    assert parser._subcommands_action is not None
-    return parser._subcommands_action._choices_actions
+def refused_alternatives(frame: FrameType) -> list[BaseException]:
+    """The errors of all types that a value could have had, where jsonargparse reports the first one as the cause."""
+    if frame.f_code.co_name != "raise_union_unexpected_value":
+        return []
+    return list(frame.f_locals.get("exceptions", []))

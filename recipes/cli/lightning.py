@@ -7,7 +7,6 @@ import importlib
 import signal
 import sys
 from argparse import ArgumentError
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,23 +19,26 @@ from omegaconf.errors import OmegaConfBaseException
 
 from recipes import resolvers
 from recipes.cli.command_line import CommandLine
-from recipes.cli.commands import COMMANDS
-from recipes.cli.given import kept_arguments, plain_keys
+from recipes.cli.given import plain_keys
 from recipes.cli.interpolation import explain_interpolation
-from recipes.cli.jsonargparse_internals import arguments_of, listed_commands
+from recipes.cli.jsonargparse_internals import arguments_of
+from recipes.cli.lent_arguments import take_nothing_over
 from recipes.cli.mistakes import explain, refuse_empty_groups, sentence
 from recipes.cli.parser import RecipeParser, parser_settings, words_for
-from recipes.messages import RecipeError, tell
+from recipes.cli.unforeseen import Circumstances, explain_error
+from recipes.cli.unwritable_defaults import leave_out_unwritable_defaults
+from recipes.messages import RecipeError, TrainingDiverged, tell
 from recipes.ranges import PositiveInt
 from recipes.recipe import Recipe
 from recipes.runs.config import RecordConfig, recorded_config
 from recipes.runs.folder import RunFolder, claim, config_name, give_back, next_folder, runs_root
 from recipes.training import checkpoints
 from recipes.training.defaults import default_callbacks, loggers_of
+from recipes.training.unsupported import refuse_settings
 
 CHECKPOINT_PATH = (
     "A .ckpt file, the folder of a run, or 'best' or 'last' for the newest run of the same --config. fit "
-    "resumes from it, the other commands load it. From the folder of a run, fit takes the last checkpoint, the "
+    "resumes from it, the other commands load it. From the folder of a run, fit loads the last checkpoint, the "
     "others the best."
 )
 WEIGHTS_ONLY = "Whether a checkpoint may hold only tensors and plain values, and no objects that could run code."
@@ -46,11 +48,11 @@ class RecipeCLI(LightningCLI):
     """Fits, validates, tests or predicts with the model and the data that the configuration names.
 
     Args:
-        command: ``fit``, ``validate``, ``test`` or ``predict``; or ``--help``.
+        command: ``fit``, ``validate``, ``test`` or ``predict``.
         command_line: The options of the command.
 
     Attributes:
-        parsers: The parser of each command.
+        command_parser: The parser of the command.
         checkpoint: The checkpoint that ``--ckpt_path`` names; None for none.
         run_folder: Where this run writes; None with ``trainer.fast_dev_run``.
 
@@ -59,8 +61,8 @@ class RecipeCLI(LightningCLI):
     """
 
     def __init__(self, command: str, command_line: CommandLine) -> None:
-        self.command_line = command_line
-        self.parsers: dict[str, RecipeParser] = {}
+        self.command, self.command_line = command, command_line
+        self.command_parser: RecipeParser
         self.checkpoint: str | None = None
         self.run_folder: RunFolder | None = None
         resolvers.register()
@@ -75,14 +77,48 @@ class RecipeCLI(LightningCLI):
                 seed_everything_default=42,
                 auto_configure_optimizers=False,
                 parser_class=RecipeParser,
-                parser_kwargs=parser_settings(self.subcommands()),
+                parser_kwargs=parser_settings(command),
                 args=words_for(command, command_line),
             )
+        except (RecipeError, TrainingDiverged):
+            self._leave_no_empty_folder()
+            raise
+        except Exception as error:
+            told = explain_error(error, self._circumstances())
+            self._leave_no_empty_folder()
+            raise told from error
         except BaseException as error:
             self._leave_no_empty_folder()
             if isinstance(error, SystemExit) and self._interrupted():
                 self._end_as_stopped(error)
             raise
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """The given command alone: building a parser for each of the others takes time."""
+        return {self.command: LightningCLI.subcommands()[self.command]}
+
+    def _circumstances(self) -> Circumstances:
+        """What is known of this run, to explain an error."""
+        command = getattr(self, "subcommand", None)
+        settings = self.config.get(command) if command else None
+        made = getattr(self, "config_init", None)
+        trainer = getattr(self, "trainer", None)
+        return Circumstances(
+            doing=f"recipes {command}" if command else "reading the settings",
+            settings=settings.as_dict() if settings else {},
+            made=made[command].as_dict() if made else None,
+            trainer=trainer,
+            folder=self._folder(),
+            resume=self._where_it_stopped() if isinstance(trainer, Trainer) else "",
+            rank=int(getattr(rank_zero_only, "rank", 0)),
+        )
+
+    def _folder(self) -> Path | None:
+        """The run's folder, on the other ranks as they have learnt it from the first one."""
+        if is_first_rank():
+            return self.run_folder.path if self.run_folder else None
+        recorders = [c for c in getattr(self.trainer, "callbacks", []) if isinstance(c, RecordConfig)]
+        return recorders[0].folder if hasattr(self, "trainer") and recorders else None
 
     def _leave_no_empty_folder(self) -> None:
         if self.run_folder is not None and is_first_rank():
@@ -93,7 +129,7 @@ class RecipeCLI(LightningCLI):
         return hasattr(self, "trainer") and self.trainer.interrupted
 
     def _end_as_stopped(self, error: SystemExit) -> NoReturn:
-        """Says where to go on; the exit status is 130 after Ctrl-C, else 128 and the number of the signal."""
+        """Says how to resume; the exit status is 130 after Ctrl-C, else 128 and the number of the signal."""
         where = self._where_it_stopped()
         if not isinstance(error, SIGTERMException):
             signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -109,32 +145,34 @@ class RecipeCLI(LightningCLI):
 
     def _where_it_stopped(self) -> str:
         last = self._last_checkpoint()
-        if self.subcommand != "fit" or last is None or not last.path:
+        if self.subcommand != "fit" or last is None:
             return ""
-        return f"resume with --ckpt_path {last.path}"
+        if last.path and Path(last.path).is_file():
+            return f"resume with --ckpt_path {last.path}"
+        run = self.run_folder.path if self.run_folder else None
+        kept = run is not None and any((run / "checkpoints").glob("*.ckpt"))
+        return f"resume with --ckpt_path {run}" if kept else ""
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        """The parser of a command, or of all; its ``--config`` takes the files that are already read."""
+        """The parser of the command, or the one around it; ``--config`` takes the files that are already read."""
         kwargs.setdefault("dump_header", [f"lightning=={__version__}"])
         parser = RecipeParser(**kwargs)
         parser.add_config_argument(self.command_line.files)
         if parser.command:
-            self.parsers[parser.command] = parser
+            parser.given = self.command_line.given
+            self.command_parser = parser
         return parser
 
     def setup_parser(self, *args: Any, **kwargs: Any) -> None:
-        """Lightning's parser, with the help texts of the recipes for the commands and for ``--ckpt_path``."""
+        """Lightning's parser, with the recipes' help texts for ``--ckpt_path`` and ``--weights_only``."""
         super().setup_parser(*args, **kwargs)
-        for listed in listed_commands(self.parser):
-            listed.help = COMMANDS[listed.dest]
-        for parser in self.parsers.values():
-            for argument in arguments_of(parser):
-                if argument.dest == "ckpt_path":
-                    argument.help = CHECKPOINT_PATH
-                elif argument.dest == "weights_only":
-                    argument.help = WEIGHTS_ONLY
-                    # With null, Lightning loads a checkpoint from a URL in a way that can run code.
-                    parser.set_defaults({"weights_only": True})
+        for argument in arguments_of(self.command_parser):
+            if argument.dest == "ckpt_path":
+                argument.help = CHECKPOINT_PATH
+            elif argument.dest == "weights_only":
+                argument.help = WEIGHTS_ONLY
+                # With null, Lightning loads a checkpoint from a URL in a way that can run code.
+                self.command_parser.set_defaults({"weights_only": True})
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds ``threads``, and ``checkpoint``: which checkpoints ``fit`` keeps."""
@@ -151,25 +189,24 @@ class RecipeCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parses the command line; a mistake becomes a :class:`RecipeError`."""
         assert isinstance(args, list)
-        command, given = args[0], self.command_line.given
-        if command in self.parsers:
-            refuse_empty_groups(self.parsers[command], given)
-            if not self.command_line.is_complete:
-                explain(self.parsers[command], given)
+        command, given = self.command, self.command_line.given
+        refuse_empty_groups(self.command_parser, given)
+        if not self.command_line.is_complete:
+            explain(self.command_parser, given)
         try:
             self.config = parser.parse_args(args)
         except ArgumentError as error:
-            if command in self.parsers:
-                explain(self.parsers[command], given)
+            explain(self.command_parser, given)
             raise RecipeError(sentence(str(error), command)) from error
         except OmegaConfBaseException as error:
             raise explain_interpolation(error, command, given) from error
-        for note in kept_arguments(given, self.config[command].as_dict()):
+        for note in take_nothing_over(given, self.config[command]):
             tell(note)
+        leave_out_unwritable_defaults(self.config)
         self._find_checkpoint(command)
 
     def _find_checkpoint(self, command: str) -> None:
-        """Finds the checkpoint of ``--ckpt_path``, and takes from it the arguments of the model that were not given.
+        """Finds the checkpoint of ``--ckpt_path``, and loads from it the arguments of the model that were not given.
 
         Lightning would let the arguments in the checkpoint replace those given. It therefore sees no ``ckpt_path``
         until the classes are instantiated.
@@ -209,13 +246,14 @@ class RecipeCLI(LightningCLI):
         return runs_root(self.config[command]["trainer"]["default_root_dir"]), config_name(first)
 
     def before_instantiate_classes(self) -> None:
-        """Sets the threads; lets the model say what makes a checkpoint the best one, where no setting does."""
+        """Sets the threads and, if no setting does, the metric that chooses the best checkpoint: the model's."""
         settings = self.config[self.subcommand]
         if settings["threads"] is not None:
             torch.set_num_threads(settings["threads"])
         settings["threads"] = torch.get_num_threads()
         checkpoint = settings["checkpoint"]
-        if checkpoint["monitor"] is None and settings["trainer"]["limit_val_batches"] != 0:
+        has_validation = settings["data"].get("init_args", {}).get("validation", "given") is not None
+        if checkpoint["monitor"] is None and has_validation and settings["trainer"]["limit_val_batches"] != 0:
             module, _, name = settings["model"]["class_path"].rpartition(".")
             model_class = getattr(importlib.import_module(module), name)
             if issubclass(model_class, Recipe):
@@ -224,19 +262,13 @@ class RecipeCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Instantiates the data, the model and the trainer."""
         self.config[self.subcommand]["ckpt_path"] = self.checkpoint
-        try:
-            super().instantiate_classes()
-        except ValueError as error:
-            # jsonargparse reports any exception of a class as a value that fits none of the types.
-            for cause in _causes(error):
-                if isinstance(cause, RecipeError | MisconfigurationException):
-                    raise cause from None
-            raise
+        super().instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Instantiates the trainer, with the recipes' loggers and callbacks, which write to the folder of the run."""
         made = self.config_init[self.subcommand]
         settings = made["trainer"]
+        refuse_settings(settings)
         if not settings["fast_dev_run"]:
             root, name = self._run_group(str(self.subcommand))
             self.run_folder = claim(root, name) if is_first_rank() else next_folder(root, name)
@@ -268,7 +300,7 @@ class RecipeCLI(LightningCLI):
 
     def recorded_config(self) -> str:
         """All settings of this run, as in its ``config.yaml``."""
-        return recorded_config(self.parsers[str(self.subcommand)], self.config[self.subcommand])
+        return recorded_config(self.command_parser, self.config[self.subcommand])
 
     def after_fit(self) -> None:
         """Tests the best checkpoint, saves the model and writes the report, if the module is a recipe's."""
@@ -282,12 +314,6 @@ class RecipeCLI(LightningCLI):
         finish(self.trainer, self.model, self.datamodule, self.settings(), self.recorded_config())
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
 def is_first_rank() -> bool:
-    """Whether this process is rank 0, or the one that will start the others."""
+    """Whether this process is rank 0, or the one that launches the others."""
     return getattr(rank_zero_only, "rank", 0) == 0

@@ -7,21 +7,18 @@ import gc
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 
 from recipes.cli import quiet
-from recipes.cli.command_line import CommandLine
-from recipes.cli.commands import COMMANDS, OWN_COMMANDS, USAGE
-from recipes.messages import RecipeError, TrainingDiverged
+from recipes.cli.command_line import HELP, CommandLine
+from recipes.cli.commands import COMMANDS, OWN_COMMANDS, USAGE, help_of_all
+from recipes.messages import RecipeError, RunFailed, TrainingDiverged
 
 LINES_AT_MOST = 5
-OUT_OF_MEMORY = (
-    "the GPU's memory is full: lower data.batch_size (and raise trainer.accumulate_grad_batches to make up "
-    "for it) or the length of the texts (data.max_length, data.block_size), or set trainer.precision to bf16-mixed; "
-    "python -m recipes.estimate predicts what fits"
-)
+DEBUG = "--debug"
 
 SUCCESS, FAILURE, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 
@@ -34,22 +31,26 @@ def main(args: Sequence[str] | None = None) -> int:
             that of this process.
 
     Returns:
-        The exit status: 0; 1 if the training diverged or the GPU ran out of memory; 2 for a mistake that the user can
-        fix; 130 after Ctrl-C. Other exceptions are not caught.
+        The exit status: 0; 1 if the training diverged, the GPU ran out of memory or a library failed; 2 for a mistake
+        that the user can fix; 130 after Ctrl-C. With ``--debug``, the traceback of an error is printed.
     """
     args = list(sys.argv[1:] if args is None else args)
+    debug = DEBUG in args
+    args = [word for word in args if word != DEBUG]
     try:
         return _run(args)
     except RecipeError as error:
-        return _fail(str(error), MISTAKE)
+        return _fail(error, MISTAKE, debug)
     except TrainingDiverged as error:
         # All ranks stop for the same reason; rank 0 reports it.
-        return FAILURE if _rank() else _fail(str(error), FAILURE)
+        return FAILURE if _rank() else _fail(error, FAILURE, debug)
     except KeyboardInterrupt as interrupt:
         print(f"\ninterrupted{f': {interrupt}' if str(interrupt) else ''}", file=sys.stderr)
         return INTERRUPTED
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else SUCCESS if ended.code is None else FAILURE
+    except Exception as error:
+        return _unforeseen(error, args, debug)
 
 
 def _run(args: list[str]) -> int:
@@ -61,7 +62,10 @@ def _run(args: list[str]) -> int:
         hint = f"did you mean '{near[0]}'?" if near else f"expected one of {', '.join(known)}"
         raise RecipeError(f"unknown command '{args[0]}'; {hint}\n{USAGE}")
 
-    if args[0].startswith("-") and args[0] not in ("-h", "--help"):
+    if args[0] in HELP:
+        print(help_of_all(), end="")
+        return SUCCESS
+    if args[0].startswith("-"):
         raise RecipeError(f"'{args[0]}' is given before the command\n{USAGE}")
 
     quiet.no_bars_in_files()
@@ -72,25 +76,9 @@ def _run(args: list[str]) -> int:
     command_line = CommandLine.parse(args[1:])  # a missing file or invalid YAML is reported before torch is loaded
 
     with _no_garbage_collection():
-        import torch
-        from lightning.pytorch.utilities.exceptions import MisconfigurationException
-
         from recipes.cli.lightning import RecipeCLI
 
-    try:
-        RecipeCLI(args[0], command_line)
-    except MisconfigurationException as error:
-        raise RecipeError(" ".join(str(error).split())) from error
-    except torch.OutOfMemoryError as error:
-        return _fail(f"{OUT_OF_MEMORY} ({str(error).partition(' GPU ')[0].strip()})", FAILURE)
-    except RuntimeError as error:
-        if not str(error).startswith("Error(s) in loading state_dict"):
-            raise
-        first = str(error).splitlines()[1].strip() if len(str(error).splitlines()) > 1 else str(error)
-        raise RecipeError(
-            f"--ckpt_path: the checkpoint's weights are not those of this model ({first}): give the configuration that "
-            "it was trained with, config.yaml in the folder of its run"
-        ) from error
+    RecipeCLI(args[0], command_line)
     return SUCCESS
 
 
@@ -110,7 +98,22 @@ def _rank() -> int:
     return int(os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or 0)
 
 
-def _fail(message: str, status: int) -> int:
-    lines = f"{f'[rank: {_rank()}] ' if _rank() else ''}error: {message}".splitlines()
+def _unforeseen(error: Exception, args: list[str], debug: bool) -> int:
+    """Reports an error of a command; a fault of ours with its traceback."""
+    from recipes.cli.unforeseen import Circumstances, explain_error
+
+    told = (
+        error if isinstance(error, RunFailed) else explain_error(error, Circumstances(" ".join(["recipes", *args[:1]])))
+    )
+    told.__cause__ = told.__cause__ or error
+    if isinstance(told, RunFailed):
+        return _fail(told, told.status, debug or told.is_bug)
+    return _fail(told, MISTAKE, debug)
+
+
+def _fail(error: Exception, status: int, with_traceback: bool) -> int:
+    if with_traceback:
+        traceback.print_exception(error.__cause__ or error)
+    lines = f"{f'[rank: {_rank()}] ' if _rank() else ''}error: {error}".splitlines()
     print("\n".join(lines[:LINES_AT_MOST]), file=sys.stderr)
     return status

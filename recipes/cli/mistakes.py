@@ -1,7 +1,7 @@
-"""Which setting the parser refused: its file and line, its key, what is expected there, the nearest name, the remedy.
+"""The setting that the parser rejected: file and line, key, what is expected there, the nearest name, the remedy.
 
-jsonargparse decides what is wrong. After it has refused a configuration, it is asked about each setting alone, in the
-order in which they were given, until it refuses one.
+jsonargparse decides what is invalid. After it has rejected a configuration, each setting is checked alone, in the order
+in which they were given, until it rejects one.
 """
 
 from argparse import Action, ArgumentError
@@ -25,7 +25,7 @@ NOISE = ("Does not validate against any", "Subtypes:", "Errors:", "Expected a <c
 
 
 def explain(parser: ArgumentParser, given: Iterable[Given]) -> None:
-    """Raises a :class:`RecipeError` for the first setting that the parser refuses, if there is one."""
+    """Raises a :class:`RecipeError` for the first setting that the parser rejects, if there is one."""
     search = _Search()
     for search.source in given:
         search.settings(parser, search.source.settings, ())
@@ -45,7 +45,7 @@ def refuse_empty_groups(parser: ArgumentParser, given: Iterable[Given]) -> None:
 
 
 def sentence(message: str, command: str) -> str:
-    """The parser's own message in few words, for a refusal that :func:`explain` finds no setting for."""
+    """The parser's own message, shortened, for an error for which :func:`explain` finds no setting."""
     lines = [line.strip(" -") for line in message.splitlines() if line.strip()]
     if "arguments are required: " in lines[0]:
         missing = sorted(lines[0].partition(": ")[2].replace(f"{command}.", "").split(", "))

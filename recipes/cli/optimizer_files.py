@@ -43,7 +43,7 @@ class Choice:
 
     @property
     def rate(self) -> float | None:
-        """The file's learning rate; None where the optimizer sets its own, or where it is a ``${...}``."""
+        """The file's learning rate; None if the optimizer computes its own, or if it is a ``${...}``."""
         value: Any = (self._optimizer().get("init_args") or {}).get("lr")
         try:
             return float(value)
@@ -52,7 +52,7 @@ class Choice:
 
     @property
     def missing_module(self) -> str | None:
-        """The library that the class lies in, where it is not installed."""
+        """The library of the class, if it is not installed."""
         module = self.class_path.partition(".")[0]
         return module if find_spec(module) is None else None
 
@@ -73,7 +73,7 @@ def shipped() -> list[str]:
 
 
 def choose(name: str, option: str = "--optimizers") -> Choice:
-    """The optimizer that a word on the command line means: a file of configs/optimizer/, or a path.
+    """The optimizer that a name on the command line refers to: a file of configs/optimizer/, or a path.
 
     Args:
         name: The word.

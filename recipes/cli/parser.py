@@ -1,18 +1,20 @@
-"""The parser of ``fit``, ``validate``, ``test`` and ``predict``: its texts, and the words that it is given."""
+"""The parser of ``fit``, ``validate``, ``test`` and ``predict``: its help texts, and the arguments that it parses."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
-from jsonargparse import SUPPRESS, ActionConfigFile, set_parsing_settings
+from jsonargparse import SUPPRESS, ActionConfigFile, Namespace, set_parsing_settings
 from jsonargparse.typing import Path_fr
 from lightning.pytorch.cli import LightningArgumentParser
 
 from recipes.cli.command_line import CONFIG, CommandLine, Option
-from recipes.cli.commands import COMMANDS, OWN_COMMANDS
+from recipes.cli.commands import COMMANDS
 from recipes.cli.config_files import ConfigFile
+from recipes.cli.given import Given
 from recipes.cli.interpolation import absolute_in
+from recipes.cli.lent_arguments import take_nothing_over
 
 # The parser resolves ${...} once, after all files and options; without this, references inside a file would
 # be looked for above the subcommand. It is a setting of the whole process, read when a file is parsed.
@@ -38,13 +40,24 @@ class RecipeParser(LightningArgumentParser):
     """Lightning's parser without the usage lines that argparse puts before the help of a class.
 
     Args:
-        command: The command that it parses; None for the parser of all commands.
+        command: The command that it parses; None for the outer parser.
+
+    Attributes:
+        given: The settings that it parses, in the order in which they were given; for the parser of a command.
     """
 
     def __init__(self, *args: Any, command: str | None = None, **kwargs: Any) -> None:
         kwargs.setdefault("usage", SUPPRESS)
         super().__init__(*args, **kwargs)
         self.command = command
+        self.given: list[Given] = []
+
+    def dump(self, cfg: Namespace, *args: Any, **kwargs: Any) -> str:
+        """The settings as YAML: each class with its own arguments, none taken over from another one."""
+        if self.given:
+            cfg = cfg.clone()
+            list(take_nothing_over(self.given, cfg))
+        return super().dump(cfg, *args, **kwargs)
 
     def add_config_argument(self, files: Mapping[str, ConfigFile]) -> None:
         """Adds ``--config``.
@@ -76,39 +89,24 @@ class GivenConfig(ActionConfigFile):
             super().__call__(parser, cfg, f"# {file.path}\n{file.text}", option_string)
 
 
-def parser_settings(commands: Iterable[str]) -> dict[str, Any]:
-    """Arguments of the parser of all commands and, under each command's name, of the parser of that command."""
-    names = list(commands)
-    settings: dict[str, Any] = {
-        "prog": "python -m recipes",
-        "description": "Fine-tunes transformers with little optimizer memory, from YAML files.",
-        "usage": f"python -m recipes {{{','.join(names)}}} {USAGE}",
-        "epilog": _own_commands(),
+def parser_settings(command: str) -> dict[str, Any]:
+    """Arguments of the outer parser and, under the command's name, of the parser of that command."""
+    return {
         "parser_mode": "omegaconf+",
         "allow_abbrev": False,
         "exit_on_error": False,
-    }
-    for name in names:
-        settings[name] = {
-            "command": name,
-            "usage": f"python -m recipes {name} {USAGE}",
-            "description": COMMANDS[name],
+        command: {
+            "command": command,
+            "usage": f"python -m recipes {command} {USAGE}",
+            "description": COMMANDS[command],
             "epilog": EPILOG,
             "allow_abbrev": False,
-        }
-    return settings
-
-
-def _own_commands() -> str:
-    """The end of the help: the commands with a --help of their own."""
-    sentences = (
-        f"{name}: {command.description[0].lower()}{command.description[1:]}" for name, command in OWN_COMMANDS.items()
-    )
-    return f"Commands with a --help of their own: {' '.join(sentences)}"
+        },
+    }
 
 
 def words_for(command: str, command_line: CommandLine) -> list[str]:
-    """The command line as the parser takes it, each value in the word of its option: it is read one way only."""
+    """The arguments for the parser, each value in the same word as its option, so that it has one reading only."""
     return [command, *(word for option in command_line.options for word in _words(command, option))]
 
 

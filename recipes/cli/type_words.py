@@ -1,4 +1,4 @@
-"""Types in words: what a setting takes, as a message says it."""
+"""Types in words, for messages: what a setting accepts."""
 
 import collections.abc
 import inspect
@@ -41,7 +41,7 @@ def expected(hint: Any) -> str:
 
 
 def choices_in(hint: Any) -> list[str]:
-    """The words and numbers that a type allows by name."""
+    """The literal values that a type allows."""
     choices: Iterable[Any] = typing.get_args(hint)
     if typing.get_origin(hint) is not typing.Literal:
         choices = [choice for argument in choices for choice in choices_in(argument)]
@@ -49,13 +49,13 @@ def choices_in(hint: Any) -> list[str]:
 
 
 def takes_scalars(hint: Any) -> bool:
-    """Whether a type takes true, false, a number or a choice."""
+    """Whether a type accepts true, false, a number or a choice."""
     arguments = typing.get_args(hint)
     return hint in (bool, int, float) or typing.get_origin(hint) is typing.Literal or any(map(takes_scalars, arguments))
 
 
 def classes_in(hint: Any) -> dict[type, int]:
-    """The classes that a type takes with class_path and init_args, each with the number of arguments passed later.
+    """The classes that a type accepts with class_path and init_args, each with the number of arguments passed later.
 
     That number is 1 for ``Callable[[Iterable], Optimizer]``: the parameters are passed when the optimizer is made.
     """

@@ -15,6 +15,7 @@ from recipes.cli.command_line import CommandLine
 from recipes.cli.commands import CommandParser
 from recipes.cli.config_files import ConfigFile
 from recipes.cli.optimizer_files import choose, shipped
+from recipes.compare.lock import only_one
 from recipes.compare.plan import DEFAULT_SWEEP, Plan, Rate, Trial, seed_of
 from recipes.compare.progress import Screen
 from recipes.compare.results import best_of, comparison
@@ -68,6 +69,11 @@ def main(args: Sequence[str]) -> int:
         KeyboardInterrupt: The user interrupted it; the message says how to continue.
     """
     plan = plan_of(args)
+    with only_one(plan.out):
+        return _compare(plan, args)
+
+
+def _compare(plan: Plan, args: Sequence[str]) -> int:
     command = shlex.join(["python", "-m", "recipes.compare", *args])
     outcomes: list[Outcome] = []
     rates: dict[str, float | None] = {}

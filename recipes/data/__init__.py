@@ -1,1 +1,1 @@
-"""Reading rows, splitting them, caching what was made of them, and batches that a resumed run goes on with."""
+"""Reading and splitting rows, caching what was computed from them, and batches that a resumed run continues."""

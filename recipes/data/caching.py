@@ -1,4 +1,4 @@
-"""Functions for ``Dataset.map`` and ``filter`` whose results go out of the cache with the code that made them."""
+"""Functions for ``Dataset.map`` and ``filter`` whose cache entries depend on their code."""
 
 import inspect
 from collections.abc import Callable
@@ -9,13 +9,13 @@ from recipes.checksums import file_sha256
 
 
 class Cached:
-    """A function, and the sum of the file that it is written in.
+    """A function with the checksum of its source file.
 
-    ``datasets`` knows a function of a module by its name alone: after a change in that module it would go on with
-    what the old code has made. The sum is part of what it takes for the function, so a new file makes a new entry.
+    ``datasets`` identifies a function of a module by its name: after a change in that module it would still use the
+    results of the old code. Here the checksum is part of the fingerprint, so a changed file makes a new cache entry.
 
     Args:
-        function: The function, or an object that is called as one.
+        function: The function, or a callable object.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -24,5 +24,5 @@ class Cached:
         self.code_sha256 = file_sha256(Path(inspect.getfile(code)))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """What the function returns."""
+        """Calls the function."""
         return self.function(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""Sentences for files that are damaged or in another encoding, and a check of JSON that would crash its parser."""
+"""Error messages for corrupted files and other encodings, and a check for JSON that would crash its parser."""
 
 import codecs
 import lzma
@@ -10,16 +10,16 @@ from typing import IO
 from recipes.messages import RecipeError
 
 DAMAGED = (OSError, EOFError, zlib.error, lzma.LZMAError)
-"""What reading a truncated or corrupted file raises, compressed or not."""
+"""Exceptions from reading a truncated or corrupted file, compressed or not."""
 MOST_NESTED = 512
-"""Levels of JSON. The parser of pyarrow ends the process at some tens of thousands, without an exception."""
+"""Levels of JSON. At some tens of thousands, pyarrow's parser crashes the process without an exception."""
 
 _JSON_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 _CHUNK = 1 << 24
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error, or the one that caused it, says."""
+    """The first line of the message of an error, or of the one that caused it."""
     while error.__cause__ is not None:
         error = error.__cause__
     return (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -33,7 +33,7 @@ def open_decompressed(file: str) -> IO[bytes]:
 
 
 def cannot_decode(key: str, file: str, error: UnicodeError) -> RecipeError:
-    """The sentence for a file in another encoding, with the ``load_args`` that reads it."""
+    """The error for a file in another encoding, with the ``load_args`` that reads it."""
     encoding = "latin-1"
     try:
         with open(file, "rb") as opened:
@@ -49,15 +49,15 @@ def cannot_decode(key: str, file: str, error: UnicodeError) -> RecipeError:
 
 
 def check_json(file: str, key: str, encoding: str | None) -> None:
-    """Refuses JSON that is nested deeper than :data:`MOST_NESTED`, or is not in UTF-8.
+    """Rejects JSON that is nested deeper than :data:`MOST_NESTED`, or is not in UTF-8.
 
     Args:
         file: A local file, compressed or not.
         key: The configuration key of the file.
-        encoding: The encoding that the user named; None for UTF-8, which pyarrow takes for granted.
+        encoding: The encoding that the user named; None for UTF-8, which pyarrow assumes.
 
     Raises:
-        RecipeError: It is nested deeper, in another encoding, or damaged.
+        RecipeError: It is nested deeper, in another encoding, or corrupted.
     """
     try:
         with open_decompressed(file) as opened:
@@ -88,7 +88,7 @@ def _refuse_deep(text: bytes, key: str, file: str) -> None:
 
 
 def _may_be_deep(opened: IO[bytes]) -> bool:
-    """Counts brackets, those of texts too: seconds for a gigabyte."""
+    """Counts all brackets, also those within texts: seconds for a gigabyte."""
     import numpy
 
     weight = numpy.zeros(256, dtype=numpy.int32)

@@ -1,4 +1,4 @@
-"""Delimited text (csv, tsv, Orange .tab): every line is checked before pandas reads it, with the same arguments."""
+"""Delimited text (csv, tsv, Orange .tab): each line is checked before pandas reads the file with the same arguments."""
 
 import csv
 import io
@@ -14,7 +14,7 @@ SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 ORANGE_TYPES = {"", "c", "continuous", "d", "discrete", "s", "string", "t", "time"}
 ORANGE_FLAGS = {"", "class", "c", "meta", "m", "ignore", "i", "skip", "weight", "w", "string", "basket"}
 CHECKED_ALONE = ("comment", "converters", "dialect", "engine", "lineterminator", "nrows", "skipfooter")
-"""Arguments of pandas with which the lines of a file are not the rows of a table: pandas checks them alone."""
+"""Arguments of pandas with which lines are not the rows of the table: only pandas checks such files."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Reading:
 
     Attributes:
         args: Arguments of ``load_dataset("csv", ...)``.
-        rows: Rows that the files have, for a comparison with what was read; None if that is not known.
+        rows: Number of rows in the files, to compare with what was read; None if unknown.
     """
 
     args: dict[str, Any]
@@ -31,22 +31,22 @@ class Reading:
 
 
 class Malformed(Exception):  # noqa: N818 - becomes a RecipeError, or another way to read the file
-    """A line that does not fit the table; the message is the end of a sentence that names key and file."""
+    """A line that does not match the table; the message is the end of a sentence that names key and file."""
 
 
 def reading(files: list[str], key: str, ending: str, load_args: dict[str, Any]) -> Reading:
-    """Finds how files are read as they stand: strings all, ``NA`` a text and not a missing value.
+    """Chooses how files are read verbatim: all columns as strings, ``NA`` as text and not as a missing value.
 
-    The quotation marks of .tsv and .tab files are taken as plain characters where they do not enclose whole cells.
+    Quotation marks in .tsv and .tab files are plain characters if they do not enclose whole cells.
 
     Args:
         files: The files, local ones or URLs.
         key: The configuration key of the files, for error messages.
-        ending: What their names end in.
+        ending: The suffix of their names.
         load_args: Arguments that the user gave.
 
     Raises:
-        RecipeError: A file cannot be read, has a line that does not fit its header, or lacks a column of the others.
+        RecipeError: A file cannot be read, has a line that does not match its header, or lacks a column of the others.
     """
     from datasets import Features, Value
 
@@ -63,7 +63,7 @@ def reading(files: list[str], key: str, ending: str, load_args: dict[str, Any]) 
     if ending == ".tab" and "skiprows" not in load_args and _has_orange_header(_head(files[0], key, args, 2)[1]):
         args["skiprows"] = [1, 2]
     if len(columns) == 1 and "skip_blank_lines" not in load_args:
-        # A blank line is a row of a single column, unless it stands above the header.
+        # A blank line is a row of a single column, unless it is above the header.
         blank = {**args, "skip_blank_lines": False}
         if all(_head(file, key, blank)[0] == columns for file in files):
             args = blank
@@ -78,7 +78,7 @@ def _with_defaults(ending: str, load_args: dict[str, Any]) -> dict[str, Any]:
         "sep": SEPARATORS[ending],
         "encoding": "utf-8-sig",
         "keep_default_na": False,
-        # Else pandas takes the first column for an index when rows have one field more than the header.
+        # Else pandas makes the first column an index if rows have one field more than the header.
         "index_col": False,
         **load_args,
     }
@@ -90,7 +90,7 @@ def _with_defaults(ending: str, load_args: dict[str, Any]) -> dict[str, Any]:
 
 
 def _pandas_args(args: dict[str, Any]) -> dict[str, Any]:
-    """What ``datasets`` hands to ``pandas.read_csv``, but for what limits the number of rows."""
+    """The arguments that ``datasets`` passes to ``pandas.read_csv``, without a limit of rows."""
     from datasets.packaged_modules.csv.csv import CsvConfig
 
     known = {field.name for field in fields(CsvConfig)}
@@ -152,7 +152,7 @@ def _is_plain(args: dict[str, Any]) -> bool:
 
 
 def _choose_quoting(files: list[str], key: str, args: dict[str, Any]) -> tuple[dict[str, Any], int]:
-    """Quotation marks that enclose cells, or plain characters where they cannot be that."""
+    """Quotation marks that enclose cells, or plain characters if they cannot."""
     plain = {**args, "quoting": csv.QUOTE_NONE}
     try:
         return args, sum(_count(file, key, args, strict=True) for file in files)
@@ -185,10 +185,10 @@ def _count(file: str, key: str, args: dict[str, Any], strict: bool = False) -> i
         file: The file.
         key: The configuration key of the file.
         args: The arguments that pandas will read it with.
-        strict: Whether quotation marks must enclose whole cells, and cells not what are lines by themselves.
+        strict: Whether quotation marks must enclose whole cells, and cells may not span complete lines.
 
     Raises:
-        Malformed: A line does not fit.
+        Malformed: A line does not match the table.
         RecipeError: The file cannot be decoded or decompressed.
     """
     settings = _pandas_args(args)
@@ -263,7 +263,7 @@ def _check(record: _Record, file: str, width: int, settings: dict[str, Any], str
     sep = settings["sep"]
     if len(record.lines) > 1 or (settings["quotechar"] and record.lines[0].count(settings["quotechar"]) % 2):
         _check_lines(record, file, width, settings, strict)
-    # pandas leaves out empty cells after the last column; anything else would be lost.
+    # pandas drops empty cells after the last column; any other cell would be lost.
     if len(record.cells) > width and any(record.cells[width:]):
         quotes = '"' in "".join(record.lines) and settings["quoting"] != csv.QUOTE_NONE
         raise Malformed(
@@ -274,12 +274,12 @@ def _check(record: _Record, file: str, width: int, settings: dict[str, Any], str
 
 
 def _check_lines(record: _Record, file: str, width: int, settings: dict[str, Any], strict: bool) -> None:
-    """A cell of several lines is one that quotation marks enclose, not one that a stray mark has run away with."""
+    """Checks that a cell of several lines is enclosed in quotation marks, and not opened by a stray one."""
     closed = True
     try:
         list(csv.reader(record.lines, **_csv_format(settings), strict=True))
     except csv.Error as error:
-        # pandas reads a single line with something after a closing mark, such as "so" good, as one cell too.
+        # pandas also reads text after a closing mark, such as "so" good, as part of the cell.
         closed = len(record.lines) == 1 and "unexpected end" not in str(error)
     if (
         strict

@@ -1,4 +1,4 @@
-"""A training loader that a resumed run enters at the row after the last one that the checkpoint has seen."""
+"""A training loader that a resumed run continues after the last row before the checkpoint."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -9,20 +9,20 @@ from torch.utils.data import BatchSampler, DataLoader, DistributedSampler
 
 
 class ResumableLoader(DataLoader):
-    """Gives out, after a checkpoint is loaded, the rest of the epoch that was interrupted.
+    """After a checkpoint is loaded, yields the rest of the interrupted epoch.
 
-    Other loaders start the epoch again, so that its first batches are trained on twice and its last ones not at all.
-    The sampler is a ``DistributedSampler``, whose order depends on seed and epoch alone, or one whose order depends on
-    its ``batch_size`` too: the interrupted epoch keeps the order of the batch size that it was begun with. The place is
-    counted in rows, so that the rest can be given out in batches of another size. The data module keeps it in its own
-    state: that of a loader, Lightning forgets where a schedule has asked for the number of steps.
+    Other loaders start the epoch again: its first batches are trained on twice, and its last ones not at all. The
+    sampler is a ``DistributedSampler``, whose order depends on seed and epoch only, or one whose order also depends on
+    its ``batch_size``: the interrupted epoch keeps the order of the batch size that it started with. The position is
+    counted in rows, so that the rest can be batched differently. It is part of the data module's state: Lightning loses
+    that of a loader if a schedule has computed the number of steps.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         assert isinstance(self.sampler, DistributedSampler)
         assert isinstance(self.batch_sampler, BatchSampler)
-        # Without a generator of its own, each epoch would draw the workers' seeds from the model's random numbers.
+        # Without its own generator, each epoch would draw the workers' seeds from the global random state.
         self.generator = torch.Generator() if self.generator is None else self.generator
         self._rest = _Rest(self.sampler)
         self.batch_sampler.sampler = self._rest
@@ -31,7 +31,7 @@ class ResumableLoader(DataLoader):
         self._place: dict[str, int] | None = None
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        """The batches of the rows of the sampler's epoch that were not given out before."""
+        """The batches of the epoch's rows that were not yielded before."""
         sampler, place = self._rest.sampler, self._of_this_epoch()
         self._place = None
         self._rest.skip = self._rows = place["rows"] if place else 0
@@ -48,14 +48,14 @@ class ResumableLoader(DataLoader):
 
     @property
     def place(self) -> dict[str, int]:
-        """The epoch, how many of its rows were given out, on how many processes, and the batch size of its order."""
+        """The position: epoch, number of its rows yielded, number of processes, and the batch size of its order."""
         sampler = self._rest.sampler
         order = getattr(sampler, "batch_size", None) or self.batch_size or 1
         return {"epoch": sampler.epoch, "rows": self._rows, "replicas": sampler.num_replicas, "order": order}
 
     @property
     def batches_left(self) -> int | None:
-        """How many batches the rest of the interrupted epoch makes; None for a loader that has resumed none."""
+        """Number of batches in the rest of the interrupted epoch; None if none was resumed."""
         if self._left is None:
             return None
         assert self.batch_size is not None
@@ -64,10 +64,11 @@ class ResumableLoader(DataLoader):
     _left: int | None = None
 
     def resume(self, place: dict[str, int] | None) -> None:
-        """Takes up such a place, if there is one; it holds for that epoch only.
+        """Continues at a position, if there is one, in its epoch only.
 
         Args:
-            place: Of another number of processes too. That of an older version counts batches of this size.
+            place: The position, also of another number of processes. In checkpoints of older versions it counts
+                batches of this size.
         """
         if not place:
             return
@@ -85,7 +86,7 @@ class ResumableLoader(DataLoader):
 
 
 class _Rest:
-    """What a sampler draws after the first ``skip`` rows."""
+    """The rows of a sampler after the first ``skip``."""
 
     def __init__(self, sampler: DistributedSampler) -> None:
         self.sampler = sampler
@@ -98,5 +99,5 @@ class _Rest:
         return len(self.sampler)
 
     def set_epoch(self, epoch: int) -> None:
-        """As Lightning calls it."""
+        """Called by Lightning."""
         self.sampler.set_epoch(epoch)

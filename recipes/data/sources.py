@@ -41,8 +41,8 @@ def load_split(
     """Loads one split from files or from a dataset of the hub, through ``datasets`` and its cache.
 
     Args:
-        source: Files (a name, a glob pattern, a URL or a list of them) where the name ends in a known suffix,
-            else the name of a split of the dataset at ``path``, slices such as ``train[:10%]`` included.
+        source: Files (a name, a glob pattern, a URL or a list of them) if the name ends in a known suffix, else the
+            name of a split of the dataset at ``path``, including slices such as ``train[:10%]``.
         key: The configuration key that ``source`` stands under, for error messages (``data.train``).
         path: A dataset's name on the hub or its folder.
         name: The configuration of the dataset at ``path`` (``mrpc`` of ``nyu-mll/glue``).
@@ -67,16 +67,16 @@ def load_split(
 
 
 def check_columns(rows: "Dataset", columns: Mapping[str, str], key: str, source: Any = None) -> None:
-    """Refuses rows that lack a column.
+    """Raises an error for rows that lack a column.
 
     Args:
         rows: The rows.
         columns: Each column that is needed, and the configuration key that names it.
         key: The configuration key of the rows.
-        source: What they were read from, for a hint at the ``load_args`` that reads them.
+        source: What they were read from, to suggest ``load_args`` that read them.
 
     Raises:
-        RecipeError: A column is missing; names those there are.
+        RecipeError: A column is missing; the message names the existing ones.
     """
     for column, argument in columns.items():
         if column not in rows.column_names:
@@ -100,7 +100,7 @@ def _column_hint(column: str, names: list[str], source: Any) -> str:
 
 
 def check_text(rows: "Dataset", column: str, key: str) -> None:
-    """Refuses a column that does not hold text.
+    """Raises an error for a column that does not hold text.
 
     Args:
         rows: The rows.
@@ -116,7 +116,7 @@ def check_text(rows: "Dataset", column: str, key: str) -> None:
 
 
 def suffix(file: str) -> str:
-    """The suffix that tells a file's format, in lower case (``.csv`` of ``a.CSV.gz``)."""
+    """The suffix that determines a file's format, in lower case (``.csv`` of ``a.CSV.gz``)."""
     path = Path(file.split("?", maxsplit=1)[0] if "://" in file else file)
     return Path(path.stem if path.suffix.lower() in COMPRESSIONS else path.name).suffix.lower()
 
@@ -157,16 +157,16 @@ def _load_files(source: str | list[str], key: str, load_args: dict[str, Any]) ->
 
 
 def _load_files_as(reader: str, files: list[str], key: str, load_args: dict[str, Any], on_lost_cells: Any) -> "Dataset":
-    # datasets takes names for patterns.
+    # datasets treats names as glob patterns.
     names = [file if "://" in file else glob.escape(file) for file in files]
     with warnings.catch_warnings():
-        # pandas only warns when it leaves out cells; where the lines are checked, these are empty ones.
+        # pandas only warns when it drops cells; if the lines were checked, those are empty.
         warnings.filterwarnings(on_lost_cells, message="Length of header or names does not match")
         return _load(key, f"'{files[0]}'", reader, data_files=names, split="train", **load_args)
 
 
 def _name_odd_file(reader: str, files: list[str], key: str, load_args: dict[str, Any]) -> None:
-    """Names the file that cannot be read, or has other columns than the first one."""
+    """Raises an error that names the file which cannot be read, or has other columns than the first one."""
     first: list[str] = []
     for file in files:
         columns = _load_files_as(reader, [file], key, load_args, "ignore").column_names
@@ -199,8 +199,8 @@ def _load(key: str, where: str, *args: Any, **kwargs: Any) -> "Dataset":
     import huggingface_hub
     from datasets.exceptions import DatasetNotFoundError, DatasetsError
 
-    # The hub's client reports each of its five retries, and datasets what it raises: the sentences below say
-    # it once.
+    # The hub's client logs each of its five retries, and datasets logs what it raises: the messages below say it
+    # once.
     huggingface_hub.logging.set_verbosity_error()
     verbosity = datasets.logging.get_verbosity()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)

@@ -1,4 +1,4 @@
-"""Splitting validation and test rows off the training rows, the same ones whatever the run's seed."""
+"""Splits validation and test rows off the training rows, independently of the run's seed."""
 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -14,15 +14,15 @@ def split_fractions(
     sources: Mapping[str, Any],
     split: "Callable[[Dataset, float, str], tuple[Dataset, Dataset]]",
 ) -> None:
-    """Splits ``test`` and ``validation`` off the training rows where their sources are fractions.
+    """Splits ``test`` and ``validation`` off the training rows if their sources are fractions.
 
     Args:
-        splits: The splits read so far; those that are fractions are added, and ``train`` keeps the rest.
-        sources: Of each split, a fraction or anything else.
-        split: Splits a share (of the rows that are left) off rows: ``split(rows, share, key)``.
+        splits: The splits read so far; fractions are added, and ``train`` keeps the rest.
+        sources: The source of each split: a fraction or anything else.
+        split: Splits a fraction (of the remaining rows) off rows: ``split(rows, fraction, key)``.
 
     Raises:
-        RecipeError: There are no training rows, or a share is not between 0 and 1.
+        RecipeError: There are no training rows, or a fraction is not between 0 and 1.
     """
     whole = len(splits["train"]) if "train" in splits else 0
     taken = 0.0
@@ -35,7 +35,7 @@ def split_fractions(
             raise RecipeError(f"{key} is {fraction}, a fraction of data.train, which is null: give data.train")
         share = fraction
         if 0 < fraction < 1:
-            # Of a single row, which is a text, a part is taken.
+            # Of a single row, which is a document, a part is split off.
             share = fraction / (1 - taken) if whole == 1 else min(fraction * whole / len(splits["train"]), 1.0)
             taken += fraction
         splits["train"], splits[name] = split(splits["train"], share, key)
@@ -44,21 +44,21 @@ def split_fractions(
 def split_off(
     dataset: "Dataset", fraction: float, key: str, *, seed: int, stratify_by: str | None = None
 ) -> tuple["Dataset", "Dataset"]:
-    """Splits a share off a dataset, the same rows for the same seed.
+    """Splits a fraction off a dataset, the same rows for the same seed.
 
     Args:
-        dataset: The rows to share out.
-        fraction: The share to split off, between 0 and 1; that many rows, rounded.
-        key: The configuration key that the fraction stands under, for error messages.
+        dataset: The rows.
+        fraction: The fraction to split off, between 0 and 1; the number of rows is rounded.
+        key: The configuration key of the fraction, for error messages.
         seed: Seeds the choice of rows.
-        stratify_by: A ``ClassLabel`` column whose classes keep their shares. Classes of a single row stay in
-            the rest; where the share has fewer rows than there are classes the choice is plainly random.
+        stratify_by: A ``ClassLabel`` column whose class proportions are kept. Classes of a single row stay in the
+            rest; if fewer rows are split off than there are classes, they are chosen at random.
 
     Returns:
-        The rest and the share.
+        The rest, and the rows split off.
 
     Raises:
-        RecipeError: If either would be empty.
+        RecipeError: Either would be empty.
     """
     from datasets import concatenate_datasets
 

@@ -1,20 +1,20 @@
-"""What was understood of the data: rows, labels, what was dropped, duplicates and padding, as a small table."""
+"""A summary of the data as a small table: rows, labels, dropped rows, duplicates and padding."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 
 def count_duplicates(rows: Iterable[Any], others: Iterable[Any]) -> int:
-    """How many of the rows are among the others; both hashable."""
+    """The number of rows that are also among the others; both hashable."""
     known = {hash(row) for row in others}
     return sum(hash(row) in known for row in rows)
 
 
 def padding_share(lengths: list[int], order: Iterable[int], batch_size: int, multiple: int) -> float:
-    """The share of padding in batches that are padded to their longest row, rounded up.
+    """The fraction of padding in batches that are padded to their longest row, rounded up.
 
     Args:
-        lengths: Tokens of each row.
+        lengths: Number of tokens of each row.
         order: Numbers of the rows, batch after batch.
         batch_size: Rows in a batch.
         multiple: What a batch's length is rounded up to a multiple of.
@@ -26,10 +26,10 @@ def padding_share(lengths: list[int], order: Iterable[int], batch_size: int, mul
 
 
 def print_summary(splits: Mapping[str, Mapping[str, Any]]) -> None:
-    """Prints a table with a column for each split and a line for each number.
+    """Prints a table with a column for each split and a row for each number.
 
     Args:
-        splits: Of each split its numbers by their names; those of labels in a mapping ``labels``.
+        splits: For each split its numbers by name; those of labels in a mapping ``labels``.
     """
     from rich.console import Console
     from rich.table import Table

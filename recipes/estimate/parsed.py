@@ -3,12 +3,9 @@
 from types import SimpleNamespace
 from typing import Any
 
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
-
 from recipes.cli.command_line import CommandLine
 from recipes.cli.config_files import ConfigFile
 from recipes.cli.lightning import RecipeCLI
-from recipes.messages import RecipeError
 
 OPTIMIZER_OPTIONS = ("--model.optimizer", "--model.init_args.optimizer")
 
@@ -28,15 +25,7 @@ class ParsedRecipe(RecipeCLI):
     """
 
     def __init__(self, command_line: CommandLine) -> None:
-        try:
-            super().__init__("fit", command_line + CommandLine.parse(["--seed_everything=false"]))
-        except MisconfigurationException as error:
-            raise RecipeError(" ".join(str(error).split())) from error
-
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """``fit`` alone, to save building a parser for each of the others."""
-        return {"fit": RecipeCLI.subcommands()["fit"]}
+        super().__init__("fit", command_line + CommandLine.parse(["--seed_everything=false"]))
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """A stand-in for the trainer, whose ``fit`` does nothing."""

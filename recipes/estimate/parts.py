@@ -17,7 +17,9 @@ from lightning_adafactor.prediction import bitsandbytes_adamw8bit_state, predict
 from recipes.estimate.activations import PRECISIONS, TRUE_DTYPES, peak_bytes
 from recipes.estimate.step import step_bytes
 from recipes.messages import RecipeError
-from recipes.recipe import Recipe, RecipeData
+from recipes.recipe import Recipe
+from recipes.recipe_data import RecipeData
+from recipes.runs.report import import_path
 from recipes.training import optimizer as optimization
 
 ALIASES = {"None": "32-true", "32": "32-true", "64": "64-true", "16": "16-mixed", "bf16": "bf16-mixed"}
@@ -103,7 +105,7 @@ class Setting:
         for owner, contract in ((module, Recipe), (data, RecipeData)):
             if not isinstance(owner, contract):
                 raise RecipeError(
-                    f"{type(owner).__name__} cannot be estimated: it is no recipes.recipe.{contract.__name__}, as "
+                    f"{type(owner).__name__} cannot be estimated: it is no {import_path(contract)}, as "
                     "recipes.TextClassifier and its data are"
                 )
         self.precision = ALIASES.get(str(precision), str(precision))

@@ -1,1 +1,1 @@
-"""Causal language modeling: the module, its data, and what both are made of."""
+"""Causal language modeling: the module, its data, and their parts."""

@@ -1,4 +1,4 @@
-"""``model.architecture``: the configuration of a model that is trained from scratch, and what is refused of it."""
+"""``model.architecture``: the configuration of a model that is trained from scratch, and checks of it."""
 
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -10,18 +10,18 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 NOT_IN_CONFIGURATIONS = ("attn_implementation", "torch_dtype")
-"""What transformers takes beside the values of a configuration."""
+"""What transformers accepts besides the values of a configuration."""
 
 
 def new_config(architecture: Mapping[str, Any], tokenizer: "PreTrainedTokenizerBase") -> "PretrainedConfig":
-    """The configuration of a model that is trained from scratch and reads what a tokenizer writes.
+    """The configuration of a model that is trained from scratch, for a tokenizer.
 
     Args:
         architecture: ``model_type`` and its sizes.
         tokenizer: The tokenizer; its size is that of the vocabulary, unless ``architecture`` gives another.
 
     Raises:
-        RecipeError: There is no such type of model, or it does not know or cannot take a value.
+        RecipeError: There is no such type of model, or it has no such value or rejects it.
     """
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
@@ -37,7 +37,7 @@ def new_config(architecture: Mapping[str, Any], tokenizer: "PreTrainedTokenizerB
         config, plain = AutoConfig.for_model(kind, **values), AutoConfig.for_model(kind)
         ignored = []
         for key in (key for key in architecture if not hasattr(plain, key)):
-            # It is kept as an attribute. Some older names, such as rope_theta, change others.
+            # Unknown keys become attributes. Some older names, such as rope_theta, change other values.
             without = AutoConfig.for_model(kind, **{name: value for name, value in values.items() if name != key})
             if {**config.to_dict(), key: None} == {**without.to_dict(), key: None}:
                 ignored.append(key)
@@ -48,14 +48,14 @@ def new_config(architecture: Mapping[str, Any], tokenizer: "PreTrainedTokenizerB
 
 
 def refuse_without_effect(config: "PretrainedConfig", keys: list[str]) -> None:
-    """Refuses values that transformers ignores in silence, such as a misspelt size.
+    """Rejects values that transformers silently ignores, such as a misspelt size.
 
     Args:
         config: The configuration that does not have them.
         keys: Their names.
 
     Raises:
-        RecipeError: There is one; names the nearest right one.
+        RecipeError: There is one; the message names the nearest valid name.
     """
     keys = [key for key in keys if key not in NOT_IN_CONFIGURATIONS]
     if keys:
@@ -67,6 +67,6 @@ def refuse_without_effect(config: "PretrainedConfig", keys: list[str]) -> None:
 
 
 def architecture_refused(error: Exception) -> RecipeError:
-    """The sentence for what transformers raises on values that it cannot take."""
+    """The error message for values that transformers rejects."""
     cause = (str(error).strip() or type(error).__name__).splitlines()[0]
     return RecipeError(f"model.architecture: transformers refuses it: {cause[:200]}")

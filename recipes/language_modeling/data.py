@@ -14,7 +14,7 @@ from recipes.language_modeling.packing import collate, pack
 from recipes.language_modeling.tokenizer import learn_tokenizer
 from recipes.messages import RecipeError
 from recipes.ranges import IntFrom2, IntFrom257, PositiveInt
-from recipes.recipe import RecipeData
+from recipes.recipe_data import RecipeData
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -29,28 +29,25 @@ class LanguageModelingData(RecipeData):
     document, a row of the others too; blank ones are dropped and counted. ``validation`` and ``test`` may also
     be a fraction: of the training documents, whole ones, or, where there is a single one, of its end.
 
-    The documents of a split are joined and cut into blocks. What does not fill a last block is dropped from
-    the training split, and counted; in the other splits it is kept as a shorter block, and its padding does
-    not count.
+    The documents of a split are concatenated and split into blocks. Tokens that do not fill a last block are dropped
+    from the training split, and counted; in the other splits they are a shorter block, whose padding is ignored.
 
     Args:
         train: Training file or files, or a split of ``path``. Not needed to test a model that has a tokenizer.
         text: The column that holds the text.
         load_args: More arguments for ``datasets.load_dataset``, such as ``{sep: ";"}``, ``{revision: main}``
             or, for files whose paragraphs are documents, ``{sample_by: paragraph}``.
-        vocabulary_size: Tokens of a tokenizer that is learned from the training documents, as it is where there is
-            neither ``tokenizer`` nor ``model.pretrained``: merges of bytes. 257 are the bytes and the end-of-text
-            token.
+        vocabulary_size: Tokens of the byte-pair tokenizer that is trained on the training documents if there is neither
+            ``tokenizer`` nor ``model.pretrained``. At least 257: the bytes and the end-of-text token.
         end_of_text: Whether the end-of-text token ends each document. False for rows that are the lines of one
             running text.
-        block_size: Tokens in a block. Time and activation memory grow with it, and so does what the model can
-            look back on.
+        block_size: Tokens in a block: the context length in training. Time and activation memory grow with it.
         batch_size: Training blocks in a batch, on each device.
         eval_batch_size: Blocks in a batch when validating and testing.
         kwargs: The arguments of the data of every recipe.
 
     Attributes:
-        tokens: Tokens in the blocks of each split, and ``dropped``: those of the training split that fill none.
+        tokens: Tokens in the blocks of each split, and ``dropped``: those of the training split that fill no block.
     """
 
     def __init__(
@@ -80,7 +77,7 @@ class LanguageModelingData(RecipeData):
         if command == "predict":
             raise RecipeError(
                 "a language model has no labels to predict: `python -m recipes generate --run RUN --prompt TEXT` "
-                "writes text, `python -m recipes test` gives its perplexity"
+                "generates text, `python -m recipes test` gives its perplexity"
             )
         documents = self._documents()
         self.tokenizer = self._tokenizer(documents.get("train"))
@@ -100,7 +97,7 @@ class LanguageModelingData(RecipeData):
         return {split: self._pack(split, rows) for split, rows in documents.items()}
 
     def summary(self) -> dict[str, dict[str, Any]]:
-        """Of each split its documents, blocks and tokens, what was dropped, and duplicates of training documents."""
+        """For each split its documents, blocks and tokens, what was dropped, and duplicates of training documents."""
         summary = {
             split: {**self._documents_of.get(split, {}), "blocks": len(rows), "tokens": self.tokens[split]}
             for split, rows in self.splits.items()
@@ -110,23 +107,23 @@ class LanguageModelingData(RecipeData):
         return summary
 
     def inspect(self) -> None:
-        """Learns the vocabulary of a model that is trained from scratch, as training does."""
+        """Loads the tokenizer or, for a model that is trained from scratch, trains it."""
         if self._pretrained is None:
             self.tokenizer = self._tokenizer(None if self.tokenizer_name else self._documents().get("train"))
 
     def largest_batch(self) -> dict[str, Tensor]:
-        """A training batch of full blocks, its numbers without meaning."""
+        """A training batch of full blocks, with arbitrary values."""
         return {key: torch.zeros(self.batch_size, self.block_size, dtype=torch.long) for key in ("input_ids", "labels")}
 
     def collate(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """Blocks, and the token that follows each of their tokens."""
+        """A batch of blocks, with the next token of each token as its label."""
         return collate(rows)
 
     def _documents(self) -> "dict[str, Dataset]":
-        """The documents of each split, those that are fractions taken out of the training split."""
+        """The documents of each split; fractions are split off the training split."""
         read = {split: self.read(split) for split in self.sources}
         documents = {split: rows for split, rows in read.items() if rows is not None}
-        # Of a single text the end is held out: what stands next to it would tell too much.
+        # Of a single document the end is held out: text from its middle would leak into training.
         if len(documents.get("train", ())) == 1:
             split_fractions(documents, self.sources, self._cut)
         else:
@@ -134,7 +131,7 @@ class LanguageModelingData(RecipeData):
         return documents
 
     def _cut(self, document: "Dataset", share: float, key: str) -> "tuple[Dataset, Dataset]":
-        """A document without its end, and the end, from a paragraph on if one begins near it."""
+        """A document without its end, and the end, which starts at a paragraph if one begins nearby."""
         text = document[self.text][0]
         place = round(len(text) * (1 - share))
         if not 0 < share < 1 or not 0 < place < len(text):
@@ -142,7 +139,7 @@ class LanguageModelingData(RecipeData):
                 f"{key} is {self.sources[key.removeprefix('data.')]}: give a fraction between 0 and 1 of the only "
                 "document that data.train has, or a file or split of its own"
             )
-        nearest = place - max(1, (len(text) - place) // 4)  # a quarter more is held out at the most
+        nearest = place - max(1, (len(text) - place) // 4)  # at most a quarter more is held out
         for boundary in ("\n\n", "\n", " "):
             found = text.rfind(boundary, max(nearest, 0), place)
             if found > 0:
@@ -197,7 +194,9 @@ class LanguageModelingData(RecipeData):
             self.tokens["dropped"] = dropped = tokens % self.block_size
             tokens -= dropped
             blocks = blocks.select(range(tokens // self.block_size))
-            note += f" make {len(blocks):,} blocks of {self.block_size}; the last {dropped} fill none and are dropped."
+            note += (
+                f" make {len(blocks):,} blocks of {self.block_size}; the last {dropped} fill no block and are dropped."
+            )
         elif tokens < 2:
             raise RecipeError(f"data.{split} has {max(tokens, 0)} tokens, too few to predict one from another")
         else:
@@ -207,15 +206,15 @@ class LanguageModelingData(RecipeData):
         return blocks
 
     def filler(self, row: dict[str, Any]) -> dict[str, Any]:
-        """A block of a single token: there is none to predict in it."""
+        """A block of a single token: it has no token to predict."""
         return {"input_ids": [0]}
 
 
 def part(row: dict[str, Any], column: str, start: int, end: int | None) -> dict[str, str]:
-    """A document's text from one character to another."""
+    """The text of a document between two characters."""
     return {column: row[column][start:end]}
 
 
 def not_blank(texts: list[str | None]) -> list[bool]:
-    """Whether each text has more to it than white space."""
+    """Whether each text has anything but white space."""
     return [bool(text and text.strip("\ufeff \t\r\n\f\v\u00a0")) for text in texts]

@@ -1,4 +1,4 @@
-"""Text from a language model."""
+"""Text generation with a language model."""
 
 from typing import TYPE_CHECKING
 
@@ -23,25 +23,23 @@ def continue_text(
     top_p: float = 1.0,
     seed: int = 0,
 ) -> str:
-    """Continues a text, without a trace in the model or the random numbers of the process.
+    """Continues a text, without a change of the model or the random state of the process.
 
     Args:
         model: The model, on any device, in train or eval mode.
         tokenizer: Its tokenizer.
-        prompt: The text to go on from.
+        prompt: The text to continue.
         key: Where the prompt was given, for error messages.
-        max_new_tokens: Tokens to write at most; an end-of-text token ends the text earlier.
-        temperature: 0 always takes the most probable token; 1 draws tokens as the model weighs them; in
-            between, the probable ones more often.
-        top_p: Drawn from the most probable tokens that together have this probability.
-        seed: Seeds the drawing.
+        max_new_tokens: Maximum number of tokens to generate; an end-of-text token ends the text earlier.
+        temperature: 0 always takes the most probable token, 1 samples from the model's distribution.
+        top_p: Sample from the most probable tokens that together have this probability.
+        seed: Seed of the sampling.
 
     Returns:
         The continuation, without the prompt.
 
     Raises:
-        RecipeError: If the prompt is empty, or together with what is to be written is longer than the model
-            can read.
+        RecipeError: The prompt is empty, or prompt and new tokens exceed the model's context length.
     """
     from transformers import GenerationConfig
 
@@ -58,7 +56,7 @@ def continue_text(
     )
     training = model.training
     model.eval()
-    # What a configuration leaves open is taken from the model's own, which may draw where the greatest is asked for.
+    # What a generation config omits comes from the model's own, which may sample where greedy decoding is wanted.
     model.generation_config = config
     try:
         with torch.inference_mode(), isolate_rng(), quiet():
@@ -75,22 +73,22 @@ def continue_text(
 def read_prompt(
     model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", prompt: str, *, key: str, max_new_tokens: int
 ) -> torch.Tensor:
-    """The tokens of a text to go on from, of shape (1, tokens).
+    """The tokens of a prompt, of shape (1, tokens).
 
     Args:
-        model: The model that is to read them.
+        model: The model that reads them.
         tokenizer: Its tokenizer.
         prompt: The text.
         key: Where it was given, for error messages.
-        max_new_tokens: Tokens that will be written after it.
+        max_new_tokens: Tokens that will be generated after it.
 
     Raises:
-        RecipeError: If the text is empty, or together with what is to be written is longer than the model can read.
+        RecipeError: The text is empty, or text and new tokens exceed the model's context length.
     """
     tokens = tokenizer(prompt, return_tensors="pt")["input_ids"].long()
     length = tokens.shape[1]
     if length == 0 or not prompt.strip():
-        raise RecipeError(f"{key} is empty: give at least one word to go on from")
+        raise RecipeError(f"{key} is empty: give at least one word to continue")
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if positions is not None and length + max_new_tokens > positions:
         raise RecipeError(

@@ -1,4 +1,4 @@
-"""What a language model is judged by, each token counting the same: loss, perplexity, next-token accuracy."""
+"""The metrics of a language model, weighted by token: loss, perplexity, next-token accuracy."""
 
 import torch
 from torch import Tensor
@@ -9,14 +9,14 @@ from recipes.language_modeling.packing import IGNORED
 
 
 def negative_log_likelihood(logits: Tensor, labels: Tensor) -> Tensor:
-    """The sum over all labelled tokens of -log p(token), in nats, without a softmax kept over the vocabulary.
+    """The sum over all labelled tokens of -log p(token), in nats, without materializing a softmax over the vocabulary.
 
     Args:
         logits: Of shape (batch, tokens, vocabulary).
         labels: Of shape (batch, tokens), ``IGNORED`` where there is nothing to predict.
 
     Returns:
-        A float32 scalar; 0 where no token is labelled.
+        A float32 scalar; 0 if no token is labelled.
     """
     return functional.cross_entropy(
         logits.flatten(0, -2).float(), labels.flatten(), ignore_index=IGNORED, reduction="sum"
@@ -26,7 +26,8 @@ def negative_log_likelihood(logits: Tensor, labels: Tensor) -> Tensor:
 class TokenMetrics(Metric):
     """Loss, perplexity and accuracy over all labelled tokens of all batches and processes.
 
-    Sums are kept, not means, so that neither the sizes of batches nor their shares among processes matter.
+    Sums are accumulated instead of means, so the result does not depend on how tokens are divided into batches and
+    processes.
     """
 
     full_state_update = False
@@ -48,12 +49,12 @@ class TokenMetrics(Metric):
             labels: Of shape (batch, tokens), as for :func:`negative_log_likelihood`.
         """
         counted = labels != IGNORED
-        # Not in place: tensors made in inference mode, as outside of `fit`, refuse it inside.
+        # Not in place: outside of `fit` the states are inference tensors, which cannot be updated in place later.
         self.nll = self.nll + negative_log_likelihood(logits, labels)
         self.correct = self.correct + ((logits.argmax(dim=-1) == labels) & counted).sum()
         self.tokens = self.tokens + counted.sum()
 
     def compute(self) -> dict[str, Tensor]:
-        """``loss`` (nats per token), ``perplexity`` (its exponential), ``accuracy`` (share predicted right)."""
+        """``loss`` (nats per token), ``perplexity`` (its exponential), ``accuracy`` (fraction predicted correctly)."""
         loss = self.nll / self.tokens
         return {"loss": loss, "perplexity": loss.exp(), "accuracy": self.correct / self.tokens}

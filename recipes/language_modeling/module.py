@@ -1,4 +1,4 @@
-"""Language modeling: any Hugging Face causal language model, its loss and what it writes."""
+"""Language modeling: any Hugging Face causal language model, its loss, metrics and samples."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -28,28 +28,28 @@ class LanguageModel(Recipe[LanguageModelingData]):
     """Fine-tunes a causal language model on running text, or trains one from scratch.
 
     Validation and test report the loss per token in nats (``val/loss``), its exponential (``val/perplexity``)
-    and the share of tokens that were the most probable one (``val/accuracy``), each token counting the same.
-    With ``trainer.accumulate_grad_batches`` the mean over batches is taken; batches are of equal size but for
-    the last one of an epoch, whose tokens weigh more.
+    and the fraction of tokens predicted correctly (``val/accuracy``), averaged over tokens.
+    ``trainer.accumulate_grad_batches`` averages over batches; all have the same size except for the last one of an
+    epoch, whose tokens have more weight.
 
     ``report.json`` gets ``before`` (the metrics before the first step), ``samples`` (``prompt``, ``before``,
-    ``after``), ``tokens_per_second`` (in training, of all processes, validations left out) and ``tokens``
-    (those of each split, and ``dropped``, which did not fill a block).
+    ``after``), ``tokens_per_second`` (in training, of all processes, without validation) and ``tokens``
+    (of each split, and ``dropped``, which did not fill a block).
 
     Args:
-        pretrained: Hub name (``org/model`` or, to stay with one commit, tag or branch, ``org/model@v1``) or folder
-            (safetensors) of the model to start from, or a .gguf file, which is unpacked once and kept below
-            HF_HOME. Null: a model that starts at random.
-        architecture: Values in place of those of the model's configuration, such as ``{attention_dropout:
-            0.1}``. Without ``pretrained`` all that there is: ``model_type`` and its sizes, such as
+        pretrained: Hub name (``org/model``, or ``org/model@v1`` for a commit, tag or branch) or folder
+            (safetensors) of the model to start from, or a .gguf file, which is converted once and kept below
+            HF_HOME. Null: a model that is trained from scratch.
+        architecture: Values that override those of the model's configuration, such as ``{attention_dropout:
+            0.1}``. Without ``pretrained`` the whole configuration: ``model_type`` and its sizes, such as
             ``{model_type: gpt2, n_layer: 4}``.
         optimizer: The optimizer: class and arguments, without the parameters. Biases and norms get no weight
             decay.
         evaluate_before: Whether validation and test split are evaluated before the first step too, for the
             report.
         sample_prompts: Texts that are continued before and after training, for the report.
-        sample_tokens: Tokens written for each of them at most.
-        sample_temperature: 0 takes the most probable token each time, 1 draws from all; see ``recipes generate``.
+        sample_tokens: Maximum number of tokens to generate for each of them.
+        sample_temperature: 0 always takes the most probable token, 1 samples from the model's distribution.
         kwargs: The arguments of every recipe.
     """
 
@@ -87,7 +87,7 @@ class LanguageModel(Recipe[LanguageModelingData]):
         self.test_metrics = TokenMetrics()
 
     def make_model(self, data: LanguageModelingData, weights: bool) -> nn.Module:
-        """Loads the model, or makes it, and refuses one that is not causal."""
+        """Loads or creates the model, and rejects one that is not causal."""
         if weights:
             check_vocabulary(data.tokenizer, self.model_config(data), self.pretrained, "data.tokenizer")
         try:
@@ -101,11 +101,11 @@ class LanguageModel(Recipe[LanguageModelingData]):
         return model
 
     def model_config(self, data: LanguageModelingData) -> "PretrainedConfig":
-        """The configuration of the model, with ``architecture`` in it.
+        """The configuration of the model, with the values of ``architecture``.
 
         Raises:
-            RecipeError: There is no such model or kind of model, or ``architecture`` has a value that it does not
-                know or cannot take.
+            RecipeError: There is no such model or type of model, or ``architecture`` has a value that it does not
+                have or rejects.
         """
         if self.pretrained is None:
             config = new_config(self.architecture, data.tokenizer)
@@ -123,7 +123,7 @@ class LanguageModel(Recipe[LanguageModelingData]):
         return f"'{self.pretrained}'" if self.pretrained else "the model of model.architecture"
 
     def _check_causal(self, model: Any) -> None:
-        """Encoders such as BERT load as language models too, but see the very token they are to predict."""
+        """Encoders such as BERT also load as language models, but attend to the token that they predict."""
         training = model.training
         tokens = torch.tensor([[1, 2, 3, 4], [1, 2, 3, 5]], device=model.device)
         tokens %= getattr(model.config.get_text_config(), "vocab_size", 6)
@@ -172,7 +172,7 @@ class LanguageModel(Recipe[LanguageModelingData]):
         self.log_dict(values, prog_bar=stage == "val", sync_dist=True)
 
     def before_training(self, trainer: Trainer, data: LanguageModelingData) -> None:
-        """Evaluates the model before its first step, and leaves the random numbers of the training alone.
+        """Evaluates the model before its first step, without a change of the training's random state.
 
         Args:
             trainer: The trainer that will train it.
@@ -181,7 +181,7 @@ class LanguageModel(Recipe[LanguageModelingData]):
         if not self.evaluate_before:
             return
         with isolate_rng():
-            results = list(trainer.validate(self, datamodule=data, verbose=False))
+            results = list(trainer.validate(self, datamodule=data, verbose=False)) if data.has_validation else []
             if data.has_test:
                 results += trainer.test(self, datamodule=data, verbose=False)
         self.before = {name: value for result in results for name, value in result.items()}
@@ -190,14 +190,14 @@ class LanguageModel(Recipe[LanguageModelingData]):
             rank_zero_info(f"Before training: {', '.join(shown)}")
 
     def on_fit_start(self) -> None:
-        """Lets the model write before its first step, when it is on its device."""
-        for sample in self._samples():  # a run that goes on writes after its training only
+        """Generates the samples before the first step, when the model is on its device."""
+        for sample in self._samples():  # a resumed run generates samples after its training only
             read_prompt(**sample)
         if self.sample_prompts and not self.trainer.ckpt_path and self.trainer.is_global_zero:
             self.samples_before = self._continued()
 
     def _samples(self) -> list[dict[str, Any]]:
-        """What is to be continued, as the functions of :mod:`recipes.language_modeling.generation` take it."""
+        """The prompts, as arguments of the functions in :mod:`recipes.language_modeling.generation`."""
         common = {"model": self.model, "tokenizer": self.data.tokenizer, "max_new_tokens": self.sample_tokens}
         return [
             {**common, "prompt": prompt, "key": f"model.sample_prompts[{i}]"}
@@ -208,7 +208,7 @@ class LanguageModel(Recipe[LanguageModelingData]):
         return [continue_text(**sample, temperature=self.sample_temperature) for sample in self._samples()]
 
     def report_details(self) -> dict[str, Any]:
-        """What the report of a language model has beyond that of any recipe."""
+        """Further keys of the report of a language model."""
         assert self.model is not None
         seconds = self.history.training_seconds
         blocks = self.history.samples * self.trainer.world_size
@@ -224,11 +224,11 @@ class LanguageModel(Recipe[LanguageModelingData]):
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps what was before training for the report of a run that goes on from here."""
+        """Saves metrics and samples from before the training, for the report of a resumed run."""
         checkpoint["before_training"] = {"metrics": self.before, "samples": self.samples_before}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes it up, where this run has not seen it itself."""
+        """Restores them, unless this run has its own."""
         kept = checkpoint.get("before_training", {})
         self.before = self.before or kept.get("metrics", {})
         if len(kept.get("samples", [])) == len(self.sample_prompts):

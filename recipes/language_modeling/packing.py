@@ -1,4 +1,4 @@
-"""From documents to blocks of tokens of one length, with nothing lost between batches of documents."""
+"""Packs documents into blocks of tokens of one length, across the batches of ``Dataset.map``."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 IGNORED = -100
-"""Label of what does not count: padding, and what would follow the last token of a block."""
+"""Label of ignored tokens: padding, and the successor of the last token of a block."""
 
 
 class Packer:
-    """Cuts the documents that it is given, batch by batch and in order, into blocks of ``block_size`` tokens.
+    """Packs documents, given batch by batch and in order, into blocks of ``block_size`` tokens.
 
-    What is left of one batch begins the first block of the next. With the last document the rest is given out
-    too, as a last block that may be shorter. It is handed to ``Dataset.map`` with ``with_indices``.
+    The remainder of one batch begins the first block of the next. After the last document, the remainder is a last
+    block, which may be shorter. It is passed to ``Dataset.map`` with ``with_indices``.
 
     Args:
         block_size: Tokens in a block.
-        rows: Number of documents, to know the last one by.
+        rows: Number of documents, to recognize the last one.
     """
 
     def __init__(self, block_size: int, rows: int) -> None:
@@ -52,7 +52,7 @@ def tokenize(
         tokenizer: The tokenizer.
         text: The column of the text.
         end_of_text: Whether a document begins as the tokenizer begins a text and ends with its end-of-text
-            token; else nothing is added to it.
+            token; else no special tokens are added.
 
     Returns:
         The tokens, in the column ``input_ids``.
@@ -68,7 +68,7 @@ def tokenize(
 def pack(
     documents: "Dataset", tokenizer: "PreTrainedTokenizerBase", text: str, end_of_text: bool, block_size: int, name: str
 ) -> "Dataset":
-    """Tokenizes documents and packs them into blocks; both from the cache if the same was done before.
+    """Tokenizes documents and packs them into blocks; both are cached.
 
     Args:
         documents: The documents.
@@ -96,14 +96,14 @@ def pack(
 
 
 def collate(blocks: list[dict[str, Any]]) -> dict[str, Tensor]:
-    """Puts blocks into a batch; the shorter ones are padded on the right, where a causal model looks last.
+    """Collates blocks into a batch; shorter ones are padded on the right, which a causal model does not attend to.
 
     Args:
         blocks: Each with ``input_ids``.
 
     Returns:
-        ``input_ids`` of shape (batch, tokens), padded with some token, and ``labels`` of the same shape: the
-        token that follows each token, :data:`IGNORED` where none does.
+        ``input_ids`` of shape (batch, tokens), padded with an arbitrary token, and ``labels`` of the same shape:
+        the next token of each token, :data:`IGNORED` if there is none.
     """
     tokens = [torch.as_tensor(block["input_ids"], dtype=torch.long) for block in blocks]
     padded = pad_sequence(tokens, batch_first=True, padding_value=IGNORED)

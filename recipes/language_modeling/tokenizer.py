@@ -1,4 +1,4 @@
-"""A tokenizer for models that are trained from scratch: bytes, and merges of them learned from the training text."""
+"""A byte-pair tokenizer for models that are trained from scratch, trained on the training text."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -12,12 +12,12 @@ LEAST_SIZE = 257
 
 
 def learn_tokenizer(texts: Iterable[str], size: int) -> "PreTrainedTokenizerBase":
-    """Learns byte-pair merges; the same for the same texts. No text is unknown to it, and every text survives it.
+    """Trains a byte-level BPE tokenizer; deterministic. It encodes any text and decodes it exactly.
 
     Args:
-        texts: What to learn from.
-        size: Tokens in the vocabulary, at least :data:`LEAST_SIZE`, with which each byte is a token. Texts that
-            have fewer pairs to merge give fewer.
+        texts: The texts to train on.
+        size: Tokens in the vocabulary, at least :data:`LEAST_SIZE`, at which each byte is a token. Texts with
+            fewer pairs to merge give fewer.
 
     Returns:
         A tokenizer that ``AutoTokenizer`` loads once it is saved.

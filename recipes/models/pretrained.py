@@ -62,7 +62,7 @@ def load_tokenizer(
 
 
 def _refuse_without_files(tokenizer: "PreTrainedTokenizerBase", folder: Path, key: str) -> None:
-    """Refuses the few special tokens that transformers makes a tokenizer of where its vocabulary is missing."""
+    """Rejects the tokenizer of a few special tokens that transformers creates if the vocabulary is missing."""
     files = [file for file in tokenizer.vocab_files_names.values() if isinstance(file, str)]
     others = ("*.model", "*.tiktoken", "tekken.json")
     if not folder.is_dir() or not files or any((folder / file).exists() for file in files):

@@ -32,6 +32,11 @@ class RecordConfig(SaveConfigCallback):
 
     _folder: str | None = None
 
+    @property
+    def folder(self) -> Path | None:
+        """The run's folder; None before the setup."""
+        return Path(self._folder) if self._folder else None
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Gets the run's folder on all ranks: ``trainer.log_dir`` is broadcast from the first one."""
         self._folder = trainer.log_dir

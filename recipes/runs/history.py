@@ -1,4 +1,4 @@
-"""What happened during a run: its loss and evaluations step by step, its seconds and its examples."""
+"""The history of a run: losses and evaluations by step, seconds and number of examples."""
 
 import time
 from itertools import pairwise
@@ -14,19 +14,18 @@ from recipes.runs.fingerprint import weights_sha256
 
 
 class RunHistory(Callback):
-    """Records what the report shows. The curves of a resumed run go on from those in its checkpoint.
+    """Records what the report shows. A resumed run continues the curves in its checkpoint.
 
     Attributes:
-        losses: ``(step, loss, seconds)``, the mean training loss since the entry before, every
-            ``log_every_n_steps``, and the seconds of training until then, validations left out; of this
-            process's batches.
+        losses: ``(step, loss, seconds)`` every ``log_every_n_steps``: the mean training loss since the previous entry,
+            of this process's batches, and the seconds of training until then, without validation.
         evaluations: For each validation ``(step, {metric: value})``.
         initial_weights: Fingerprint of the module before the first step of training.
-        gradients: What the gradients took at the first optimizer step of this process.
-        seconds: ``setup`` from the making of this callback to the first training step (data, model, evaluation
-            before it), ``train`` the training loop with its validations, ``test`` the test loop.
+        gradients: Size of the gradients at the first optimizer step, on this process.
+        seconds: ``setup`` from the creation of this callback to the first training step (data, model, evaluation before
+            it), ``train`` the training loop including validation, ``test`` the test loop.
         samples: Training examples seen by this process.
-        training_seconds: ``seconds["train"]`` without the validations.
+        training_seconds: ``seconds["train"]`` without validation.
     """
 
     def __init__(self) -> None:
@@ -46,7 +45,7 @@ class RunHistory(Callback):
         self._loss_before = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Takes the weights' fingerprint; stops the clock of the setup and starts that of training."""
+        """Computes the weights' fingerprint; stops the clock of the setup and starts that of training."""
         if trainer.is_global_zero:
             self.initial_weights = weights_sha256(pl_module.state_dict())
         self._lap("setup")
@@ -58,7 +57,7 @@ class RunHistory(Callback):
         self.training_seconds = self.seconds["train"] - self._validation_seconds
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the clock of the test; a look at the test split before training belongs to the setup."""
+        """Starts the clock of the test; a test before the training counts as setup."""
         if self.training_seconds:
             self._mark = time.perf_counter()
 
@@ -81,12 +80,12 @@ class RunHistory(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Counts the examples and, every ``log_every_n_steps``, notes the mean loss since the last time."""
+        """Counts the examples and, every ``log_every_n_steps``, records the mean loss since the last time."""
         first = next((value for value in batch.values() if isinstance(value, Tensor)), None)
         self.samples += 0 if first is None else len(first)
         if isinstance(outputs, dict) and "loss" in outputs:
-            # Lightning divides the loss by the batches that make up a step. Summed on the device, none is
-            # waited for.
+            # Lightning divides the loss by the number of accumulated batches. The sum on the device needs no
+            # synchronization.
             loss = outputs["loss"].detach().float() * trainer.accumulate_grad_batches
             self._loss_sum = loss + self._loss_before if self._loss_sum is None else self._loss_sum + loss
             self._loss_before = 0.0
@@ -96,7 +95,7 @@ class RunHistory(Callback):
         noted = self.losses[-1][0] if self.losses else 0
         if self._loss_sum is not None and due and step > noted:
             mean = self._loss_sum.item() / self._loss_count
-            seconds = time.perf_counter() - self._mark - self._validation_seconds  # .item() has waited for the GPU
+            seconds = time.perf_counter() - self._mark - self._validation_seconds  # .item() has synchronized
             self.losses.append((step, mean, self._seconds_before + seconds))
             self._loss_sum, self._loss_count = None, 0
 
@@ -105,7 +104,7 @@ class RunHistory(Callback):
         self._validation_mark = time.perf_counter()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Notes the metrics of a validation within training."""
+        """Records the metrics of a validation during training."""
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
         self._validation_seconds += time.perf_counter() - self._validation_mark
@@ -114,22 +113,22 @@ class RunHistory(Callback):
 
     @property
     def seconds_per_step(self) -> float | None:
-        """The median, over the entries of ``losses``, of the seconds that an optimizer step took.
+        """The median, over the entries of ``losses``, of the seconds per optimizer step.
 
-        The first entry, in which everything warms up, counts only if there is no other; those of a run before
-        this one was resumed count too. None without an entry.
+        The first entry, which includes warm-up, counts only if there is no other; those from before a resume count
+        too. None without an entry.
         """
         marks = [(0, 0.0), *((step, seconds) for step, _, seconds in self.losses)]
         each = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in pairwise(marks)]
         return median(each[1:] or each) if each else None
 
     def state_dict(self) -> dict[str, Any]:
-        """The curves, to be carried on by a resumed run."""
+        """The curves, for a resumed run."""
         unnoted = [0.0 if self._loss_sum is None else self._loss_sum.item(), self._loss_count]
         return {"losses": self.losses, "evaluations": self.evaluations, "unnoted": unnoted}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes up the curves of the run that is resumed, not those of a checkpoint tested after this run."""
+        """Restores the curves of the resumed run, not those of a checkpoint that is tested after this run."""
         if not self.losses:
             self.losses = list(state_dict["losses"])
             self.evaluations = list(state_dict["evaluations"])
@@ -137,7 +136,7 @@ class RunHistory(Callback):
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """Peak memory in MB: the most that tensors took on CUDA, elsewhere what the process had resident."""
+    """Peak memory in MB: on CUDA that of the tensors, else the resident memory of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     import resource

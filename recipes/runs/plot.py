@@ -116,7 +116,7 @@ def _finish(axes: "Axes", title: str, label: str, right: "Axes | None" = None) -
         each.spines["right"].set_visible(top is not axes)
     handles = [line for each in dict.fromkeys((axes, top)) for line in each.get_legend_handles_labels()[0]]
     if handles:
-        # Curves of two scales leave no corner free.
+        # With two scales, no corner is free for the legend.
         place: dict[str, Any] = (
             {} if top is axes else {"loc": "upper center", "bbox_to_anchor": (0.5, -0.13), "ncols": 2}
         )

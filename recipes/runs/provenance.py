@@ -20,6 +20,7 @@ config        All settings, as in ``config.yaml``.
 ============= ==================================================================================================
 """
 
+import functools
 import glob
 import hashlib
 import importlib.metadata
@@ -134,13 +135,15 @@ def locks() -> dict[str, str]:
     return {file.name: file_sha256(file) for file in sorted((ROOT / "requirements").glob("*.txt"))}
 
 
+@functools.cache
 def packages() -> dict[str, str]:
-    """Name and version of every installed package, by name."""
+    """Name and version of every installed package, by name; read once for each process."""
     found: dict[str, str] = {}
     for distribution in importlib.metadata.distributions():
-        name = distribution.metadata["Name"]
+        metadata = distribution.metadata  # parses a file each time
+        name = metadata["Name"]
         if name:  # a broken installation may lack it; of two with the same name, the first is imported
-            found.setdefault(name.lower(), distribution.version)
+            found.setdefault(name.lower(), metadata["Version"])
     return dict(sorted(found.items()))
 
 

@@ -1,42 +1,42 @@
-"""What a finished run leaves: the best checkpoint's ``model/``, ``report.json``, ``report.png``, a table.
+"""The output of a finished run: the best checkpoint's ``model/``, ``report.json``, ``report.png``, a table.
 
 ``report.json`` holds
 
 =================== ==================================================================================
 recipe              Name of the configuration, which is also that of the run's group of folders.
 optimizer           Import path of the optimizer's class.
-implementation      Of the optimizers of this project: how each parameter's step was taken, and why not faster, as
-                    :func:`lightning_adafactor.implementation.summarize` counts it. Empty for other optimizers.
-optimizer_state     What the optimizer held after the last step on this process: ``elements`` (numbers),
+implementation      For the optimizers of this project: how each parameter's step was taken, and why not faster, as
+                    counted by :func:`lightning_adafactor.implementation.summarize`. Empty for other optimizers.
+optimizer_state     Size of the optimizer's state after the last step, on this process: ``elements``,
                     ``bytes``, ``megabytes`` (MiB).
-adamw_state         What ``torch.optim.AdamW`` would have held for the same trainable parameters: two
-                    moments in each parameter's dtype and shape, and a step.
-parameters          Parameters of the model, frozen ones included.
-parameter_memory    What they take, and
-gradient_memory     what their gradients took at the first step: ``elements``, ``bytes``, ``megabytes``.
-metrics             ``val/...`` at the best checkpoint, ``test/...`` of it: ``loss`` (mean), and what the
-                    recipe's module says it measures.
+adamw_state         Size of the state of ``torch.optim.AdamW`` for the same trainable parameters: two moments in
+                    each parameter's dtype and shape, and a step.
+parameters          Number of parameters of the model, including frozen ones.
+parameter_memory    Size of the parameters: ``elements``, ``bytes``, ``megabytes``.
+gradient_memory     Size of the gradients at the first step, likewise.
+metrics             ``val/...`` at the best checkpoint, ``test/...`` of it: ``loss`` (mean), and
+                    further metrics of the recipe.
 monitor             ``name`` of the metric that chose the best checkpoint, and ``mode``, ``min`` or ``max``.
 steps               Optimizer steps.
 seconds_per_step    Median over the entries of ``history.losses``; null without one.
-seconds             ``setup`` (from the making of the model to the first training step: data, tokenizer,
-                    weights, evaluations before it), ``train`` (with its validations), ``test``; wall clock.
-samples_per_second  Training examples of all processes a second, validations left out.
-peak_memory_mb      CUDA: most memory that tensors took. Else: most that the process had resident. MiB.
+seconds             ``setup`` (from the creation of the model to the first training step: data, tokenizer,
+                    weights, evaluations before it), ``train`` (including validation), ``test``; wall clock.
+samples_per_second  Training examples of all processes per second, without validation.
+peak_memory_mb      Peak memory in MiB: on CUDA that of the tensors, else the process's resident memory.
 versions            Of Python and the main libraries; null for one that is not installed as a package.
 device              Name of the accelerator, or of the CPU and the threads used.
 seed                ``seed_everything``, null without.
-git_commit          Commit of the repository that the recipes lie in, null where unknown.
+git_commit          Commit of the repository of the recipes, null if unknown.
 fingerprint         sha256 of the best ``weights`` (those in ``model/``), of the ``initial_weights`` before the
                     first step, and of ``metrics.csv`` (``metrics``); see :mod:`recipes.runs.fingerprint`.
-data                What was understood of the data: labels and rows per split, rows dropped, duplicates, tokens cut
-                    off, share of padding; see ``RecipeData.summary``.
-history             ``losses``: [step, mean training loss since the entry before, seconds of training so far], of
-                    several processes those of the first; ``evaluations``: [step, validation metrics].
+data                Summary of the data: labels and rows per split, dropped rows, duplicates, truncated tokens,
+                    fraction of padding; see ``RecipeData.summary``.
+history             ``losses``: [step, mean training loss since the previous entry, seconds of training so far],
+                    of the first process; ``evaluations``: [step, validation metrics].
 provenance          See :mod:`recipes.runs.provenance`.
 =================== ==================================================================================
 
-A recipe's module adds keys of its own before ``history``, with its ``report_details()``.
+A recipe adds its own keys before ``history``, with ``report_details()``.
 """
 
 import importlib
@@ -68,7 +68,7 @@ def as_json(report: dict[str, Any]) -> str:
 
 
 def _finite(value: Any) -> Any:
-    """A value as strict JSON knows it."""
+    """A value that strict JSON can represent."""
     if isinstance(value, dict):
         return {key: _finite(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
@@ -77,7 +77,7 @@ def _finite(value: Any) -> Any:
 
 
 def best_evaluation(history: RunHistory, trainer: Trainer) -> dict[str, float]:
-    """The validation metrics at the best checkpoint, or at the last validation where none was monitored."""
+    """The validation metrics at the best checkpoint, or at the last validation if no metric is monitored."""
     if not history.evaluations:
         return {}
     checkpoint = trainer.checkpoint_callback
@@ -90,12 +90,12 @@ def best_evaluation(history: RunHistory, trainer: Trainer) -> dict[str, float]:
 
 
 def about_training(trainer: Trainer, module: LightningModule, history: RunHistory) -> dict[str, Any]:
-    """What a report says of a training that has just ended: sizes, steps, seconds, versions.
+    """The part of a report about the training: sizes, steps, seconds, versions.
 
     Args:
-        trainer: The trainer, before it tests: the optimizers are gone from it then.
+        trainer: The trainer, before it tests, which removes its optimizers.
         module: The module that was trained.
-        history: What was recorded of it.
+        history: Its recorded history.
     """
     state = measure_state([state for optimizer in trainer.strategy.optimizers for state in optimizer.state.values()])
     samples = history.samples * trainer.world_size
@@ -173,7 +173,7 @@ def print_table(report: dict[str, Any], folder: Path) -> None:
     table.add_section()
     seconds = report["seconds"]
     table.add_row("seconds", ", ".join(f"{phase} {value:.0f}" for phase, value in seconds.items()))
-    table.add_row("training examples a second", f"{report['samples_per_second']:.1f}")
+    table.add_row("training examples per second", f"{report['samples_per_second']:.1f}")
     console = Console()
     console.print(table)
     console.print(f"Model, report.json and report.png are in {folder}", soft_wrap=True, highlight=False)

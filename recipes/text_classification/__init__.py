@@ -1,1 +1,1 @@
-"""Text classification: the module, its data, and what both are made of."""
+"""Text classification: the module, its data, and their parts."""

@@ -16,7 +16,7 @@ from recipes.data.summary import count_duplicates, padding_share
 from recipes.messages import RecipeError, tell
 from recipes.models.pretrained import load_config
 from recipes.ranges import IntFrom2, IntFrom3, PositiveInt
-from recipes.recipe import RecipeData
+from recipes.recipe_data import RecipeData
 from recipes.text_classification.encoding import complete, encode
 from recipes.text_classification.labels import doubtful, folded, label_name, ordered, trained_labels
 from recipes.text_classification.metrics import IGNORED
@@ -30,25 +30,25 @@ class TextClassificationData(RecipeData):
     """Texts and their labels from files or the Hugging Face hub.
 
     A split is named by its file or files (csv, tsv, Orange .tab, json, jsonl, parquet, compressed or not;
-    glob patterns and lists too) or, where ``path`` is given, by a split of that dataset. ``validation`` and
-    ``test`` may also be a fraction of the training rows, label by label in proportion. Rows with an empty text or
+    glob patterns and lists too) or, if ``path`` is given, by a split of that dataset. ``validation`` and
+    ``test`` may also be a fraction of the training rows, stratified by label. Rows with an empty text or
     label are dropped and counted.
 
     Args:
         text: The column that holds the text, or a list of two columns for tasks on pairs of texts.
-        label: The column that holds the label: names, or whole numbers.
+        label: The column that holds the label: names or integers.
         train: Training file or files, or a split of ``path``. Not needed to test or predict with a model that
-            knows its labels.
+            has its labels.
         predict: File or files, or a split of ``path``, to label with ``predict``. They need no label column.
-        max_length: Texts are cut after so many tokens. Time and activation memory grow with it.
-        max_labels: Most different labels that training rows may have. Null: 100, or half as many as there are rows.
+        max_length: Texts are truncated to this number of tokens. Time and activation memory grow with it.
+        max_labels: Maximum number of different labels in the training rows. Null: 100, or half the number of rows.
         group_by_length: Whether training batches hold texts of similar length, for less padding.
         pad_to_multiple_of: Batches are padded to the longest text, rounded up to a multiple of this.
         kwargs: The arguments of the data of every recipe.
 
     Attributes:
         labels: The label names in the order of their ids, once loaded.
-        predict_rows: The rows to predict as their source has them, once loaded.
+        predict_rows: The rows to predict, unchanged, once loaded.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class TextClassificationData(RecipeData):
             )
 
     def inspect(self) -> None:
-        """Finds tokenizer and labels as training does."""
+        """Loads tokenizer and labels as training does."""
         self._load_tokenizer()
         self.labels = self._choose_labels(self.read("train"))
 
@@ -96,7 +96,7 @@ class TextClassificationData(RecipeData):
         self.tokenizer.model_max_length = self.max_length
 
     def load_splits(self, command: str) -> "dict[str, Dataset]":
-        """Token ids, label ids and lengths of the rows of each split, the labels in an order that never changes."""
+        """Token ids, label ids and lengths of the rows of each split, with the labels in a deterministic order."""
         if not self.labels:
             self._load_tokenizer()
         if command == "predict":
@@ -105,13 +105,13 @@ class TextClassificationData(RecipeData):
         self.labels = self._choose_labels(rows["train"])
         splits = {split: self._encode(split, dataset) for split, dataset in rows.items() if dataset is not None}
         self.split_fractions(splits, stratify_by="labels")
-        # Neither the loss nor a metric depends on the order of evaluation, and sorted texts need less padding.
+        # No metric depends on the order of evaluation, and sorted texts need less padding.
         return {split: rows if split == "train" else _longest_first(rows) for split, rows in splits.items()}
 
     def _load_predict(self) -> "Dataset":
         if not self.labels:
             self.labels = trained_labels(self._model_config())
-        # A checkpoint may have been trained on others than the model that it began with.
+        # A checkpoint may have other labels than the model that its training started from.
         from_data = self.sources["train"] is not None and self.trainer is not None and self.trainer.ckpt_path
         if from_data or not self.labels:
             train = self.read("train")
@@ -127,7 +127,7 @@ class TextClassificationData(RecipeData):
         return self._encode("predict", rows)
 
     def read(self, split: str) -> "Dataset | None":
-        """The rows of a split, known to have the columns of texts and, but for ``predict``, of labels."""
+        """The rows of a split, checked to have the text columns and, except for ``predict``, the label column."""
         rows = super().read(split)
         if rows is None:
             return None
@@ -149,7 +149,7 @@ class TextClassificationData(RecipeData):
         return load_config(str(self._pretrained), "model.pretrained", trust_remote_code=self._trust_remote_code)
 
     def _choose_labels(self, train: "Dataset | None") -> list[str]:
-        """The labels in the order of their ids: a model's own if it knows them all, so that its head fits."""
+        """The labels in the order of their ids: the model's own if it has all of them, so that its head can be used."""
         known = trained_labels(self._model_config())
         if train is None:
             if not known:
@@ -178,7 +178,7 @@ class TextClassificationData(RecipeData):
         return ordered(found)
 
     def _refuse_other_labels(self, known: list[str], found: set[str]) -> None:
-        """What a trained head puts out has its own labels, and only training can give it others."""
+        """Raises an error for labels that a trained head does not have: only training can change them."""
         trainer = self.trainer
         if not known or trainer is None or trainer.state.fn in (None, "fit") or trainer.ckpt_path:
             return
@@ -197,7 +197,7 @@ class TextClassificationData(RecipeData):
             ) from error
 
     def _encode(self, split: str, dataset: "Dataset") -> "Dataset":
-        """Token ids, label ids and lengths, from the cache if the same was tokenized before."""
+        """Token ids, label ids and lengths; cached."""
         from datasets import ClassLabel
 
         labelled = split != "predict"
@@ -247,7 +247,7 @@ class TextClassificationData(RecipeData):
         return encoded.cast_column("labels", ClassLabel(names=self.labels)) if labelled else encoded
 
     def _aliases(self, names: set[str]) -> dict[str, str]:
-        """Which label of the model each name is, where they differ only in case, blanks or the format of a number."""
+        """The model's label for each name that differs from it only in case, blanks or the format of a number."""
         if not names or self.labels != trained_labels(self._model_config()):
             return {}
         by_fold: dict[str, list[str]] = {}
@@ -266,7 +266,7 @@ class TextClassificationData(RecipeData):
         return LengthGroupedSampler(rows["length"][:], self.batch_size, **shard)
 
     def summary(self) -> dict[str, dict[str, Any]]:
-        """Of each split its rows and labels, rows dropped, duplicates of training rows, tokens cut off and padding."""
+        """For each split rows and labels, dropped rows, duplicates of training rows, truncated tokens and padding."""
         splits = {split: rows for split, rows in self.splits.items() if split != "predict"}
         summary: dict[str, dict[str, Any]] = {}
         for split, rows in splits.items():
@@ -302,7 +302,7 @@ class TextClassificationData(RecipeData):
         return dict(DataCollatorWithPadding(self.tokenizer, pad_to_multiple_of=self.pad_to_multiple_of)(rows))
 
     def largest_batch(self) -> dict[str, Tensor]:
-        """A training batch of texts of ``max_length`` tokens, its numbers without meaning; after ``inspect``."""
+        """A training batch of texts of ``max_length`` tokens, with arbitrary values; called after ``inspect``."""
         multiple = self.pad_to_multiple_of or 1
         tokens = -(-self.max_length // multiple) * multiple
         batch = {
@@ -324,7 +324,7 @@ def _longest_first(rows: "Dataset") -> "Dataset":
 
 
 def _refuse_numbers(rows: "Dataset", column: str, key: str) -> None:
-    """Columns of delimited files are always read as text, so a column of numbers shows only in its values."""
+    """Raises an error for a column of numbers, which in delimited files are read as text."""
     sample = [value for value in rows[column][:1000] if value]
     if sample and all(value.replace(".", "", 1).lstrip("+-").isdecimal() for value in sample):
         raise RecipeError(f"data.text: column '{column}' of {key} holds numbers, not text: name a column of texts")

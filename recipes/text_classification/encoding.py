@@ -1,4 +1,4 @@
-"""From rows of texts and labels to token ids and label ids."""
+"""Encodes rows of texts and labels as token ids and label ids."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 def complete(
     batch: dict[str, list[Any]], text: list[str], label: str | None = None, class_names: list[str] | None = None
 ) -> list[bool]:
-    """Whether each row of a batch has something in each text column and, if there is one, in the label column."""
+    """Whether each row of a batch has a non-empty value in each text column and, if there is one, the label column."""
     texts = zip(*(batch[column] for column in text), strict=True)
     kept = [all(value is not None and value.strip() for value in row) for row in texts]
     if label is not None:
@@ -30,7 +30,7 @@ def encode(
     max_length: int,
     aliases: dict[str, str] | None = None,
 ) -> dict[str, list[Any]]:
-    """Tokenizes a batch of rows and numbers their labels.
+    """Tokenizes a batch of rows and encodes their labels.
 
     Args:
         batch: Columns of the rows.
@@ -38,13 +38,13 @@ def encode(
         text: One or two text columns.
         label: The label column; None for rows without.
         labels: Label names in the order of their ids.
-        class_names: The names that numbers in the label column stand for, if it is a ``ClassLabel``.
-        max_length: Longest length in tokens; the longer text of a pair is cut first.
-        aliases: Labels under other names, as the label column has them.
+        class_names: The names of the numbers in the label column, if it is a ``ClassLabel``.
+        max_length: Maximum length in tokens; the longer text of a pair is truncated first.
+        aliases: Labels by other names that the label column has for them.
 
     Returns:
-        The tokenizer's columns, ``length`` in tokens, ``cut``, the tokens after it, and, with a label column,
-        ``labels``.
+        The tokenizer's columns, ``length`` in tokens, ``cut``, the number of truncated tokens, and, with a label
+        column, ``labels``.
     """
     texts = [[value or "" for value in batch[column]] for column in text]
     encoded = dict(tokenizer(*texts, truncation=True, max_length=max_length))

@@ -15,16 +15,15 @@ MISSING_WORDS = ("nan", "null", "none", "na", "n/a", "<na>")
 
 
 def label_name(value: Any, class_names: list[str] | None = None) -> str:
-    """The name of a label value: text trimmed, whole numbers by their digits, missing values empty.
+    """The name of a label value: text stripped, integers by their digits, missing values empty.
 
     Args:
-        value: A text, a whole number, a float that holds one (pandas' way with missing values), a truth value
-            or None.
-        class_names: The names that the numbers stand for, where the data set has them (``ClassLabel``). Their
-            -1 is a missing label.
+        value: A string, an integer, a float that holds one (pandas' representation of columns with missing values), a
+            boolean or None.
+        class_names: The names of the numbers, if the dataset has them (``ClassLabel``); -1 is then a missing label.
 
     Raises:
-        RecipeError: If it is a fraction or not a single value.
+        RecipeError: It is a fraction or not a single value.
     """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
@@ -44,7 +43,7 @@ def label_name(value: Any, class_names: list[str] | None = None) -> str:
 
 
 def ordered(names: set[str]) -> list[str]:
-    """Label names in the order of their ids: by value where all are numbers, else by alphabet."""
+    """Label names in the order of their ids: by value if all are numbers, else alphabetically."""
     if all(WHOLE_NUMBER.fullmatch(name) for name in names):
         return sorted(names, key=lambda name: (int(name), name))
     if all(_is_number(name) for name in names) and not all(float(name).is_integer() for name in names):
@@ -61,7 +60,7 @@ def trained_labels(config: "PretrainedConfig") -> list[str]:
 
 
 def folded(name: str) -> str:
-    """What a name has in common with those that differ from it only in case, blanks or the format of a number."""
+    """A key that is equal for names that differ only in case, blanks or the format of a number."""
     return repr(float(name) + 0.0) if _is_number(name) else " ".join(name.casefold().split())
 
 
@@ -74,7 +73,7 @@ def alike(names: Iterable[str]) -> list[list[str]]:
 
 
 def doubtful(names: Iterable[str]) -> list[str]:
-    """Sentences about labels that may be slips: those of :func:`alike`, and words for missing values."""
+    """Sentences about labels that may be mistakes: those of :func:`alike`, and words for missing values."""
     names = list(names)
     notes = [
         f"the labels {', '.join(map(repr, group))} differ only in case, blanks or the format of a number, and are "

@@ -1,4 +1,4 @@
-"""What a classifier is judged by: loss, accuracy and F1, each row counted once on any number of processes."""
+"""The metrics of a classifier: loss, accuracy and F1, each row counted once on any number of processes."""
 
 import torch
 from torch import Tensor
@@ -7,13 +7,14 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 IGNORED = -1
-"""Label of a row that does not count."""
+"""Label of a row that is ignored."""
 
 
 class MeanCrossEntropy(Metric):
     """The mean cross-entropy over all rows of all batches and processes, in nats.
 
-    Sums are kept, not means, so that neither the sizes of batches nor their shares among processes matter.
+    Sums are accumulated instead of means, so the result does not depend on how rows are divided into batches and
+    processes.
     """
 
     full_state_update = False
@@ -30,9 +31,9 @@ class MeanCrossEntropy(Metric):
 
         Args:
             logits: Of shape (batch, labels).
-            labels: Of shape (batch,), :data:`IGNORED` for rows that do not count.
+            labels: Of shape (batch,), :data:`IGNORED` for rows that are ignored.
         """
-        # Not in place: tensors made in inference mode, as outside of `fit`, refuse it inside.
+        # Not in place: outside of `fit` the states are inference tensors, which cannot be updated in place later.
         self.total = self.total + functional.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum")
         self.rows = self.rows + (labels != IGNORED).sum()
 

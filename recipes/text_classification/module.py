@@ -20,23 +20,23 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout")
-"""What transformers' configurations call dropout within the encoder and before the head."""
+"""Names of dropout within the encoder and before the head in transformers' configurations."""
 
 
 class TextClassifier(Recipe[TextClassificationData]):
     """Fine-tunes a pre-trained encoder to label texts, or pairs of texts.
 
     Validation and test report the mean cross-entropy (``val/loss``), accuracy over all examples
-    (``val/accuracy``, micro) and F1 averaged over labels, each counting the same (``val/f1``, macro). The
+    (``val/accuracy``, micro) and F1 averaged over labels (``val/f1``, macro). The
     label names come from the data and are saved in the model.
 
     Args:
-        pretrained: Hub name (``org/model`` or, to stay with one commit, tag or branch, ``org/model@v1``) or folder
-            of the encoder to start from (safetensors). A head that it lacks starts at random; the folder
-            ``model/`` of an earlier run brings its own.
+        pretrained: Hub name (``org/model``, or ``org/model@v1`` for a commit, tag or branch) or folder
+            of the encoder to start from (safetensors). A missing head is randomly initialized; the folder
+            ``model/`` of an earlier run has its own.
         optimizer: The optimizer: class and arguments, without the parameters. Biases and norms get no weight
             decay.
-        label_smoothing: Share of the target spread evenly over all labels; 0.1 is common.
+        label_smoothing: Fraction of the target that is distributed evenly over all labels; 0.1 is common.
         dropout: Dropout within the encoder and before the head. Null: the encoder's own.
         predictions: Where ``predict`` writes: a .csv or .jsonl file, within the run's folder unless absolute.
         kwargs: The arguments of every recipe.
@@ -65,7 +65,7 @@ class TextClassifier(Recipe[TextClassificationData]):
         self.run_callbacks.append(PredictionWriter(predictions))
 
     def configure_model(self) -> None:
-        """Loads the encoder with a head for the labels of the data, and makes the metrics for them."""
+        """Loads the encoder with a head for the labels of the data, and creates the metrics for them."""
         if self.model is not None:
             return
         super().configure_model()
@@ -85,7 +85,7 @@ class TextClassifier(Recipe[TextClassificationData]):
             raise RecipeError(
                 f"data.max_length is {data.max_length}, but '{self.pretrained}' reads {positions} tokens at most"
             )
-        # A decoder takes the last token that is no padding for the text, as its configuration knows padding.
+        # A decoder classifies by the last token that is not padding, for which it needs the id of the padding token.
         for part in {id(part): part for part in (config, config.get_text_config())}.values():
             part.pad_token_id = data.tokenizer.pad_token_id
         for name in DROPOUTS:
@@ -94,7 +94,7 @@ class TextClassifier(Recipe[TextClassificationData]):
         return config
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps the labels that the outputs stand for."""
+        """Saves the names of the labels, in the order of the outputs."""
         checkpoint["labels"] = list(self.data.labels)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

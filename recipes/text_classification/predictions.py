@@ -1,4 +1,4 @@
-"""What ``predict`` writes: texts with labels and the probabilities of all labels, as CSV or JSON lines."""
+"""The output of ``predict``: texts with labels and the probabilities of all labels, as CSV or JSON lines."""
 
 import csv
 import json
@@ -20,8 +20,8 @@ class PredictionWriter(BasePredictionWriter):
 
     A row of a ``.csv`` has the columns of the source, then ``predicted`` (the most probable label),
     ``probability`` (its probability) and ``p(LABEL)`` for each label. A line of a ``.jsonl`` has the same,
-    the probabilities in an object ``probabilities``. Where the source has a column of one of these names, it is kept
-    and ours is called ``predicted_2``.
+    the probabilities in an object ``probabilities``. If the source has a column of one of these names, it is kept,
+    and the new one is called ``predicted_2``.
 
     Args:
         file: The file to write, a .csv or .jsonl, within the run's folder unless absolute. It must not exist.
@@ -34,10 +34,10 @@ class PredictionWriter(BasePredictionWriter):
             raise RecipeError(f"model.predictions is '{file}': give a file that ends in .csv or .jsonl")
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Finds the file's place, on all ranks and before anything is computed.
+        """Determines the path on all ranks before anything is computed.
 
         Raises:
-            RecipeError: If the file exists: nothing is overwritten.
+            RecipeError: The file exists; nothing is overwritten.
         """
         super().setup(trainer, pl_module, stage)
         if stage != "predict":
@@ -55,7 +55,7 @@ class PredictionWriter(BasePredictionWriter):
             trainer: Its data module has ``predict_rows`` and ``labels``.
             pl_module: The module that predicted.
             predictions: Probabilities of shape (batch, labels), batch by batch.
-            batch_indices: The rows' numbers, for each dataloader batch by batch.
+            batch_indices: Indices of the rows, for each dataloader batch by batch.
         """
         rows = [row for batch in batch_indices[0] for row in batch]
         probabilities = torch.cat([batch.cpu() for batch in predictions]) if predictions else torch.empty(0)
@@ -98,7 +98,7 @@ def write(path: Path, rows: Iterable[dict[str, Any]], probabilities: Tensor, lab
 
 
 def _beside(row: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
-    """A row and what is added to it, under names that it does not have."""
+    """A row with added values, under names that it does not have yet."""
     line = dict(row)
     for name, value in ours.items():
         number, free = 2, name

@@ -1,4 +1,4 @@
-"""Training batches of texts of similar length, for less padding, in an order that says nothing of length."""
+"""Training batches of texts of similar length, for less padding, in an order that is independent of length."""
 
 from collections.abc import Iterator
 
@@ -9,14 +9,14 @@ from torch.utils.data import DistributedSampler
 class LengthGroupedSampler(DistributedSampler):
     """Draws batches of similar lengths and shuffles the batches, by seed and epoch, for one process or many.
 
-    transformers' length-grouped samplers walk from long to short texts again and again. Where length tells of
-    the label, as in news wires, the last batches of an epoch are then all of one kind. Lightning would wrap a
-    sampler that is no ``DistributedSampler`` in a shuffle of single examples, which undoes the grouping.
+    transformers' length-grouped samplers go from long to short texts repeatedly. If length correlates with the label,
+    as in news wires, the last batches of an epoch then have one label. Lightning would replace a sampler that is no
+    ``DistributedSampler`` by one that shuffles single examples, which undoes the grouping.
 
     Args:
         lengths: Length of each example.
         batch_size: Examples in a batch, on each process.
-        num_replicas: Number of processes; the batches that they draw at the same time are of similar lengths
+        num_replicas: Number of processes; their batches of the same step have similar lengths
             too.
         rank: Number of this process.
         seed: With the epoch, seeds the order: a resumed run draws the same batches.
@@ -28,7 +28,7 @@ class LengthGroupedSampler(DistributedSampler):
         self.batch_size = batch_size
 
     def __iter__(self) -> Iterator[int]:
-        """Numbers of the examples, batch after batch; the incomplete batch comes last."""
+        """Indices of the examples, batch after batch; the incomplete batch comes last."""
         from transformers.trainer_pt_utils import get_length_grouped_indices
 
         generator = torch.Generator().manual_seed(self.seed + self.epoch)

@@ -1,6 +1,7 @@
 """Checkpoints: the last one of a run, the one that ``--ckpt_path`` means, and the hyperparameters in it."""
 
 import pickle
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from recipes.training.stop_signals import StopSignals
 
 LAST = "last.ckpt"
 SHARDED = ("meta.pt", ".metadata")
+GLOBAL = re.compile(r"Unsupported global: GLOBAL ([\w.]+)")
 INHERITED = ("best_model_path", "best_model_score", "best_k_models", "kth_best_model_path", "kth_value")
 
 
@@ -55,7 +57,7 @@ class WholeFiles(TorchCheckpointIO):
 
 
 def write_whole_files(trainer: Trainer) -> None:
-    """Has a trainer write and load its checkpoints so, unless its strategy or settings have a way of their own."""
+    """Makes a trainer use :class:`WholeFiles`, unless its strategy or settings have a checkpoint IO of their own."""
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
         trainer.strategy.checkpoint_io = WholeFiles()
 
@@ -68,35 +70,36 @@ def verify(path: str | Path) -> None:
     """
     if not whole_files.is_whole(Path(path)):
         raise RecipeError(
-            f"--ckpt_path {path}: the file is damaged, its sha256 is not the one in {whole_files.sum_of(Path(path))}; "
+            f"--ckpt_path {path}: the file is corrupted, its sha256 is not that in {whole_files.sum_of(Path(path))}; "
             "use another checkpoint of the run, or a copy of this one"
         )
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Keeps the best checkpoint; a resumed run knows the best one of the run before.
+    """Keeps the best checkpoint, including that of the run which is resumed.
 
-    Lightning forgets it when the folder changes, so that the first checkpoint after a resume would become the best.
+    Lightning resets it when the folder changes: the first checkpoint after a resume would become the best.
     """
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes over the best checkpoint of the run before, if its file exists. It is never deleted."""
+        """Restores the best checkpoint of the resumed run, if its file exists. It is never deleted."""
         if Path(state_dict["best_model_path"]).is_file():
             for name in INHERITED:
                 setattr(self, name, state_dict[name])
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """Keeps ``last.ckpt``, written after every validation, at the end, and when the run is asked to stop.
+    """Saves ``last.ckpt`` after every validation, at the end of training, and when a signal stops the run.
 
-    :class:`~lightning.pytorch.callbacks.ModelCheckpoint` with ``save_last=True`` writes it only when the best
-    checkpoint is written too, so that a run which no longer improves could not be taken up where it ended.
+    :class:`~lightning.pytorch.callbacks.ModelCheckpoint` with ``save_last=True`` saves it only together with a new best
+    checkpoint: a run that no longer improves could not be resumed where it ended.
 
-    A run that is asked to stop (:class:`~recipes.training.stop_signals.StopSignals`) ends the batch, saves and leaves:
-    Lightning runs checkpoint callbacks last, so what the others note of the batch is saved too.
+    After a signal (:class:`~recipes.training.stop_signals.StopSignals`) the current batch is completed, then the
+    checkpoint is saved and the training ends. Lightning runs checkpoint callbacks last, so the checkpoint includes what
+    other callbacks recorded for that batch.
 
     Attributes:
-        stopped_by: The signal that has ended the run; None without one.
+        stopped_by: Number of the signal that stopped the run; None without one.
     """
 
     def __init__(self) -> None:
@@ -110,10 +113,10 @@ class LastCheckpoint(ModelCheckpoint):
         return self.best_model_path or None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Ignores the state: the file of the run before is not this run's last."""
+        """Ignores the state: the last checkpoint of the resumed run is not that of this one."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """From here on a signal lets the batch end."""
+        """From here on, a signal stops the run after the current batch."""
         super().on_train_start(trainer, pl_module)
         self.stopped_by = None
         self._signals.install()
@@ -121,26 +124,28 @@ class LastCheckpoint(ModelCheckpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Saves and leaves if asked to; where a validation is due, which a resumed run would skip, after that."""
+        """After a signal, saves and stops; if a validation is due, which a resumed run would skip, after that."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         if not self._asked(trainer):
+            if _ends_within_epoch(trainer):
+                self._save_now(trainer)
             return
         if trainer.global_step:
             self._save_now(trainer)
         if trainer.global_step and lightning_internals.is_validation_due(trainer):
-            # That was in case of a kill; the validation goes into the next one.
+            # In case the process is killed during the validation, after which the checkpoint is saved again.
             lightning_internals.forget_saved_step(self)
             return
         self._leave()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Saves; leaves if asked to."""
+        """Saves; stops after a signal."""
         super().on_validation_end(trainer, pl_module)
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and self._asked(trainer):
             self._leave()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Saves the steps since the last validation; leaves if asked to."""
+        """Saves the steps since the last validation; stops after a signal."""
         super().on_validation_end(trainer, pl_module)  # saves nothing if the last step is saved
         asked = self._asked(trainer)
         self._signals.restore()
@@ -152,7 +157,7 @@ class LastCheckpoint(ModelCheckpoint):
         self._signals.restore()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Puts the handlers of signals back."""
+        """Restores the signal handlers."""
         self._signals.restore()
 
     def _asked(self, trainer: Trainer) -> bool:
@@ -176,12 +181,21 @@ class LastCheckpoint(ModelCheckpoint):
         self._signals.leave()
 
 
+def _ends_within_epoch(trainer: Trainer) -> bool:
+    """Whether the training ends here and leaves rows of the epoch, without a validation after which they are saved.
+
+    Lightning counts the epoch as done: what is saved at the end could not be gone on from with more steps.
+    """
+    is_over = trainer.should_stop or -1 < trainer.max_steps <= trainer.global_step
+    return is_over and not trainer.is_last_batch and not lightning_internals.is_validation_due(trainer)
+
+
 def resolve(ckpt_path: str, command: str, root: Path, name: str) -> str:
     """The file that ``--ckpt_path`` means.
 
     Args:
         ckpt_path: A file; the folder of a run; ``best`` or ``last`` of the newest run of this config name.
-        command: For a run's folder, ``fit`` takes the last checkpoint, every other command the best.
+        command: From a run's folder, ``fit`` loads the last checkpoint, every other command the best.
         root: Folder of all runs.
         name: Config name.
 
@@ -195,7 +209,7 @@ def resolve(ckpt_path: str, command: str, root: Path, name: str) -> str:
             found = _newest_valid(run, ckpt_path)
             if found:
                 if without and command == "fit":
-                    tell(_goes_on_from_an_older_run(ckpt_path, without[0], run, found))
+                    tell(_resumes_an_older_run(ckpt_path, without[0], run, found))
                 return str(found)
             if _is_of_fit(run):
                 without.append(run)
@@ -206,9 +220,7 @@ def resolve(ckpt_path: str, command: str, root: Path, name: str) -> str:
     if path.is_dir() and (path / "checkpoints").is_dir():
         found = _newest_valid(path, "last" if command == "fit" else "best")
         if not found:
-            raise RecipeError(
-                f"--ckpt_path {ckpt_path}: that run has kept no checkpoint in checkpoints/ that can be read"
-            )
+            raise RecipeError(f"--ckpt_path {ckpt_path}: that run has no readable checkpoint in its folder checkpoints")
         return str(found)
     if path.is_dir() and not any((path / name).exists() for name in SHARDED):
         raise RecipeError(f"--ckpt_path {ckpt_path}: a folder, and neither that of a run nor a sharded checkpoint")
@@ -222,22 +234,22 @@ def resolve(ckpt_path: str, command: str, root: Path, name: str) -> str:
 
 
 def _newest_valid(run: Path, which: str) -> Path | None:
-    """A run's best or last checkpoint, or where that one is damaged the newest other one that is not."""
+    """A run's best or last checkpoint, or the newest valid one where that one is corrupted."""
     folder = run / "checkpoints"
     wanted = _in_run(run, which)
     if wanted is None:
         return None
     others = sorted(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
-    damaged: list[Path] = []
+    corrupted: list[Path] = []
     for path in dict.fromkeys([wanted, *others]):
         if not path.is_file() or not _is_valid(path):
-            damaged.append(path)
+            corrupted.append(path)
             continue
-        if damaged:
-            names = " and ".join(file.name for file in damaged)
+        if corrupted:
+            names = " and ".join(file.name for file in corrupted)
             tell(f"--ckpt_path: {names} in {folder} cannot be read, {path.name} is used instead")
         return path
-    tell(f"--ckpt_path: every checkpoint in {folder} is damaged")
+    tell(f"--ckpt_path: every checkpoint in {folder} is corrupted")
     return None
 
 
@@ -252,12 +264,12 @@ def _is_valid(path: Path) -> bool:
 
 
 def _is_of_fit(run: Path) -> bool:
-    """Whether a run was begun to train: the settings of the other commands have keys of their own."""
+    """Whether a run is of ``fit``: the settings of the other commands have keys of their own."""
     settings = settings_of(run)
     return bool(settings) and not settings.keys() & {"verbose", "return_predictions"}
 
 
-def _goes_on_from_an_older_run(word: str, without: Path, run: Path, found: Path) -> str:
+def _resumes_an_older_run(word: str, without: Path, run: Path, found: Path) -> str:
     """Names both runs, and up to three settings in which they differ."""
     mine, theirs = settings_of(without), settings_of(run)
     differing = [
@@ -268,7 +280,7 @@ def _goes_on_from_an_older_run(word: str, without: Path, run: Path, found: Path)
     more = ["..."] if len(differing) > 3 else []
     settings = f", which had {', '.join([*differing[:3], *more])}" if differing else ""
     return (
-        f"{without}, the newest run, has left no checkpoint to go on from: --ckpt_path {word} goes on from {found}, "
+        f"{without}, the newest run, has no checkpoint to resume from: --ckpt_path {word} resumes from {found}, "
         f"of the older run {run}{settings}"
     )
 
@@ -286,7 +298,7 @@ def _in_run(run: Path, which: str) -> Path | None:
 
 
 def _recorded_best(folder: Path, candidates: list[Path]) -> Path | None:
-    """The best one by the record in the newest checkpoint, for runs that keep several."""
+    """The best checkpoint as recorded in the newest one, for runs that keep several."""
     newest_first = sorted(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime, reverse=True)
     newest = next((path for path in newest_first if _is_valid(path)), None)
     if newest is None:
@@ -308,9 +320,11 @@ def load(path: str | Path) -> dict[str, Any]:
     verify(path)
     try:
         checkpoint = torch.load(path, weights_only=True, map_location="cpu")
-    except pickle.UnpicklingError:
+    except pickle.UnpicklingError as error:
+        found = GLOBAL.search(str(error))
         raise RecipeError(
             f"--ckpt_path {path}: not a checkpoint, or one that holds more than tensors and plain values"
+            f"{f', such as {found[1]}' if found else ''}"
         ) from None
     except Exception:  # reading another file as a pickle can raise anything
         raise RecipeError(f"--ckpt_path {path}: not a checkpoint, or a corrupted one") from None
@@ -320,7 +334,7 @@ def load(path: str | Path) -> dict[str, Any]:
 
 
 def check_contents(path: str | Path, checkpoint: Mapping[str, Any], command: str) -> None:
-    """Looks for what Lightning needs in a checkpoint.
+    """Checks that a checkpoint has what Lightning needs.
 
     Args:
         path: Where it is.
@@ -335,13 +349,13 @@ def check_contents(path: str | Path, checkpoint: Mapping[str, Any], command: str
     missing = [key for key in ("optimizer_states", "lr_schedulers", "loops") if key not in checkpoint]
     if command == "fit" and missing:
         raise RecipeError(
-            f"--ckpt_path {path}: holds the weights only, no {' and no '.join(missing)}, so a training cannot go on "
-            "from it; train with checkpoint.save_weights_only false, or start from the weights with model.pretrained"
+            f"--ckpt_path {path}: holds the weights only, no {' and no '.join(missing)}, so no training can "
+            "resume from it; train with checkpoint.save_weights_only false, or start from the weights: model.pretrained"
         )
 
 
 def nothing_left(checkpoint: Mapping[str, Any], trainer: Mapping[str, Any]) -> str | None:
-    """A sentence for a checkpoint of a run that has finished; None where there is something left to train.
+    """A sentence for a checkpoint of a finished run; None if there is something left to train.
 
     Args:
         checkpoint: What is in it.
@@ -353,16 +367,18 @@ def nothing_left(checkpoint: Mapping[str, Any], trainer: Mapping[str, Any]) -> s
     epochs += batches["is_last_batch"] and fit_loop["epoch_progress"]["current"]["ready"] > epochs
     max_epochs, max_steps, steps = trainer["max_epochs"], trainer["max_steps"], checkpoint["global_step"]
     if max_steps not in (None, -1) and steps >= max_steps:
-        return f"nothing is left to train: {steps} steps are done; to go on, give --trainer.max_steps above {steps}"
+        return f"nothing is left to train: {steps} steps are done; to continue, give --trainer.max_steps above {steps}"
     if max_epochs not in (None, -1) and epochs >= max_epochs:
-        return f"nothing is left to train: {epochs} epochs are done; to go on, give --trainer.max_epochs above {epochs}"
+        return (
+            f"nothing is left to train: {epochs} epochs are done; to continue, give --trainer.max_epochs above {epochs}"
+        )
     return None
 
 
 def adopt(
     path: str | Path, checkpoint: Mapping[str, Any], class_path: str, current: Mapping[str, Any], given: Collection[str]
 ) -> tuple[dict[str, Any], list[str]]:
-    """The model's arguments to take from a checkpoint, where its hyperparameters differ from those of this run.
+    """The model's arguments to load from a checkpoint, where its hyperparameters differ from those of this run.
 
     Arguments that the user gave, in a file or on the command line, are kept; only defaults are replaced by the
     checkpoint's.
@@ -375,7 +391,7 @@ def adopt(
         given: Names of those arguments that the user gave.
 
     Returns:
-        The arguments taken from the checkpoint, and a sentence for each difference.
+        The arguments from the checkpoint, and a sentence for each difference.
     """
     saved = dict(checkpoint.get("hyper_parameters") or {})
     saved.pop("_instantiator", None)

@@ -12,6 +12,8 @@ from recipes.runs.folder import RunFolder
 from recipes.training.checkpoints import LastCheckpoint
 from recipes.training.divergence import StopOnDivergence
 from recipes.training.exactness import ExactResume
+from recipes.training.learning_rates import GivenRates
+from recipes.training.plain_values import PlainOptimizerState
 from recipes.training.progress import progress_bar
 from recipes.training.ranks import EndOtherRanks
 from recipes.training.resume import OptimizerAsGiven, RowsOfEpoch
@@ -61,9 +63,10 @@ def default_callbacks(command: str, trainer: Mapping[str, Any], best: ModelCheck
     add(OptimizerAsGiven(), OptimizerAsGiven)
     add(RowsOfEpoch(), RowsOfEpoch)
     add(ExactResume(), ExactResume)
+    add(PlainOptimizerState(), PlainOptimizerState)
     add(OptimizerStateMonitor(), OptimizerStateMonitor)
     if trainer["logger"] is not False:
-        add(LearningRateMonitor("step"), LearningRateMonitor)
+        add(GivenRates("step"), LearningRateMonitor)
     if trainer["enable_checkpointing"] is not False:
         # Lightning takes the first one as trainer.checkpoint_callback, which is to be the best.
         add(best, ModelCheckpoint)

@@ -16,10 +16,10 @@ from recipes.messages import TrainingDiverged
 class StopOnDivergence(Callback):
     """Raises :class:`~recipes.messages.TrainingDiverged` when a training loss or a parameter is NaN or infinite.
 
-    Each step only marks, on the device, the first step that went wrong. The mark is read at the trainer's log
-    interval and before every checkpoint, so that the GPU is not waited for at every step. The parameters are looked at
-    before every validation and checkpoint and at the end: the loss of a step is that of the weights before it. So no
-    checkpoint of corrupted weights replaces a good one. All ranks stop together.
+    Each step only records, on the device, the first step with a bad loss. The record is read at the trainer's log
+    interval and before every checkpoint, so that no step waits for the GPU. The parameters are checked before every
+    validation and checkpoint and at the end, because the loss of a step is that of the weights before it: no checkpoint
+    of corrupted weights replaces a good one. All ranks stop together.
     """
 
     def __init__(self) -> None:
@@ -45,18 +45,18 @@ class StopOnDivergence(Callback):
             self._check(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Reads the mark before time is spent on validation, and looks at the parameters."""
+        """Reads the record and checks the parameters before time is spent on validation."""
         if trainer.state.fn == TrainerFn.FITTING:
             self._check(trainer)
             self._check_parameters(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Looks at the parameters once more, for a run without validation and checkpoints."""
+        """Checks the parameters once more, for a run without validation and checkpoints."""
         self._check(trainer)
         self._check_parameters(trainer, pl_module)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Reads the mark before a checkpoint is written, and looks at the parameters."""
+        """Reads the record and checks the parameters before a checkpoint is written."""
         self._check(trainer)
         self._check_parameters(trainer, pl_module)
 
@@ -84,7 +84,7 @@ class StopOnDivergence(Callback):
 
 
 def are_finite(module: nn.Module) -> bool:
-    """Whether all parameters of a module are finite, as far as they lie on this process: one wait for the device."""
+    """Whether all parameters of a module on this process are finite, with one synchronization."""
     local = [_local(parameter) for parameter in module.parameters()]
     floats = [values for values in local if values.is_floating_point() and values.numel() and not values.is_meta]
     # The maximum of the absolute values: unlike a sum of squares it does not overflow.

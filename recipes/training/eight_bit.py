@@ -38,7 +38,7 @@ def check_device_support(make: OptimizerCallable, built: Optimizer) -> None:
         warnings.filterwarnings("error", message=".*[Ff]alling back.*")
         try:
             make([parameter]).step()
-        except Exception as error:  # each library fails in its own ways
+        except Exception as error:  # each library has its own exceptions
             raise RecipeError(_message(built, like.device, library, error)) from error
 
 

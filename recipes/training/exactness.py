@@ -1,4 +1,4 @@
-"""What else a resumed run needs to end where an uninterrupted one does: random states, and unfinished gradients."""
+"""Random states and accumulated gradients: what else a resumed run needs to equal an uninterrupted one."""
 
 import random
 from typing import Any
@@ -13,10 +13,10 @@ KEY = "recipes.training.exactness"
 
 
 class ExactResume(Callback):
-    """Puts the random states of every rank into checkpoints, and within an accumulation the gradients so far.
+    """Saves the random states of every rank in checkpoints and, within an accumulation, the gradients so far.
 
-    Everything is tensors and plain values, which ``torch.load`` reads with ``weights_only``. A checkpoint without them
-    is loaded as it is. A rank that the interrupted run did not have keeps its own random state.
+    All of it is tensors and plain values, which ``torch.load`` reads with ``weights_only``. A checkpoint without it
+    is loaded too. A rank that the interrupted run did not have keeps its own random state.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class ExactResume(Callback):
         checkpoint[KEY] = {"random": states, "gradients": _unfinished_gradients(trainer, pl_module)}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keeps them until the training starts: what is set up before it draws random numbers."""
+        """Keeps them until the training starts, since the setup before it draws random numbers."""
         self._loaded = checkpoint.get(KEY)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -48,7 +48,7 @@ class ExactResume(Callback):
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
-    """The random states of Python, NumPy, torch and, on a CUDA device, of that."""
+    """The random states of Python, NumPy, torch and, if used, the CUDA device."""
     import numpy
 
     version, numbers, gauss = random.getstate()
@@ -76,7 +76,7 @@ def set_random_state(state: dict[str, Any], device: torch.device) -> None:
 
 
 def _unfinished_gradients(trainer: Trainer, pl_module: LightningModule) -> dict[str, Tensor]:
-    """The gradients of an accumulation that is not at its end, of several ranks their mean; else none."""
+    """The gradients of an unfinished accumulation, averaged over ranks; else none."""
     if not is_accumulating(trainer):
         return {}
     gradients = {}

@@ -1,6 +1,6 @@
-"""The private parts of Lightning that checkpoints and resume need: named here and nowhere else.
+"""The private attributes of Lightning that checkpoints and resume need: named here and nowhere else.
 
-``tests/recipes/training/test_lightning_internals.py`` names the one that a new version of Lightning takes away.
+``tests/recipes/training/test_lightning_internals.py`` names the one that a new version of Lightning has removed.
 """
 
 from lightning import Trainer
@@ -19,7 +19,7 @@ def is_accumulating(trainer: Trainer) -> bool:
 
 
 def save_checkpoint(callback: ModelCheckpoint, trainer: Trainer, path: str) -> None:
-    """Saves as a callback does by itself: its state and the trainer's loggers know of it."""
+    """Saves as the callback does by itself, updating its state and the trainer's loggers."""
     callback._save_checkpoint(trainer, path)
 
 

@@ -28,15 +28,15 @@ class OptimizerAsGiven(Callback):
         self._saved_options: list[set[str]] = []
 
     def state_dict(self) -> dict[str, Any]:
-        """The classes of the optimizers, for a run that goes on from here."""
+        """The classes of the optimizers, for a resumed run."""
         return {"optimizers": self._classes}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Notes the classes of the optimizers whose state the checkpoint holds."""
+        """Records the classes of the optimizers whose state the checkpoint holds."""
         self._saved_classes = list(state_dict.get("optimizers", []))
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Notes the options that the checkpoint holds."""
+        """Records the options that the checkpoint holds."""
         states = checkpoint.get("optimizer_states", [])
         self._saved_options = [{key for group in state["param_groups"] for key in group} for state in states]
 
@@ -76,10 +76,10 @@ class OptimizerAsGiven(Callback):
 
 
 class RowsOfEpoch(Callback):
-    """Counts the batches of an epoch that was interrupted as if they had been of this run's size.
+    """Counts the batches of an interrupted epoch as if they had this run's batch size.
 
-    The training loader gives out the rows that are left. Lightning counts the batches of the checkpoint against the
-    length of the loader: with another batch size the epoch would end too early, or too late.
+    The training loader yields the remaining rows. Lightning compares the checkpoint's number of batches with the length
+    of the loader: with another batch size the epoch would end too early or too late.
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM (docker stop, SLURM) and SIGUSR1 (SLURM) let the batch in flight end; a second one does not wait."""
+"""Ctrl-C, SIGTERM (docker stop, SLURM) and SIGUSR1 (SLURM) stop a run after the current batch, a second one at once."""
 
 import signal
 import sys
@@ -11,12 +11,12 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1
 
 
 class StopSignals:
-    """Notes the first of these signals; the second one raises at once.
+    """Records the first of these signals; the second one raises at once.
 
-    A signal that is ignored stays so, as in what a shell starts in its background.
+    A signal that is ignored stays ignored, as in background processes of a shell.
 
     Attributes:
-        received: The number of the signal noted; None without one.
+        received: The number of the signal; None without one.
     """
 
     def __init__(self) -> None:
@@ -24,7 +24,7 @@ class StopSignals:
         self._before: dict[int, Any] = {}
 
     def install(self) -> None:
-        """Takes the signals over, in the main thread alone: Python lets no other one."""
+        """Installs the handlers, in the main thread only, as Python requires."""
         self.received = None
         if self._before or threading.current_thread() is not threading.main_thread():
             return
@@ -35,13 +35,13 @@ class StopSignals:
                 signal.signal(signum, self._note)
 
     def restore(self) -> None:
-        """Puts back what handled the signals before."""
+        """Restores the previous handlers."""
         while self._before:
             signum, handler = self._before.popitem()
             signal.signal(signum, handler)
 
     def leave(self) -> NoReturn:
-        """Raises what Lightning ends a run with; of SIGUSR1 it is told, for it may put the job back into the queue.
+        """Raises what Lightning stops a run with; passes SIGUSR1 on to Lightning, which may requeue the job.
 
         Raises:
             KeyboardInterrupt: After Ctrl-C.

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, each with its sha256 beside it."""
+"""Files that are written atomically, each with its sha256 in a file beside it."""
 
 import hashlib
 import os
@@ -26,7 +26,7 @@ class _Summed:
 
 
 def sum_of(path: Path) -> Path:
-    """Where the sha256 of a file is: ``last.ckpt.sha256``, as ``sha256sum --check`` reads it."""
+    """The file with the sha256 of a file: ``last.ckpt.sha256``, as ``sha256sum --check`` reads it."""
     return path.with_name(f"{path.name}.sha256")
 
 
@@ -38,10 +38,10 @@ def write(content: Any, path: Path) -> None:
 
     Args:
         content: What :func:`torch.save` takes.
-        path: The file. Its folder is made if it is not there.
+        path: The file. Its folder is created if it does not exist.
 
     Raises:
-        OSError: It cannot be written. The old file is left as it was.
+        OSError: It cannot be written. The old file is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
@@ -78,11 +78,15 @@ def _sums(path: Path) -> list[str]:
 
 def _write_sums(sums: list[str], path: Path) -> None:
     part = path.with_name(f".{path.name}.sha256.part")
-    with part.open("w", encoding="utf-8") as file:
-        file.writelines(f"{value}  {path.name}\n" for value in sums)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, sum_of(path))
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            file.writelines(f"{value}  {path.name}\n" for value in sums)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, sum_of(path))
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)  # a rename is on the disk once its folder is

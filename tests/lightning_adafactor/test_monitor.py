@@ -1,4 +1,5 @@
 import csv
+import math
 import re
 import subprocess
 import sys
@@ -176,6 +177,16 @@ def test_measurements_are_kept_for_reports(fit: Fit) -> None:
     assert monitor.states == [monitor.state]
     assert monitor.adamw == ADAMW == adamw_state(module.parameters())
     assert monitor.peak_gpu_mb is None
+
+
+def test_skipped_steps_are_logged_where_the_optimizer_skips(fit: Fit) -> None:
+    class Diverging(Classifier):
+        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+            return super().training_step(batch, batch_idx) * (math.nan if batch_idx in (1, 2) else 1.0)
+
+    skipping = Diverging(lambda params: Adafactor(params, on_nonfinite="skip"))
+    assert rows_of(fit(skipping, OptimizerStateMonitor()))[-1]["optimizer/skipped_steps"] == "2.0"
+    assert "optimizer/skipped_steps" not in rows_of(fit(Classifier(Adafactor), OptimizerStateMonitor()))[-1]
 
 
 def test_optimizer_without_state_is_logged_as_zero(fit: Fit) -> None:

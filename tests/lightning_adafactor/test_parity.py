@@ -12,11 +12,13 @@ import transformers
 from torch import Tensor
 
 from lightning_adafactor import Adafactor, TransformersAdafactor
+from tests.lightning_adafactor.compiled.available import needs_compiled
 from tests.lightning_adafactor.reference import Reference, ReferenceOptimizer
 from tests.lightning_adafactor.specs import (
     ADDED_OPTIONS,
     CASES,
     EACH_KIND,
+    IMPLEMENTATIONS,
     TOLERANCE,
     TORCH_OPTIONS,
     TRANSFORMERS_OPTIONS,
@@ -31,6 +33,13 @@ Names = tuple[str, ...]
 
 EVERY_CASE = tuple(CASES)
 DTYPES = [pytest.param(torch.float64, id="fp64"), pytest.param(torch.float32, id="fp32")]
+EACH_OPTION_ON = [
+    pytest.param(name, dtype, id=f"{name}-{dtype_id}", marks=[needs_compiled] if name == "compiled" else [])
+    for name, tested in IMPLEMENTATIONS.items()
+    for dtype, dtype_id in ((torch.float64, "fp64"), (torch.float32, "fp32"))
+    if dtype == torch.float64 or tested.tile_bytes is None
+]
+"""Implementations and dtypes; tiles of 256 bytes in float64 alone, for float32 in them is tested with every case."""
 
 
 @functools.cache
@@ -72,7 +81,7 @@ def test_every_case_of_transformers(options: str, dtype: torch.dtype, implementa
     assert_same_run(ours, run_of_transformers(options, EVERY_CASE, dtype), EVERY_CASE, TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("implementation", "dtype"), EACH_OPTION_ON, indirect=["implementation"])
 @pytest.mark.parametrize("options", TORCH_OPTIONS)
 def test_every_option_of_torch(options: str, dtype: torch.dtype, implementation: Implementation) -> None:
     ours = run_of_ours(Adafactor, TORCH_OPTIONS[options], EACH_KIND, dtype, implementation)
@@ -80,7 +89,7 @@ def test_every_option_of_torch(options: str, dtype: torch.dtype, implementation:
     assert_same_run(ours, run_of_torch(options, EACH_KIND, dtype), EACH_KIND, TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("implementation", "dtype"), EACH_OPTION_ON, indirect=["implementation"])
 @pytest.mark.parametrize("options", TRANSFORMERS_OPTIONS)
 def test_every_option_of_transformers(options: str, dtype: torch.dtype, implementation: Implementation) -> None:
     ours = run_of_ours(TransformersAdafactor, TRANSFORMERS_OPTIONS[options], EACH_KIND, dtype, implementation)
@@ -88,7 +97,7 @@ def test_every_option_of_transformers(options: str, dtype: torch.dtype, implemen
     assert_same_run(ours, run_of_transformers(options, EACH_KIND, dtype), EACH_KIND, TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("implementation", "dtype"), EACH_OPTION_ON, indirect=["implementation"])
 @pytest.mark.parametrize("options", ADDED_OPTIONS)
 def test_every_option_that_torch_lacks(options: str, dtype: torch.dtype, implementation: Implementation) -> None:
     ours = run_of_ours(Adafactor, ADDED_OPTIONS[options], EACH_KIND, dtype, implementation)

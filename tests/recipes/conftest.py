@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel, BertTokenizerFast, LlamaConfig, LlamaForCausalLM
 
+from recipes.cli.main import main
 from recipes.language_modeling.tokenizer import learn_tokenizer
 
 WORDS = {
@@ -118,6 +120,26 @@ def tiny_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     (tmp_path / "tiny.yaml").write_text(TINY_RECIPE, encoding="utf-8")
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder ``runs`` of ``tiny.yaml``, trained with ``--model.rate 0.02`` once for all tests."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "tiny.yaml").write_text(TINY_RECIPE, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.delenv("RUNS_DIR", raising=False)
+        patch.syspath_prepend(str(Path(__file__).parent))
+        assert main(["fit", "--config", "tiny.yaml", "--model.rate", "0.02"]) == 0
+    return folder / "runs"
+
+
+@pytest.fixture
+def finished_run(tiny_recipe: Path, trained: Path) -> Path:
+    """The folder of a finished run of ``tiny.yaml``: a copy, as if it had been trained in the working folder."""
+    shutil.copytree(trained, tiny_recipe / "runs")
+    return Path("runs/tiny/version_0")
 
 
 TINY_RECIPE = """\

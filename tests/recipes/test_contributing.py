@@ -1,6 +1,7 @@
 """The task shown in CONTRIBUTING.md is complete: every command works with exactly that code."""
 
 import json
+import os
 import random
 import re
 from pathlib import Path
@@ -10,7 +11,8 @@ import pytest
 
 from recipes.cli.main import main
 
-CONTRIBUTING = Path(__file__).resolve().parents[2] / "CONTRIBUTING.md"
+ROOT = Path(__file__).resolve().parents[2]
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 CODE = re.compile(r"```(?:python|yaml)\n# (\S+)\n(.*?)```", re.DOTALL)
 
 
@@ -29,7 +31,8 @@ def task(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> l
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))  # for the processes that compare and reproduce start
+    # for the processes that compare and reproduce start
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
     monkeypatch.delenv("RUNS_DIR", raising=False)
     return [
         "--config",

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -156,17 +157,25 @@ def test_options_after_image_are_passed_to_the_build_command(
 
 def test_ctrl_c_waits_for_the_container_to_save_and_end(tmp_path: Path) -> None:
     saving = "trap 'sleep 1; touch saved; exit 7' INT; touch ready; while :; do sleep 0.05; done"
-    program = f"import sys; from scripts import container; sys.exit(container.call(['sh', '-c', {saving!r}]))"
+    # Where this process ignores SIGINT, its child would too, and sh cannot trap a signal that it was told to ignore.
+    program = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        f"from scripts import container; sys.exit(container.call(['sh', '-c', {saving!r}]))"
+    )
     process = subprocess.Popen(
         [sys.executable, "-c", program],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(container.ROOT)},
         start_new_session=True,
     )
-    while not (tmp_path / "ready").exists():
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(timeout=30) == 7
+    try:
+        while not (tmp_path / "ready").exists() and process.poll() is None:
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(timeout=30) == 7
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
     assert (tmp_path / "saved").exists()
 
 

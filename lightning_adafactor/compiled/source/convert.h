@@ -44,12 +44,12 @@ static inline uint16_t bfloat16_of_float(float value)
     return (uint16_t)(nan ? 0x7fc0u : rounded);
 }
 
-/* Up or down at random: away from zero where random + the part cut off carries. Infinities and NaN pass. */
+/* Stochastic rounding: away from zero where random + the dropped digits carries. Infinities and NaN stay. */
 static inline uint16_t bfloat16_at_random(float value, uint16_t random)
 {
     uint32_t bits = bits_of_float(value);
     uint32_t infinite = (bits & 0x7f800000u) == 0x7f800000u;
-    /* of NaN, whose digits may all be in the part cut off, one digit is set that is kept */
+    /* a NaN may have set digits among the dropped ones alone: one that is kept is set */
     uint32_t added = infinite ? (bits & 0x007fffffu ? 0x00400000u & ~bits : 0u) : random;
     return (uint16_t)((bits + added) >> 16);
 }

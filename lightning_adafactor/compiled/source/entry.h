@@ -9,7 +9,7 @@ enum dtype { FLOAT32, FLOAT64, BFLOAT16, FLOAT16 };
 
 enum flag {
     FACTORED = 1,           /* second moments as row_var and col_var, not as variance */
-    MEAN_OF_COLUMNS = 2,    /* mean(R) is that of col_var: the last two dimensions have changed places */
+    MEAN_OF_COLUMNS = 2,    /* mean(R) is that of col_var: the last two dimensions are swapped */
     SCALE_PARAMETER = 4,
     RELATIVE_STEP = 8,
     WARMUP_INIT = 16,

@@ -102,7 +102,7 @@ static struct NAME(factors) NAME(merged_factors)(const struct step *step, const 
     return NAME(factors_of)(e, step->merged[stage->set].mean, columns);
 }
 
-/* Backwards, so as to begin with what the first pass left in the cache; the third pass runs forwards again. */
+/* Backwards, to begin with what the first pass left in the cache; the third pass runs forwards again. */
 static void NAME(run_updates)(struct step *step, const struct stage *stage, int64_t item)
 {
     const struct entry *e = &step->entries[stage->entry];

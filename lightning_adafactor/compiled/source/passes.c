@@ -1,4 +1,4 @@
-/* The passes for one instruction set: compiled several times, each time with other options and another RUN. */
+/* The passes for one instruction set: compiled once for each, with its own compiler options and its own RUN. */
 
 #include <math.h>
 #include <string.h>
@@ -9,15 +9,15 @@
 #include "schedule.h"
 #include "vectors.h"
 
-/* Loops that are vectorised: one copy of each, or compiling takes its time. */
+/* Vectorised loops are not inlined: several copies of each would make compiling slow. */
 #define OUT_OF_LINE __attribute__((noinline))
 
 enum {
     CHUNK = 512, /* numbers of a row that are converted, or updated, at a time: they stay in the first cache */
-    FOLD = 64    /* rows whose squares are added up by column in REAL, before they are in double */
+    FOLD = 64    /* rows whose squares are summed by column in REAL before the sum is added in double */
 };
 
-/* Sums run in LANES lanes, so many for each REAL whatever the instruction set: the bits are the same on all. */
+/* Sums run in LANES lanes, the same number for each REAL on every instruction set, and so give the same bits. */
 #define VECTORS (LANES * (int)sizeof(REAL) / VECTOR_BYTES)
 
 struct tile {
@@ -36,19 +36,19 @@ struct place {
     int64_t matrix;
 };
 
-/* Up to four rows that are worked on together. */
+/* Up to four rows that are processed together. */
 struct rows {
     int count;
     int64_t number[4];
 };
 
-/* Pieces of four rows, as numbers of one dtype that lie side by side. */
+/* Pieces of four rows, contiguous and of one dtype. */
 struct pieces {
     int64_t dtype;
     const void *row[4];
 };
 
-/* The rows of a fold that are not passed over, in `groups` of four. */
+/* The rows of a fold that are not skipped, in `groups` of four. */
 struct fold {
     int64_t count;
     int64_t groups;

@@ -1,9 +1,9 @@
 /* The three passes over a tile of a matrix, and over a piece of a vector. Included once for each REAL.
  *
- * Rows are worked on four at a time, a quarter of a fold apart: the memory then delivers four streams at once, which was
- * measured to take 14 to 16 GB/s where one stream takes 9. */
+ * Rows are processed four at a time, a quarter of a fold apart: reading four streams at once was measured at 14 to 16
+ * GB/s, one stream at 9. */
 
-/* What the second and third pass know of a matrix. */
+/* What the second and third pass need of a matrix. */
 struct NAME(factors) {
     REAL mean;            /* mean(R), not below its floor */
     REAL floor;           /* the smallest V-hat, 0 for none */
@@ -18,7 +18,7 @@ static struct NAME(factors) NAME(factors_of)(const struct entry *e, double mean,
     return (struct NAME(factors)){(REAL)mean, floor, cap, columns};
 }
 
-/* 1/sqrt(x). Without a floor of V-hat, x itself is kept from zero, as in plain.py. */
+/* 1/sqrt(x). Without a floor of V-hat, x itself is kept above zero, as in plain.py. */
 static inline REAL NAME(factor)(REAL x, REAL floor)
 {
     if (floor == 0)
@@ -36,7 +36,7 @@ static OUT_OF_LINE void NAME(column_factors)(const REAL *averages, int64_t count
             factors[j] = 1 / SQRT(averages[j]);
 }
 
-/* An average takes in the newest mean of squares. */
+/* Updates an average with the newest mean of squares. */
 static inline REAL NAME(averaged)(const struct entry *e, REAL average, double sum, int64_t count)
 {
     double omega = e->omega;
@@ -62,8 +62,8 @@ static double NAME(mean_of)(const struct entry *e, int64_t matrix)
     return mean < e->mean_floor ? e->mean_floor : mean;
 }
 
-/* Reads pieces of up to four rows: as they lie in memory if the kernels take them so, else as REAL in the buffers.
- * What is missing of four is a row of zeros, of any dtype. */
+/* Reads pieces of up to four rows: in place if the kernels accept their dtype, else as REAL in the buffers.
+ * Rows missing to four are zeros, of any dtype. */
 static inline struct pieces NAME(read_rows)(const struct operand *x, const char *matrix, const struct rows *rows,
                                             int64_t column, int64_t count, REAL unscale, int real,
                                             REAL buffers[4][CHUNK])
@@ -90,7 +90,7 @@ static inline struct pieces NAME(read_rows)(const struct operand *x, const char 
     return pieces;
 }
 
-/* Whether a row's gradient has no bit set; not asked of rows whose numbers lie apart. */
+/* Whether a row's gradient has no bit set; not checked for rows that are not contiguous. */
 static OUT_OF_LINE int NAME(is_zero)(const struct entry *e, const char *grads, int64_t row)
 {
     if (e->grad.column_stride != 1)
@@ -123,7 +123,7 @@ static OUT_OF_LINE double NAME(squares_of_p)(const struct entry *e, const struct
     return sum;
 }
 
-/* A row's sum of squares goes into R, or where the tile has not all columns, to the sums of its range of columns. */
+/* Adds a row's sum of squares to R, or, if the tile does not have all columns, to the sums of its range of columns. */
 static void NAME(keep_row)(const struct entry *e, REAL *average, double sum, double *row_sum, int first)
 {
     if (row_sum)
@@ -134,8 +134,8 @@ static void NAME(keep_row)(const struct entry *e, REAL *average, double sum, dou
         *average = (REAL)((double)*average + e->omega * (sum / (double)e->columns));
 }
 
-/* First pass over a tile. The columns' sums go to `slot`, or at once into C if it is NULL: the tile then has all rows.
- * The rows' sums go to `row_sums`, one in `apart`, or at once into R if it is NULL: the tile then has all columns. */
+/* First pass over a tile. Column sums go to `slot`, or directly into C if it is NULL: the tile then has all rows. Row
+ * sums go to `row_sums` with stride `apart`, or directly into R if it is NULL: the tile then has all columns. */
 static OUT_OF_LINE void NAME(squares)(const struct entry *e, const struct tile *t, REAL unscale, double *slot,
                                       double *row_sums, int64_t apart, uint8_t *zero_rows)
 {
@@ -263,7 +263,7 @@ static OUT_OF_LINE void NAME(apply_momentum)(const struct entry *e, const struct
         NAME(write)(&e->exp_avg, at->averages, row, column, count, m);
 }
 
-/* Third pass over pieces of four rows: p is worked on in place, or in a buffer and then written back. */
+/* Third pass over pieces of four rows: p is updated in place, or in a buffer and then written back. */
 static OUT_OF_LINE void NAME(apply_pieces)(const struct entry *e, const struct place *at, const struct rows *rows,
                                            const struct pieces *g, int64_t column, int64_t count, const REAL *columns,
                                            const REAL row_factors[4], REAL cap, double scale, double decay)
@@ -322,7 +322,7 @@ static OUT_OF_LINE void NAME(update_vector)(const REAL *g, const REAL *v, REAL f
         u[j] = g[j] * (1 / SQRT(v[j] < floor ? floor : v[j]));
 }
 
-/* First and second pass over a piece of a vector: V takes in G^2; the sum of U^2. */
+/* First and second pass over a piece of a vector: updates V with G^2; the sum of U^2. */
 static OUT_OF_LINE double NAME(measure_vector)(const struct entry *e, int64_t start, int64_t end, REAL unscale)
 {
     static const REAL zeros[CHUNK];

@@ -13,7 +13,7 @@ typedef uint64_t words VECTOR(uint64_t); /* a 32-bit word of a block in the lowe
 enum {
     BLOCK = 8,                     /* elements served by one block */
     WORDS = VECTOR_BYTES / 8,      /* blocks in a vector */
-    BLOCKS = 2 * WORDS,            /* blocks computed together: two vectors, so that one works while the other waits */
+    BLOCKS = 2 * WORDS,            /* blocks computed together: two vectors, to hide the latency of the multiplication */
     ROUNDS = 10
 };
 
@@ -37,18 +37,18 @@ static struct keys keys_of(uint64_t seed)
 }
 
 /* Random bits of BLOCKS * BLOCK elements, in their order, from block number `first` of a row on.
- * The upper halves of a, b, c and d are of no account: the multiplication takes the lower ones. */
+ * The upper halves of a, b, c and d are ignored: the multiplication reads the lower ones. */
 static inline void random_blocks(const struct keys *keys, uint32_t first, uint32_t row, uint32_t step,
                                  uint32_t parameter, uint16_t *restrict bits)
 {
     const words zero = {0}, m0 = zero + 0xD2511F53u, m1 = zero + 0xCD9E8D57u, lower = zero + 0xFFFFFFFFu;
     words a[2], b[2], c[2], d[2];
     for (int v = 0; v < 2; v++) {
-        /* in the order that puts neighbours side by side when words are interleaved below */
+        /* in the order that makes neighbours adjacent when words are interleaved below */
         for (int i = 0; i < WORDS; i++)
             a[v][i] = first + (uint32_t)(v * WORDS + i / 2 + i % 2 * WORDS / 2);
     }
-    /* the first round leaves a and b, and the second one d, the same for all blocks: they are computed once */
+    /* after the first round a and b, and after the second d, are the same for all blocks: computed once */
     uint64_t product = (uint64_t)step * 0xCD9E8D57u;
     uint64_t a1 = (product >> 32) ^ row ^ keys->low[0], b1 = product, d2 = (uint64_t)(uint32_t)a1 * 0xD2511F53u;
     for (int v = 0; v < 2; v++) {

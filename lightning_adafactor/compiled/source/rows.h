@@ -1,5 +1,18 @@
 /* Rows of tensors as contiguous numbers of the arithmetic's dtype, REAL. Included once for each REAL. */
 
+#ifndef EACH_DTYPE
+/* The cases of a switch over dtypes: COPY(type of a number in memory, its conversion). */
+#define EACH_DTYPE(COPY, OF_BFLOAT16, OF_FLOAT16)                                                                      \
+    case FLOAT32:                                                                                                      \
+        COPY(float, )                                                                                                  \
+    case FLOAT64:                                                                                                      \
+        COPY(double, )                                                                                                 \
+    case BFLOAT16:                                                                                                     \
+        COPY(uint16_t, OF_BFLOAT16)                                                                                    \
+    case FLOAT16:                                                                                                      \
+        COPY(uint16_t, OF_FLOAT16)
+#endif
+
 /* Copies a piece of a row into the buffer as REAL. */
 static OUT_OF_LINE void NAME(convert)(const struct operand *x, const char *matrix, int64_t offset, int64_t count,
                                       REAL unscale, REAL *restrict buffer)
@@ -17,19 +30,12 @@ static OUT_OF_LINE void NAME(convert)(const struct operand *x, const char *matri
                 buffer[j] = (REAL)CONVERT(from[j * stride]) * unscale;                                                 \
         break;                                                                                                         \
     }
-    case FLOAT32:
-        COPY(float, )
-    case FLOAT64:
-        COPY(double, )
-    case BFLOAT16:
-        COPY(uint16_t, float_of_bfloat16)
-    case FLOAT16:
-        COPY(uint16_t, float_of_float16)
+        EACH_DTYPE(COPY, float_of_bfloat16, float_of_float16)
 #undef COPY
     }
 }
 
-/* Copies pieces of four rows, their numbers side by side in memory, into the buffers as REAL: four streams at once. */
+/* Copies contiguous pieces of four rows into the buffers as REAL: four streams at once. */
 static OUT_OF_LINE void NAME(convert_rows)(int64_t dtype, const char *matrix, const int64_t offsets[4], int64_t count,
                                            REAL unscale, REAL (*restrict buffers)[CHUNK])
 {
@@ -46,19 +52,12 @@ static OUT_OF_LINE void NAME(convert_rows)(int64_t dtype, const char *matrix, co
         }                                                                                                              \
         break;                                                                                                         \
     }
-    case FLOAT32:
-        COPY(float, )
-    case FLOAT64:
-        COPY(double, )
-    case BFLOAT16:
-        COPY(uint16_t, float_of_bfloat16)
-    case FLOAT16:
-        COPY(uint16_t, float_of_float16)
+        EACH_DTYPE(COPY, float_of_bfloat16, float_of_float16)
 #undef COPY
     }
 }
 
-/* A piece of a row as REAL: where it lies, if it is that already, else in the buffer. */
+/* A piece of a row as REAL: in place if it already is, else in the buffer. */
 static inline const REAL *NAME(read)(const struct operand *x, const char *matrix, int64_t row, int64_t column,
                                      int64_t count, REAL unscale, REAL *restrict buffer)
 {
@@ -69,7 +68,7 @@ static inline const REAL *NAME(read)(const struct operand *x, const char *matrix
     return buffer;
 }
 
-/* Whether a row can be written where it lies. */
+/* Whether a row can be written in place. */
 static int NAME(in_place)(const struct operand *x)
 {
     return x->dtype == REAL_DTYPE && x->column_stride == 1;
@@ -92,14 +91,7 @@ static OUT_OF_LINE void NAME(write)(const struct operand *x, char *matrix, int64
                 to[j * stride] = (TYPE)CONVERT(values[j]);                                                             \
         break;                                                                                                         \
     }
-    case FLOAT32:
-        COPY(float, )
-    case FLOAT64:
-        COPY(double, )
-    case BFLOAT16:
-        COPY(uint16_t, bfloat16_of_float)
-    case FLOAT16:
-        COPY(uint16_t, float16_of_float)
+        EACH_DTYPE(COPY, bfloat16_of_float, float16_of_float)
 #undef COPY
     }
 }
@@ -135,7 +127,7 @@ static inline void NAME(store)(REAL *x, int v, NAME(vector) values)
 /* The smaller of x and the bound; NaN stays NaN. */
 static inline NAME(vector) NAME(at_most)(REAL bound, NAME(vector) x)
 {
-    NAME(vector) bounds = x - x; /* only to have all elements */
+    NAME(vector) bounds = x - x; /* broadcasts the bound */
     for (int i = 0; i < VECTOR_BYTES / (int)sizeof(REAL); i++)
         bounds[i] = bound;
     return (NAME(vector))MIN(bounds, x);

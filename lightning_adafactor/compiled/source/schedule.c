@@ -1,6 +1,6 @@
 /* Takes a step: all threads walk through the same stages, claim items of work in their order and wait, where a stage
  * needs what others compute, until that is complete. Every item depends on items before it only, so one thread alone
- * gets through as well as many, and no thread waits for one that has not begun. */
+ * completes the step too, and no thread waits for one that has not begun. */
 
 #include <math.h>
 #include <sched.h>
@@ -9,10 +9,10 @@
 
 enum {
     MOST_THREADS = 256,
-    SPINS = 2000 /* looks at another thread's progress before the core is offered to others */
+    SPINS = 2000 /* checks of another thread's progress before yielding the core */
 };
 
-/* What a thread is at work on: an item, or a lower bound of the one that it is about to claim. */
+/* What a thread is working on: an item, or a lower bound of the one that it is about to claim. */
 struct progress {
     _Alignas(64) _Atomic int64_t item;
 };
@@ -39,7 +39,7 @@ static int64_t divided(int64_t a, int64_t b)
     return (a + b - 1) / b;
 }
 
-static struct grid cut(int64_t rows, int64_t columns, int64_t down, int64_t rows_multiple, int64_t across,
+static struct grid split(int64_t rows, int64_t columns, int64_t down, int64_t rows_multiple, int64_t across,
                        int64_t columns_multiple)
 {
     struct grid grid;
@@ -59,14 +59,14 @@ static struct grid strips_of(int64_t rows, int64_t columns)
     if (down < MOST_STRIPS / 4 && columns > 2 * SPAN)
         across = at_least_one(smaller(divided(columns, 2 * SPAN), smaller(ROW_SUMS / rows, MOST_PIECES / down)));
     /* eight rows share a byte of the bits that mark rows of zeros */
-    return cut(rows, columns, down, 8, across, SPAN);
+    return split(rows, columns, down, 8, across, SPAN);
 }
 
 static struct grid pieces_of(int64_t rows, int64_t columns)
 {
     int64_t across = smaller(divided(columns, 4 * SPAN), MOST_PIECES);
     int64_t down = smaller(divided(rows * divided(columns, across), PIECE_ELEMENTS), MOST_PIECES / across);
-    return cut(rows, columns, at_least_one(smaller(down, rows)), 1, across, SPAN);
+    return split(rows, columns, at_least_one(smaller(down, rows)), 1, across, SPAN);
 }
 
 static void begin(struct stage *stage, enum kind kind, int64_t count, int64_t depends)
@@ -77,7 +77,7 @@ static void begin(struct stage *stage, enum kind kind, int64_t count, int64_t de
     stage->scaled = 0;
 }
 
-/* The first stage of a tensor; it may begin while the last of the tensor before is still at work. */
+/* The first stage of a tensor; it may begin while the last one of the tensor before is still running. */
 static void begin_entry(const struct step *step, struct stage *stage)
 {
     const struct entry *e = &step->entries[stage->entry];
@@ -96,7 +96,7 @@ static void begin_entry(const struct step *step, struct stage *stage)
         stage->pieces.rows = divided(matrices, parts);
         parts = divided(matrices, stage->pieces.rows);
     } else {
-        stage->pieces = cut(1, e->columns, 1, 1, parts, 512);
+        stage->pieces = split(1, e->columns, 1, 1, parts, 512);
         parts = stage->pieces.across;
     }
     if (parts == 1) {
@@ -128,7 +128,7 @@ static int next_stage(const struct step *step, struct stage *stage)
         case UPDATES:
             if (stage->matrix + 1 < matrices) {
                 stage->matrix++;
-                /* its column sums may be taken while the second pass over the matrix before goes on */
+                /* its column sums may be computed while the second pass over the previous matrix is running */
                 begin(stage, SQUARES, stage->strips.down * stage->strips.across, stage->first - stage->count);
                 return 1;
             }
@@ -173,7 +173,7 @@ static void wait_until_complete(struct team *team, int64_t below)
         }
 }
 
-/* What each thread of the team does; the range that torch hands out is of no account. */
+/* What each thread of the team runs; the range that torch passes is ignored. */
 static void work(int64_t from, int64_t to, void *context)
 {
     (void)from;

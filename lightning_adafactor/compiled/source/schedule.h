@@ -16,14 +16,14 @@ enum {
     STRIP_ELEMENTS = 65536,  /* of the first pass, whose column sums are kept for each strip of rows */
     MOST_STRIPS = 32,
     MOST_PIECES = 512,
-    SPAN = 4096              /* columns that a thread works on at a time */
+    SPAN = 4096              /* columns that a thread processes at a time */
 };
 
 /* Scratch memory, all of it (but for the threads' stacks): 976 KiB, whatever the model. */
 enum {
     SLOT_SUMS = 65536,       /* doubles: column sums by strip */
     COLUMN_FACTORS = 32768,  /* doubles, or twice as many floats: 1/sqrt(C), if a matrix has no more columns */
-    ROW_SUMS = 16384,        /* doubles: row sums by range of columns, where a matrix is cut into such ranges */
+    ROW_SUMS = 16384,        /* doubles: row sums by range of columns, where a matrix is split into such ranges */
     ZERO_ROWS = 262144       /* bits: rows without any gradient, if a matrix has no more rows */
 };
 
@@ -31,18 +31,18 @@ struct scratch {
     double slots[SLOT_SUMS];
     double column_factors[COLUMN_FACTORS];
     double row_sums[ROW_SUMS];
-    /* two sets, for the first pass over a tensor begins while the third one over that before is still at work */
+    /* two sets: the first pass over a tensor begins while the third pass over the previous one is still running */
     uint8_t zero_rows[2][ZERO_ROWS / 8];
     double squares_of_p[2][MOST_PIECES];  /* by piece */
     double squares_of_u[2][MOST_PIECES];
 };
 
-/* What the merging of a matrix's sums leaves for later passes. */
+/* What merging a matrix's sums yields for later passes. */
 struct merged {
     double mean;             /* mean(R), not below its floor */
     double squares_of_p;     /* over all matrices up to this one */
     double squares_of_u;     /* over all matrices before this one */
-    int finite;              /* whether a row without gradient is sure to have an update of zero */
+    int finite;              /* whether a row without gradient certainly has an update of zero */
 };
 
 enum kind {
@@ -56,7 +56,7 @@ enum kind {
     APPLY     /* the third pass over pieces of a large matrix */
 };
 
-/* How a matrix is cut: into pieces of `rows` times `columns`, numbered along the columns first. */
+/* How a matrix is split: into pieces of `rows` times `columns`, numbered along the columns first. */
 struct grid {
     int64_t rows;
     int64_t columns;
@@ -72,7 +72,7 @@ struct stage {
     struct grid pieces;   /* of the others; of vectors and groups: `rows` matrices or `columns` elements */
     int64_t first;        /* number of its first item of work among those of all stages */
     int64_t count;        /* of its items */
-    int64_t depends;      /* all items below this number must be complete before one of this stage is begun */
+    int64_t depends;      /* all items below this number must be complete before one of this stage begins */
     int64_t barrier;      /* the same for the first stage of the next tensor of several stages */
     int set;              /* which of the two sets of sums */
     int scaled;           /* whether scale and decay are known to this thread */

@@ -1,4 +1,4 @@
-/* Vectors as wide as the registers of the instruction set that is compiled for, and what C has no operator for. */
+/* Vectors as wide as the target's registers, and operations for which C has no operator. */
 
 #ifndef VECTORS_H
 #define VECTORS_H

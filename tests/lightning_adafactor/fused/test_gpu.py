@@ -95,6 +95,8 @@ def test_a_schedule_never_waits_for_the_device(no_waiting: Any) -> None:
     for _ in range(3):
         schedule.step()
         optimizer.step()
+    no_waiting(False)
+    assert all(state["step"] == 4 for state in optimizer.state.values())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -160,6 +162,34 @@ def test_a_gradient_scaler_that_the_kernels_unscale_for_never_waits(no_waiting: 
         scaler.update()
         assert all(torch.equal(param, old) == bad for param, old in zip(params, before, strict=True))
     assert all(state["step"] == 2 for state in optimizer.state.values())
+
+
+def test_skipping_a_gradient_that_is_not_finite_never_waits(no_waiting: Any) -> None:
+    params = random_params(SHAPES, torch.float32, "cuda")
+    optimizer = Adafactor(params, fused=True, on_nonfinite="skip")
+    gradients = [gradients_for(params, step) for step in range(3)]
+    gradients[1][2].view(-1)[5] = torch.nan
+    for step, grads in enumerate(gradients):
+        for param, grad in zip(params, grads, strict=True):
+            param.grad = grad
+        before = [param.detach().clone() for param in params]
+        no_waiting(step > 0)
+        optimizer.step()
+        no_waiting(False)
+        assert all(torch.equal(param, old) == (step == 1) for param, old in zip(params, before, strict=True))
+    assert optimizer.skipped_steps == 1
+
+
+def test_raising_for_a_gradient_that_is_not_finite_comes_in_a_later_step() -> None:
+    params = random_params([(8, 8)], torch.float32, "cuda")
+    optimizer = Adafactor(params, fused=True, on_nonfinite="raise")
+    params[0].grad = torch.full_like(params[0], torch.inf)
+    before = params[0].detach().clone()
+    optimizer.step()
+    torch.cuda.synchronize()
+    assert torch.equal(params[0], before)
+    with pytest.raises(RuntimeError, match="not finite in step 1"):
+        optimizer.step()
 
 
 @pytest.mark.parametrize("fused_first", [True, False])

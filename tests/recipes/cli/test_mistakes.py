@@ -94,9 +94,12 @@ def test_the_first_mistake_is_found_however_deep(settings: dict[str, Any], answe
     assert answer in str(error.value)
 
 
-def test_what_is_right_is_passed_over(parser: ArgumentParser) -> None:
+def test_a_mistake_is_found_among_settings_that_are_right(parser: ArgumentParser) -> None:
     whole = {"tree": a_tree(leaf=a_leaf(size=1, names=["x"]), leaves=[a_leaf(size=2)], rate="${group.depth}")}
-    explain(parser, [Given({"group": {"depth": 2}}), Given(whole)])
+    right = [Given({"group": {"depth": 2}}), Given(whole)]
+    explain(parser, right)
+    with pytest.raises(RecipeError, match=r"unknown key 'group\.dept'; did you mean 'depth'"):
+        explain(parser, [*right, Given({"group": {"dept": 1}})])
 
 
 def test_a_later_source_may_complete_and_shorten_what_an_earlier_one_named(parser: ArgumentParser) -> None:

@@ -203,7 +203,9 @@ def test_different_initial_weights_are_the_first_remark_and_a_warning(
 def test_ctrl_c_stops_the_run_and_says_how_to_continue(folder: Path) -> None:
     recipe(waits=60)
     program = (
-        f"import sys; from recipes.compare import plan; plan.FIT = [sys.executable, {FAKE!r}]; "
+        # a child of a process that ignores SIGINT would ignore it too
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        f"from recipes.compare import plan; plan.FIT = [sys.executable, {FAKE!r}]; "
         "from recipes.cli.main import main; sys.exit(main(sys.argv[1:]))"
     )
     process = subprocess.Popen(
@@ -313,3 +315,25 @@ def test_a_comparison_of_real_runs(
     assert adafactor["gradient_memory"] == adafactor["parameter_memory"]
     assert set(result["quality"]) == {"test/accuracy", "test/f1"}
     assert Path("runs/compare-tiny/comparison.png").exists()
+
+
+def test_a_second_comparison_in_the_same_folder_ends_with_a_sentence(
+    folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    recipe(waits=60)
+    arguments = ["--config", "some.yaml", "--optimizers", "adamw", "--out", "there"]
+    source = f"import sys; from recipes.compare import plan; plan.FIT = [sys.executable, {FAKE!r}]; "
+    source += f"from recipes.cli.main import main; sys.exit(main(['compare', *{arguments!r}]))"
+    first = subprocess.Popen([sys.executable, "-c", source], env={**os.environ, "PYTHONPATH": str(ROOT)})
+    try:
+        deadline = time.monotonic() + 60
+        while not Path("calls.txt").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert compare("adamw", "--out", "there") == 2
+        said = capsys.readouterr().err
+        assert f"another comparison, process {first.pid}, is running in there" in said
+    finally:
+        first.terminate()
+        first.wait(60)
+    recipe()
+    assert compare("adamw", "--out", "there") == 0

@@ -7,7 +7,7 @@ from lightning import Trainer
 
 from recipes import LanguageModelingData, TextClassificationData
 from recipes.data.summary import count_duplicates, padding_share
-from recipes.recipe import RecipeData
+from recipes.recipe_data import RecipeData
 
 
 def fitted(data: RecipeData, model: Path) -> RecipeData:

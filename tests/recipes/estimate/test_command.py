@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import lightning_adafactor
 from recipes.cli import optimizer_files
 from recipes.cli.main import main
 
-CLASSIFIER = """\
+TRAINER = """\
 trainer:
   accelerator: cpu
   max_steps: 2
@@ -22,6 +21,8 @@ trainer:
   num_sanity_val_steps: 0
   enable_model_summary: false
   enable_progress_bar: false
+"""
+CLASSIFIER = """\
 model:
   class_path: recipes.TextClassifier
   init_args:
@@ -39,13 +40,6 @@ data:
     batch_size: 6
 """
 LANGUAGE_MODEL = """\
-trainer:
-  accelerator: cpu
-  max_steps: 2
-  limit_val_batches: 1
-  num_sanity_val_steps: 0
-  enable_model_summary: false
-  enable_progress_bar: false
 model:
   class_path: recipes.LanguageModel
   init_args:
@@ -63,16 +57,21 @@ PARTS = ("parameter_memory", "gradient_memory", "optimizer_state")
 
 
 @pytest.fixture(scope="module")
-def usual(
-    tiny_model: Path, wires_csv: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[dict[str, Any], str]]:
+def usual_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the command of ``usual`` ran."""
+    return tmp_path_factory.mktemp("usual")
+
+
+@pytest.fixture(scope="module")
+def usual(tiny_model: Path, wires_csv: Path, usual_folder: Path) -> tuple[dict[str, Any], str]:
     """What the command writes and prints for a recipe alone, with a limit that some rows fit into."""
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
-        patch.chdir(tmp_path_factory.mktemp("usual"))
-        Path("tiny-cls.yaml").write_text(CLASSIFIER.format(model=tiny_model, wires=wires_csv), encoding="utf-8")
+        patch.chdir(usual_folder)
+        Path("tiny-cls.yaml").write_text(
+            TRAINER + CLASSIFIER.format(model=tiny_model, wires=wires_csv), encoding="utf-8"
+        )
         result = estimate("--config=tiny-cls.yaml", "--gpu-memory=150kB", "--png=estimate.png")
-        assert sorted(path.name for path in Path().iterdir()) == ["estimate.json", "estimate.png", "tiny-cls.yaml"]
-        yield result, " ".join(printed.getvalue().split())
+    return result, " ".join(printed.getvalue().split())
 
 
 @pytest.fixture
@@ -80,7 +79,7 @@ def classifier(tiny_model: Path, wires_csv: Path, tmp_path: Path, monkeypatch: p
     """A working folder with a recipe for a tiny BERT."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RUNS_DIR", raising=False)
-    Path("tiny-cls.yaml").write_text(CLASSIFIER.format(model=tiny_model, wires=wires_csv), encoding="utf-8")
+    Path("tiny-cls.yaml").write_text(TRAINER + CLASSIFIER.format(model=tiny_model, wires=wires_csv), encoding="utf-8")
     return "--config=tiny-cls.yaml"
 
 
@@ -90,7 +89,7 @@ def language_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RUNS_DIR", raising=False)
     Path("text.txt").write_text("the cat sat on the mat and looked at the moon \n" * 40, encoding="utf-8")
-    Path("tiny-lm.yaml").write_text(LANGUAGE_MODEL, encoding="utf-8")
+    Path("tiny-lm.yaml").write_text(TRAINER + LANGUAGE_MODEL, encoding="utf-8")
     return "--config=tiny-lm.yaml"
 
 
@@ -152,10 +151,9 @@ def test_a_row_for_another_optimizer_equals_the_report_of_its_own_run(classifier
     assert row["optimizer_state"] == report("tiny-cls")["optimizer_state"]
 
 
-def test_nothing_is_trained_and_no_folder_is_created(classifier: str) -> None:
-    estimate(classifier, "--optimizer", "adamw")
-
-    assert sorted(path.name for path in Path().iterdir()) == ["estimate.json", "tiny-cls.yaml"]
+@pytest.mark.usefixtures("usual")
+def test_nothing_is_trained_and_no_folder_is_created(usual_folder: Path) -> None:
+    assert sorted(path.name for path in usual_folder.iterdir()) == ["estimate.json", "estimate.png", "tiny-cls.yaml"]
 
 
 def test_adamw_adafactor_and_8_bit_adam_are_estimated_in_both_dtypes_and_with_gradient_release(
@@ -266,13 +264,13 @@ def test_checkpointing_is_advised_if_the_recipe_has_the_option(language_model: s
 
 
 def test_a_remark_says_that_the_figures_are_for_one_process(
-    classifier: str, capsys: pytest.CaptureFixture[str]
+    classifier: str, usual: tuple[dict[str, Any], str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     result = estimate(classifier, "--optimizer=adamw", "--trainer.strategy=ddp", "--trainer.devices=2")
 
     assert result["remarks"][0].startswith("trainer.strategy is ddp, trainer.devices 2: the figures are for one")
     assert "the figures are for one process" in " ".join(capsys.readouterr().out.split())
-    assert estimate(classifier, "--optimizer=adamw")["remarks"] == []
+    assert usual[0]["remarks"] == []
 
 
 def test_a_recipe_that_can_never_fit_is_reported(classifier: str) -> None:
@@ -328,12 +326,11 @@ def test_options_for_the_recipes_own_optimizer_do_not_apply_to_the_others(classi
     assert with_momentum["optimizer_state"]["elements"] > 5 * without["optimizer_state"]["elements"]
 
 
-def test_the_chart_is_drawn(classifier: str) -> None:
+@pytest.mark.usefixtures("usual")
+def test_the_chart_is_drawn(usual_folder: Path) -> None:
     from matplotlib.image import imread
 
-    estimate(classifier, "--gpu-memory=1MB", "--png", "estimate.png", "--optimizer", "adamw")
-
-    height, width, _ = imread("estimate.png").shape
+    height, width, _ = imread(usual_folder / "estimate.png").shape
     assert width > height > 200
 
 

@@ -83,10 +83,14 @@ def test_mode_and_random_numbers_stay_as_they_were(model, tokenizer, training: b
     assert torch.equal(torch.get_rng_state(), expected)
 
 
-def test_a_model_can_be_trained_after_it_has_written(model, tokenizer) -> None:
+def test_a_model_can_be_trained_after_it_has_generated(model, tokenizer) -> None:
     continue_text(model, tokenizer, "Once", key="prompt", max_new_tokens=5)
 
-    model(torch.tensor([[1, 2, 3]])).logits.sum().backward()
+    model(torch.tensor([[1, 2, 3]])).logits.square().mean().backward()
+
+    gradients = [parameter.grad for parameter in model.parameters()]
+    assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
+    assert any(gradient.count_nonzero() for gradient in gradients)
 
 
 @pytest.mark.parametrize("prompt", ["", "  \n"])

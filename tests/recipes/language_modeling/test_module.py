@@ -139,7 +139,7 @@ def test_looking_and_writing_beforehand_leave_the_training_bit_for_bit_as_it_is(
         assert torch.equal(one, other)
 
 
-def test_a_model_from_nothing_has_the_architecture_asked_for_and_reloads_with_its_tokenizer(
+def test_a_model_from_scratch_has_the_architecture_asked_for_and_reloads_with_its_tokenizer(
     tales_csv: Path, tmp_path: Path
 ) -> None:
     module = fitted(None, tales_csv, {"max_steps": 1}, {"vocabulary_size": 270}, architecture=GPT2)
@@ -221,7 +221,7 @@ def test_a_tokenizer_with_more_tokens_than_the_model_embeds_is_refused(
         fitted(tiny_lm, tales_csv, data_args={"tokenizer": str(tmp_path)})
 
 
-def test_an_encoder_that_sees_what_it_should_foretell_is_refused(
+def test_an_encoder_that_sees_what_it_should_predict_is_refused(
     tiny_model: Path, tales_csv: Path, tmp_path: Path
 ) -> None:
     config = AutoConfig.from_pretrained(tiny_model, initializer_range=0.5)
@@ -233,10 +233,12 @@ def test_an_encoder_that_sees_what_it_should_foretell_is_refused(
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
-def test_a_model_of_few_tokens_is_found_causal(size: int) -> None:
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**GPT2, vocab_size=size))
+def test_a_model_of_few_tokens_is_found_causal_and_stays_in_its_mode(size: int) -> None:
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**GPT2, vocab_size=size)).train()
 
     LanguageModel(architecture=GPT2)._check_causal(model)
+
+    assert model.training
 
 
 def test_pickled_weights_are_refused(tiny_lm: Path, tales_csv: Path, tmp_path: Path) -> None:
@@ -294,7 +296,7 @@ def fit(tiny_lm: Path, tales_csv: Path, *more: str) -> int:
 
 
 @pytest.mark.parametrize("limit", [{"max_epochs": 2}, {"max_steps": 20}], ids=str)
-def test_a_run_resumed_within_an_epoch_ends_where_an_unbroken_one_does(
+def test_a_run_resumed_within_an_epoch_ends_where_an_uninterrupted_one_does(
     tiny_lm: Path, tales_csv: Path, tmp_path: Path, limit: dict
 ) -> None:
     def run(name: str, **arguments: Any) -> LanguageModel:
@@ -305,12 +307,15 @@ def test_a_run_resumed_within_an_epoch_ends_where_an_unbroken_one_does(
         trainer(**settings | limit).fit(module, data_of(tales_csv), weights_only=True, **arguments)
         return module
 
-    unbroken = run("unbroken")
-    [broken_off] = (tmp_path / "unbroken").glob("*step=3.ckpt")
-    resumed = run("resumed", ckpt_path=broken_off)
+    uninterrupted = run("uninterrupted")
+    [interrupted] = (tmp_path / "uninterrupted").glob("*step=3.ckpt")
+    resumed = run("resumed", ckpt_path=interrupted)
 
-    for name, parameter in unbroken.state_dict().items():
+    for name, parameter in uninterrupted.state_dict().items():
         torch.testing.assert_close(resumed.state_dict()[name], parameter, msg=name)
+
+
+FOUR_STEPS = "--trainer.limit_train_batches=4"
 
 
 @pytest.fixture
@@ -320,12 +325,29 @@ def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def trained(tiny_lm: Path, tales_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder ``runs`` after four steps of lm.yaml, trained once for all tests."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.delenv("RUNS_DIR", raising=False)
+        assert fit(tiny_lm, tales_csv, FOUR_STEPS) == 0
+    return folder / "runs"
+
+
+@pytest.fixture
+def first_run(trained: Path, working_folder: Path) -> Path:
+    """The folder of the run of four steps: a copy, as if it had been trained in the working folder."""
+    shutil.copytree(trained, working_folder / "runs")
+    return Path("runs/lm/version_0")
+
+
 def test_a_run_reports_what_was_before_and_a_resumed_one_remembers_it(
-    tiny_lm: Path, tales_csv: Path, working_folder: Path
+    tiny_lm: Path, tales_csv: Path, first_run: Path
 ) -> None:
-    assert fit(tiny_lm, tales_csv, "--trainer.limit_train_batches=4") == 0
-    first = json.loads(Path("runs/lm/version_0/report.json").read_text(encoding="utf-8"))
-    kept = ["--ckpt_path=runs/lm/version_0", "--trainer.limit_train_batches=4", "--trainer.max_epochs=2"]
+    first = json.loads((first_run / "report.json").read_text(encoding="utf-8"))
+    kept = [f"--ckpt_path={first_run}", FOUR_STEPS, "--trainer.max_epochs=2"]
     assert fit(tiny_lm, tales_csv, *kept, "--model.sample_tokens=5000") == 2  # told before the training
     assert not Path("runs/lm/version_1/metrics.csv").exists()
     shutil.rmtree("runs/lm/version_1")
@@ -347,24 +369,19 @@ def test_a_run_reports_what_was_before_and_a_resumed_one_remembers_it(
 
 
 def test_a_checkpoint_of_another_model_is_told_in_a_sentence(
-    tiny_lm: Path, tales_csv: Path, working_folder: Path, capsys: pytest.CaptureFixture[str]
+    tiny_lm: Path, tales_csv: Path, first_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    few = "--trainer.limit_train_batches=2"
-    assert fit(tiny_lm, tales_csv, few) == 0
-    (checkpoint,) = Path("runs/lm/version_0/checkpoints").glob("[!l]*.ckpt")
+    (checkpoint,) = (first_run / "checkpoints").glob("[!l]*.ckpt")
     shape = "--model.architecture={intermediate_size: 48}"
-    capsys.readouterr()
 
-    assert fit(tiny_lm, tales_csv, few, "--trainer.max_epochs=2", shape, f"--ckpt_path={checkpoint}") == 2
+    assert fit(tiny_lm, tales_csv, FOUR_STEPS, "--trainer.max_epochs=2", shape, f"--ckpt_path={checkpoint}") == 2
     error = capsys.readouterr().err
     assert "error: --ckpt_path: the checkpoint's weights are not those of this model (size mismatch for model." in error
 
 
-def test_metrics_of_a_repeated_run_are_the_same_byte_for_byte(
-    tiny_lm: Path, tales_csv: Path, working_folder: Path
-) -> None:
-    for _ in range(2):
-        assert fit(tiny_lm, tales_csv, "--trainer.limit_train_batches=4") == 0
+@pytest.mark.usefixtures("first_run")
+def test_metrics_of_a_repeated_run_are_the_same_byte_for_byte(tiny_lm: Path, tales_csv: Path) -> None:
+    assert fit(tiny_lm, tales_csv, FOUR_STEPS) == 0
 
     files = [Path(f"runs/lm/version_{i}/metrics.csv").read_bytes() for i in range(2)]
     assert b"train/loss" in files[0]

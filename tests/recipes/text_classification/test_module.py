@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +45,29 @@ def fit(model: TextClassifier, data: TextClassificationData, **arguments: Any) -
     return trainer
 
 
-def test_it_learns_to_tell_the_desks_apart(tiny_model: Path, wires_csv: Path) -> None:
-    trainer = fit(TextClassifier(str(tiny_model), adafactor), data_of(wires_csv), max_epochs=8)
-    validated = dict(trainer.callback_metrics)
+@dataclass(frozen=True)
+class FineTuned:
+    """A classifier trained for eight epochs: its metrics, and the folder that it was saved to."""
 
-    (result,) = trainer.test(trainer.lightning_module, trainer.datamodule, verbose=False)
+    metrics: dict[str, float]
+    folder: Path
 
-    assert validated["val/f1"] > 0.9
-    assert result["test/accuracy"] > 0.9
+
+@pytest.fixture(scope="module")
+def fine_tuned(tiny_model: Path, wires_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> FineTuned:
+    """Trained once for all tests."""
+    model = TextClassifier(str(tiny_model), adafactor)
+    trainer = fit(model, data_of(wires_csv), max_epochs=8)
+    validated = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    folder = tmp_path_factory.mktemp("fine-tuned")
+    model.save_pretrained(folder)
+    (tested,) = trainer.test(model, trainer.datamodule, verbose=False)
+    return FineTuned({**validated, **tested}, folder)
+
+
+def test_it_learns_to_tell_the_desks_apart(fine_tuned: FineTuned) -> None:
+    assert fine_tuned.metrics["val/f1"] > 0.9
+    assert fine_tuned.metrics["test/accuracy"] > 0.9
 
 
 def test_accuracy_is_micro_and_f1_macro_as_scikit_learn_counts_them(tiny_model: Path, wires_csv: Path) -> None:
@@ -176,14 +192,8 @@ def test_schedule_arguments_reach_the_schedule(tiny_model: Path, wires_csv: Path
     assert min(learning_rates(model, data_of(wires_csv), 6)) > 0.5
 
 
-def test_a_fine_tuned_model_is_loaded_by_pipeline_with_its_labels(
-    tiny_model: Path, wires_csv: Path, tmp_path: Path
-) -> None:
-    model = TextClassifier(str(tiny_model), adafactor)
-    fit(model, data_of(wires_csv), max_epochs=8)
-    model.save_pretrained(tmp_path / "model")
-
-    classify = pipeline("text-classification", model=str(tmp_path / "model"))
+def test_a_fine_tuned_model_is_loaded_by_pipeline_with_its_labels(fine_tuned: FineTuned) -> None:
+    classify = pipeline("text-classification", model=str(fine_tuned.folder))
 
     assert [result["label"] for result in classify(["gold iron tin gold", "pear apple plum", "saw awl saw"])] == [
         "metal",
@@ -193,18 +203,13 @@ def test_a_fine_tuned_model_is_loaded_by_pipeline_with_its_labels(
     assert classify("gold " * 100, truncation=True)[0]["label"] == "metal"
 
 
-def test_a_fine_tuned_model_goes_on_with_its_head(
-    tiny_model: Path, wires_csv: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_a_fine_tuned_model_keeps_its_head(
+    fine_tuned: FineTuned, wires_csv: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    model = TextClassifier(str(tiny_model), adafactor)
-    fit(model, data_of(wires_csv), max_epochs=8)
-    model.save_pretrained(tmp_path / "model")
-    caplog.clear()
-
-    again = TextClassifier(str(tmp_path / "model"), adafactor)
+    again = TextClassifier(str(fine_tuned.folder), adafactor)
     (result,) = trainer_of().test(again, data_of(wires_csv), verbose=False)
 
-    assert result["test/accuracy"] > 0.9
+    assert result["test/accuracy"] == pytest.approx(fine_tuned.metrics["test/accuracy"])
     assert "random" not in caplog.text
 
 
@@ -224,7 +229,7 @@ def test_other_labels_give_a_fine_tuned_model_a_new_head(
     assert again.model.classifier.weight.shape[0] == 5
 
 
-def test_a_resumed_run_ends_where_an_unbroken_one_does(tiny_model: Path, wires_csv: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tiny_model: Path, wires_csv: Path, tmp_path: Path) -> None:
     def run(epochs: int, **arguments: Any) -> tuple[TextClassifier, Trainer]:
         seed_everything(1, verbose=False)
         model = TextClassifier(str(tiny_model), adafactor, schedule="constant", dropout=0.0)
@@ -243,7 +248,7 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(tiny_model: Path, wires_c
     assert [step for step, _ in history.evaluations] == [7, 14]
 
 
-def test_a_run_resumed_within_an_epoch_ends_where_an_unbroken_one_does(
+def test_a_run_resumed_within_an_epoch_ends_where_an_uninterrupted_one_does(
     tiny_model: Path, wires_csv: Path, tmp_path: Path
 ) -> None:
     def run(name: str, **arguments: Any) -> TextClassifier:

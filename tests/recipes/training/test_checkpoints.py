@@ -141,7 +141,7 @@ def test_flipped_bytes_are_refused_with_a_sentence(tmp_path: Path) -> None:
     path = written(tmp_path / "last.ckpt")
     flip_a_byte(path)
     for read in (load, WholeFiles().load_checkpoint):
-        with pytest.raises(RecipeError, match=r"last\.ckpt: the file is damaged, its sha256 is not the one in"):
+        with pytest.raises(RecipeError, match=r"last\.ckpt: the file is corrupted, its sha256 is not that in"):
             read(path)
 
 
@@ -193,15 +193,15 @@ def test_a_kill_at_any_moment_leaves_the_old_or_the_new_checkpoint_valid(
 
 
 @pytest.mark.parametrize("word", ["last", "best"])
-def test_a_damaged_checkpoint_gives_way_to_the_newest_valid_one_and_that_is_told(
+def test_a_corrupted_checkpoint_is_replaced_by_the_newest_valid_one_with_a_note(
     word: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "cls/version_0/checkpoints"
     best, last = written(folder / "epoch=0.ckpt"), written(folder / "last.ckpt")
-    damaged, other = (last, best) if word == "last" else (best, last)
-    flip_a_byte(damaged)
+    corrupted, other = (last, best) if word == "last" else (best, last)
+    flip_a_byte(corrupted)
     assert resolve(word, "fit", tmp_path, "cls") == str(other)
-    assert f"{damaged.name} in {folder} cannot be read, {other.name} is used instead" in capsys.readouterr().err
+    assert f"{corrupted.name} in {folder} cannot be read, {other.name} is used instead" in capsys.readouterr().err
 
 
 def test_a_truncated_checkpoint_without_a_checksum_gives_way_too(tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ def test_a_run_that_left_none_is_named_with_the_older_one_and_the_settings_that_
     (tmp_path / "cls/version_1/config.yaml").write_text("model: {lr: 0.2}\nckpt_path: x\n")
     resolve("last", "fit", tmp_path, "cls")
     said = capsys.readouterr().err
-    assert f"{tmp_path / 'cls/version_1'}, the newest run, has left no checkpoint" in said
+    assert f"{tmp_path / 'cls/version_1'}, the newest run, has no checkpoint to resume from" in said
     assert f"of the older run {tmp_path / 'cls/version_0'}, which had model.lr 0.1 instead of 0.2\n" in said
 
 

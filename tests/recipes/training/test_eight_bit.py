@@ -1,6 +1,7 @@
 """An 8-bit optimizer that a device does not support is an error; no other one replaces it."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,13 @@ from recipes.messages import RecipeError
 from recipes.training.eight_bit import check_device_support
 
 
-def a_library(name: str, step: object) -> type[torch.optim.Optimizer]:
+def a_library(name: str, step: Callable[[torch.optim.Optimizer], object]) -> type[torch.optim.Optimizer]:
     """An optimizer's class that seems to be from a library, with a given step."""
-    return type("AdamW8bit", (torch.optim.SGD,), {"__module__": f"{name}.optim.adam", "step": step})
+
+    def stepped(self: torch.optim.Optimizer, closure: object = None) -> None:
+        step(self)
+
+    return type("AdamW8bit", (torch.optim.SGD,), {"__module__": f"{name}.optim.adam", "step": stepped})
 
 
 def refuse(optimizer: type[torch.optim.Optimizer]) -> None:
@@ -48,7 +53,10 @@ def test_a_missing_compiler_has_a_remedy_of_its_own() -> None:
 
 
 def test_optimizers_of_other_libraries_are_not_checked() -> None:
-    refuse(a_library("mylib", failing))
+    steps = []
+    refuse(a_library("mylib", steps.append))
+    refuse(a_library("torchao", steps.append))
+    assert [type(stepped).__module__ for stepped in steps] == ["torchao.optim.adam"]
 
 
 def test_the_random_numbers_that_follow_are_the_same() -> None:

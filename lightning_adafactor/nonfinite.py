@@ -1,0 +1,133 @@
+"""What happens to a step whose gradients are not all finite: nothing special, it is skipped, or an error is raised."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+OnNonfinite = Literal["ignore", "skip", "raise"]
+"""``ignore``: NaN and infinities enter parameters and state, as with torch's optimizers. ``skip``: the step changes
+nothing and is counted. ``raise``: likewise, and an error says where."""
+
+
+def check_option(value: object) -> None:
+    """Raises ValueError unless the value is an :data:`OnNonfinite`."""
+    if value not in get_args(OnNonfinite):
+        raise ValueError(f"on_nonfinite should be 'ignore', 'skip' or 'raise' but is: {value!r}")
+
+
+def find_nonfinite(gradients: Sequence[Tensor]) -> Tensor:
+    """Whether any gradient has an element that is NaN or infinite, without waiting for a device.
+
+    Each gradient is read once. Of sharded gradients (DTensor), all processes find the same.
+
+    Args:
+        gradients: One gradient or more.
+
+    Returns:
+        One float32 element on the first gradient's device: 1 if there is such an element, else 0.
+    """
+    local = [gradient.to_local() if isinstance(gradient, DTensor) else gradient for gradient in gradients]
+    full = [gradient for gradient in local if gradient.numel() > 0]
+    # the largest absolute value: it is NaN or infinite only where an element is
+    largest = torch.nn.utils.get_total_norm(full, norm_type=torch.inf) if full else torch.zeros(())
+    found = (~torch.isfinite(largest)).to(local[0].device, torch.float32, non_blocking=True)
+    if any(isinstance(gradient, DTensor) for gradient in gradients):
+        torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX)
+    return found
+
+
+class NonfiniteGradients:
+    """Looks at the gradients before each step; belongs to the process, not to the state.
+
+    On a CUDA device nobody waits for the answer: the kernels read it, and ``on_nonfinite="raise"`` raises in the first
+    later step by which it has arrived. Nothing has changed in between, for such steps are skipped.
+    """
+
+    def __init__(self) -> None:
+        self._skipped: Tensor | None = None
+        self._steps = 0
+        self._pending: list[tuple[int, torch.cuda.Event, Tensor]] = []
+
+    @property
+    def skipped(self) -> int:
+        """Steps that were skipped; waits for the device."""
+        return 0 if self._skipped is None else int(self._skipped.item())
+
+    def check(self, groups: Sequence[dict[str, Any]], found_inf: Tensor | None) -> Tensor | None:
+        """Decides whether a step may change anything.
+
+        Args:
+            groups: The parameter groups with their option ``on_nonfinite``.
+            found_inf: What a gradient scaler has found, or None. An overflow that it knows of is no reason to raise.
+
+        Returns:
+            ``found_inf`` with what was found here; None where no group asks for it and none was given.
+
+        Raises:
+            RuntimeError: With ``on_nonfinite="raise"``, a gradient of this step (on CUDA: of an earlier one) is not
+                finite.
+        """
+        self._steps += 1
+        self._raise_for_earlier_steps()
+        watched = [
+            param.grad
+            for group in groups
+            if group["on_nonfinite"] != "ignore"
+            for param in group["params"]
+            if param.grad is not None
+        ]
+        if not watched:
+            return found_inf
+        found = find_nonfinite(watched)
+        if any(group["on_nonfinite"] == "raise" for group in groups):
+            unexpected = found if found_inf is None else found * (found_inf.to(found.device) == 0).view(())
+            if found.is_cuda:
+                self._remember(unexpected)
+            elif unexpected.item():
+                raise RuntimeError(_describe(groups))
+        self._skipped = found.double() if self._skipped is None else self._skipped + found
+        return found if found_inf is None else torch.maximum(found.view_as(found_inf), found_inf.to(found))
+
+    def _remember(self, unexpected: Tensor) -> None:
+        """Sends the answer to the host without waiting for it."""
+        if torch.cuda.is_current_stream_capturing():
+            return  # replays do not come by here: such steps are skipped and counted
+        on_host = torch.empty((), pin_memory=True).copy_(unexpected.view(()), non_blocking=True)
+        arrival = torch.cuda.Event()
+        arrival.record(torch.cuda.current_stream(unexpected.device))
+        self._pending.append((self._steps, arrival, on_host))
+
+    def _raise_for_earlier_steps(self) -> None:
+        while self._pending and self._pending[0][1].query():
+            step, _, found = self._pending.pop(0)
+            if found.item():
+                raise RuntimeError(
+                    f"Gradients were not finite in step {step} of this process; that step changed nothing. {_REMEDY}"
+                )
+
+
+_REMEDY = "Lower lr, clip the gradients, or leave such steps out with on_nonfinite='skip'."
+
+
+def _describe(groups: Sequence[dict[str, Any]]) -> str:
+    """A sentence on the first gradient that is not finite."""
+    number = -1
+    for group in groups:
+        names = group.get("param_names", [None] * len(group["params"]))
+        for name, param in zip(names, group["params"], strict=True):
+            number += 1
+            if param.grad is None or group["on_nonfinite"] == "ignore":
+                continue
+            gradient = param.grad.to_local() if isinstance(param.grad, DTensor) else param.grad
+            bad = int((~torch.isfinite(gradient)).sum().item())
+            if bad:
+                return (
+                    f"The gradient of parameter {name or number!r} is not finite in {bad:,} of {gradient.numel():,} "
+                    f"elements; the step changed nothing. {_REMEDY}"
+                )
+    return f"A gradient on another process is not finite; the step changed nothing. {_REMEDY}"

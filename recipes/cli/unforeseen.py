@@ -1,0 +1,181 @@
+"""An error that nobody foresaw, in one sentence: what was done, the key that led there, the library's own words.
+
+Whose code failed is read from the innermost frame of the traceback. The error of a library, or of code of the user's,
+is a sentence, and its traceback goes into ``error.txt`` in the run's folder. A fault of ours shows its traceback.
+"""
+
+import dis
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+from recipes.cli.error_keys import Place, place_of
+from recipes.cli.jsonargparse_internals import refused_alternatives
+from recipes.cli.known_errors import known_error
+from recipes.cli.phases import is_after_another, is_before_training, is_creating, what_was_done
+from recipes.messages import RecipeError, RunFailed
+
+PACKAGES = Path(__file__).resolve().parents[2]
+OURS = (str(PACKAGES / "recipes") + "/", str(PACKAGES / "lightning_adafactor") + "/")
+FILE = "error.txt"
+DEVICE = "CUDA error"
+LONGEST = 400
+"""Characters of the library's words in the sentence."""
+SHOWN_ON_REQUEST = "--debug shows the traceback"
+REPORT = (
+    "this is a fault of lightning-adafactor: please report it in the issue tracker of the repository that it was "
+    "installed from, with the lines above and the configuration"
+)
+OF_THE_SETTINGS = (ValueError, TypeError, LookupError, AttributeError, RuntimeError)
+"""What a class raises that is created with arguments that it does not take."""
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """What is known of the command in which an error was raised.
+
+    Attributes:
+        doing: What was done if the traceback does not say so.
+        settings: The settings, with a class_path for each class.
+        made: The same with instances in place of them, as far as there are any.
+        trainer: The trainer.
+        folder: Where ``error.txt`` goes; None for nowhere.
+        resume: How to go on, such as ``resume with --ckpt_path ...``; empty if there is nothing to go on from.
+        rank: The number of the process.
+    """
+
+    doing: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    made: Any = None
+    trainer: Any = None
+    folder: Path | None = None
+    resume: str = ""
+    rank: int = 0
+
+
+def explain_error(error: Exception, at: Circumstances) -> RecipeError | RunFailed:
+    """The exception that tells the user of an error; the traceback is written.
+
+    Args:
+        error: The error.
+        at: The command in which it was raised.
+    """
+    cause = _cause(error)
+    if isinstance(cause, RecipeError):
+        return RecipeError(str(cause))
+    frames = list(_frames(error.__traceback__))
+    if cause is not error:
+        frames += _frames(cause.__traceback__)
+    doing = what_was_done(frames, at.doing, at.trainer)
+    place = place_of(frames, at.settings, at.made)
+    if known := known_error(cause, doing, place, at.settings, at.folder, at.resume):
+        return known
+    if is_ours(cause):
+        return RunFailed(REPORT, is_bug=True)
+    sentence = f"{doing} failed{_in(place)}: {_last_line(cause).rstrip('.')}"
+    status = 2 if _is_fixable(cause, frames, place, at.trainer) else 1
+    first = cause.__context__
+    if is_after_another(frames) and isinstance(first, Exception):
+        told = explain_error(first, replace(at, resume="", folder=None))
+        sentence = f"{str(told).removesuffix(f'; {SHOWN_ON_REQUEST}')}; then {sentence}"
+        status = told.status if isinstance(told, RunFailed) else 2
+    parts = [sentence, *([at.resume] if at.resume else []), _where_the_traceback_is(error, at)]
+    return RunFailed("; ".join(parts), status)
+
+
+def is_ours(error: BaseException) -> bool:
+    """Whether an error is a fault of this project: its innermost frame is here, and no message to the user.
+
+    What :mod:`lightning_adafactor` raises on purpose is a message, as that of any library; so is an error of the
+    operating system or the device.
+    """
+    last = _last(error.__traceback__)
+    if last is None or isinstance(error, OSError | MemoryError | ImportError) or DEVICE in str(error):
+        return False
+    file = str(Path(last.tb_frame.f_code.co_filename).resolve())
+    if not file.startswith(OURS):
+        return False
+    on_purpose = last.tb_frame.f_code.co_code[last.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+    return file.startswith(OURS[0]) or not on_purpose or isinstance(error, AssertionError)
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The error itself, where jsonargparse has wrapped it: it reports what a class raises as an unexpected value."""
+    seen: set[int] = set()
+    while id(error) not in seen:
+        seen.add(id(error))
+        last = _last(error.__traceback__)
+        if last is None or "jsonargparse" not in last.tb_frame.f_code.co_filename:
+            return error
+        others = [*refused_alternatives(last.tb_frame), error.__cause__ or error.__context__]
+        inner = [_cause(other) for other in others if other is not None and id(other) not in seen]
+        foreign = [other for other in inner if not _is_of_the_parser(other)]
+        if not foreign:
+            return error
+        error = foreign[0]
+    return error
+
+
+def _is_of_the_parser(error: BaseException) -> bool:
+    last = _last(error.__traceback__)
+    return last is None or "jsonargparse" in last.tb_frame.f_code.co_filename
+
+
+def _last(found: TracebackType | None) -> TracebackType | None:
+    while found is not None and found.tb_next is not None:
+        found = found.tb_next
+    return found
+
+
+def _frames(found: TracebackType | None) -> Iterator[FrameType]:
+    while found is not None:
+        yield found.tb_frame
+        found = found.tb_next
+
+
+def _last_line(error: BaseException) -> str:
+    """The name of the error and its message, on one line; of a long one, its beginning."""
+    name = type(error).__name__
+    message = str(error)
+    if "Traceback (most recent call last)" in message:  # of another process
+        return message.strip().splitlines()[-1].strip()
+    line = " ".join(message.split())
+    if len(line) > LONGEST:
+        line = line[:LONGEST].rsplit(" ", 1)[0] + " ..."
+    return f"{name}: {line}" if line else name
+
+
+def _in(place: Place | None) -> str:
+    if place is None:
+        return ""
+    return f" in {place.key} ({place.function})" if place.function else f" in {place.key}"
+
+
+def _is_fixable(error: BaseException, frames: list[FrameType], place: Place | None, trainer: Any) -> bool:
+    """Whether the settings or the environment are at fault, and not what happened during the run.
+
+    They are if a class does not take its arguments, a callback does not take the model, or an optimizer does not take
+    its first step.
+    """
+    if isinstance(error, ImportError):
+        return True
+    if place is None or DEVICE in str(error):
+        return False
+    if isinstance(error, OF_THE_SETTINGS) and (is_creating(frames) or is_before_training(frames)):
+        return True
+    return place.key == "model.optimizer" and getattr(trainer, "global_step", 0) == 0
+
+
+def _where_the_traceback_is(error: Exception, at: Circumstances) -> str:
+    if at.folder is None:
+        return SHOWN_ON_REQUEST
+    file = at.folder / (f"error.rank_{at.rank}.txt" if at.rank else FILE)
+    try:
+        with file.open("w", encoding="utf-8", errors="backslashreplace") as written:
+            written.writelines(traceback.format_exception(error))
+    except OSError:
+        return SHOWN_ON_REQUEST
+    return f"the traceback is in {file}"

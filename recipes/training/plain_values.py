@@ -1,0 +1,56 @@
+"""What a checkpoint may hold to be loaded without running code: tensors and plain values."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+
+from recipes.messages import tell
+
+PLAIN = (torch.Tensor, torch.dtype, torch.device, torch.Size, str, bytes, bool, int, float, complex, type(None))
+
+
+def first_other(value: Any, place: str = "") -> str | None:
+    """Finds what is neither a tensor nor a plain value, nor a list, tuple, set or mapping of them.
+
+    Args:
+        value: The content of a checkpoint, or a part of it.
+        place: Where the part is, for the answer.
+
+    Returns:
+        Its place and its type, such as ``optimizer_states[0].state: numpy.ndarray``; None if there is none.
+    """
+    if isinstance(value, Mapping):
+        items = [(f"{place}.{key}" if isinstance(key, str) else place, item) for key, item in value.items()]
+    elif type(value) in (list, tuple, set):
+        items = [(f"{place}[{i}]", item) for i, item in enumerate(value)]
+    elif isinstance(value, PLAIN) and type(value).__module__ != "numpy":
+        return None
+    else:
+        return f"{place.removeprefix('.')}: {type(value).__module__}.{type(value).__qualname__}"
+    return next((found for below, item in items if (found := first_other(item, below))), None)
+
+
+class PlainOptimizerState(Callback):
+    """Leaves an optimizer's state out of checkpoints where it holds other objects, such as NumPy arrays.
+
+    They would not be loaded, and the weights beside them neither. Such a run can be evaluated and not resumed, which is
+    said at its first checkpoint.
+    """
+
+    def __init__(self) -> None:
+        self._told = False
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Looks through the states."""
+        other = first_other(checkpoint.get("optimizer_states", []), "state")
+        if other is None:
+            return
+        del checkpoint["optimizer_states"]
+        if not self._told:
+            self._told = True
+            tell(
+                f"the optimizer's state is not saved, for it holds {other}, and a checkpoint holds tensors and plain "
+                "values: this run cannot be resumed"
+            )

@@ -1,0 +1,54 @@
+"""Settings of the trainer that Lightning takes and that do not work: refused before anything is trained."""
+
+from collections.abc import Mapping
+from numbers import Real
+from typing import Any
+
+from lightning.pytorch.callbacks import StochasticWeightAveraging
+
+from recipes.messages import RecipeError
+
+ABOVE_0 = ("accumulate_grad_batches", "val_check_interval", "check_val_every_n_epoch")
+IN_OTHER_PROCESSES = ("ddp_spawn", "ddp_fork", "ddp_notebook")
+
+
+def refuse_settings(trainer: Mapping[str, Any]) -> None:
+    """Checks the arguments of the trainer.
+
+    Args:
+        trainer: The arguments; classes among them may be instances already.
+
+    Raises:
+        RecipeError: One of them is not supported.
+    """
+    for name in ABOVE_0:
+        value = trainer.get(name)
+        if isinstance(value, Real) and value <= 0:
+            raise RecipeError(f"trainer.{name} is {value}: expected a number above 0")
+    strategy = trainer.get("strategy")
+    if isinstance(strategy, str) and strategy.startswith(IN_OTHER_PROCESSES):
+        raise RecipeError(
+            f"trainer.strategy is '{strategy}', which trains in processes that take the model and the metrics with "
+            "them when they end: use ddp"
+        )
+
+
+def refuse_for_recipe(trainer: Any) -> None:
+    """Checks what a recipe does not support: its loader has an order of its own, its model is loaded late.
+
+    Args:
+        trainer: The trainer.
+
+    Raises:
+        RecipeError: Something is not supported.
+    """
+    if trainer.overfit_batches:
+        raise RecipeError(
+            f"trainer.overfit_batches is {trainer.overfit_batches}, which recipes do not support: set "
+            "trainer.limit_train_batches to it"
+        )
+    if any(isinstance(callback, StochasticWeightAveraging) for callback in trainer.callbacks):
+        raise RecipeError(
+            "trainer.callbacks: StochasticWeightAveraging copies the model before a recipe has loaded it, and would "
+            "average nothing: use lightning.pytorch.callbacks.EMAWeightAveraging or WeightAveraging"
+        )
