@@ -44,7 +44,7 @@ class RecipeData(LightningDataModule, ABC):
     Args:
         train: Training file or files, or a split of ``path``. Not needed to test or predict with a trained model.
         validation: Validation file or files, or a split of ``path``, or a fraction to split off the training
-            rows. It chooses the best checkpoint.
+            rows; for tuning. Null: no validation, and the newest checkpoint is the best one.
         test: Test file or files, or a split of ``path``, or a fraction to split off the training rows. The
             best checkpoint is tested on it once. Null: no test.
         path: Name of a dataset on the hub, or its folder. Null: all splits are files.
