@@ -29,6 +29,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("lightning_adafactor.monitor", "lightning_adafactor.prediction", "lightning_adafactor.gradient_release"),
     ("lightning_adafactor.transformers_dialect",),
     ("lightning_adafactor.adafactor",),
+    ("lightning_adafactor.parameter_state",),
     ("lightning_adafactor.sharded",),
     ("lightning_adafactor.implementation",),
     ("lightning_adafactor.compiled", "lightning_adafactor.fused"),
