@@ -17,11 +17,11 @@ from lightning_adafactor.entry import Entry
 from lightning_adafactor.entry_cache import EntryCache
 from lightning_adafactor.implementation import Choice, Path
 from lightning_adafactor.nonfinite import NonfiniteGradients, OnNonfinite, check_option
+from lightning_adafactor.parameter_state import adopted_state, new_state, new_step
 from lightning_adafactor.rule import Dialect, Rule, state_dtype
 from lightning_adafactor.sharded import step as sharded_step
-from lightning_adafactor.sharded.choice import choose, explain, is_sharded
+from lightning_adafactor.sharded.choice import choose, explain
 from lightning_adafactor.sharded.flattened import check_for_deepspeed, check_for_fsdp1
-from lightning_adafactor.sharded.state import adopt, new_state
 
 if TYPE_CHECKING:
     from lightning_adafactor.fused.step import FusedAdafactor
@@ -43,8 +43,9 @@ class Adafactor(Optimizer):
     ``scale_parameter=False, relative_step=False``.
 
     ``state[p]`` has torch's names and shapes: ``step`` and ``row_var`` (..., n, 1), ``col_var`` (..., 1, m), or
-    ``variance``; with ``beta1`` also ``exp_avg``. :meth:`load_state_dict` accepts what ``torch.optim.Adafactor``
-    and ``transformers.Adafactor`` saved.
+    ``variance``; with ``beta1`` also ``exp_avg``. Of a DTensor (FSDP2, tensor parallelism) it is sharded likewise, and
+    the step takes two all-reduces per process group for all parameters together. :meth:`load_state_dict` accepts what
+    ``torch.optim.Adafactor`` and ``transformers.Adafactor`` saved.
 
     Args:
         params: Parameters, named parameters, or dicts that define parameter groups.
@@ -194,7 +195,7 @@ class Adafactor(Optimizer):
                 # by parameter: the state may hold more than parameters' states, put there by users' hooks
                 param_state = self.state.get(param)
                 if param_state and not torch.is_tensor(param_state["step"]):
-                    param_state["step"] = _new_step(float(param_state["step"]))
+                    param_state["step"] = new_step(float(param_state["step"]))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads a state saved by this class, ``torch.optim.Adafactor`` or ``transformers.Adafactor``.
@@ -233,21 +234,7 @@ class Adafactor(Optimizer):
 
     def _adopted_state(self, param: Tensor, saved: dict[str, Any]) -> dict[str, Any]:
         """A copy of a saved state on this parameter's device and in the dtype of its state."""
-        adopted: dict[str, Any] = {}
-        for key, value in saved.items():
-            if key == "step":
-                adopted[key] = _new_step(float(value))
-            elif key == "RMS":
-                continue  # of transformers' dialect, which keeps it itself
-            elif torch.is_tensor(value) and isinstance(param, DTensor):
-                adopted[key] = adopt(param, key, value)
-            elif torch.is_tensor(value):
-                whole = value.full_tensor() if isinstance(value, DTensor) else value
-                dense = torch.preserve_format if key == "exp_avg" else torch.contiguous_format
-                adopted[key] = whole.detach().to(param.device, state_dtype(param), copy=True, memory_format=dense)
-            else:
-                adopted[key] = value
-        return adopted
+        return adopted_state(param, saved)
 
     def _rule(self, group: dict[str, Any]) -> Rule:
         """A group's options in the vocabulary of the rule."""
@@ -270,19 +257,7 @@ class Adafactor(Optimizer):
 
     def _new_state(self, param: Tensor, rule: Rule) -> dict[str, Tensor]:
         """The state before the first step: zeros."""
-        state = {"step": _new_step(0.0)}
-        if isinstance(param, DTensor):
-            return {**state, **new_state(param, has_average=rule.beta1 is not None)}
-        dtype = state_dtype(param)
-        if param.dim() > 1:
-            *batch, n, m = param.shape
-            state["row_var"] = torch.zeros(*batch, n, 1, dtype=dtype, device=param.device)
-            state["col_var"] = torch.zeros(*batch, 1, m, dtype=dtype, device=param.device)
-        else:
-            state["variance"] = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
-        if rule.beta1 is not None:
-            state["exp_avg"] = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
-        return state
+        return new_state(param, has_average=rule.beta1 is not None)
 
     def _work(self) -> _Work:
         """What there is to do for each implementation: an entry for each parameter that has a gradient."""
@@ -328,7 +303,7 @@ class Adafactor(Optimizer):
             state["step"] = state["step"].to(param.device, torch.float32, non_blocking=True)
         if isinstance(param, DTensor):
             shard = sharded_step.entry_of(param, state, index, rule)
-            return path, shard if is_sharded(param) else shard.entry
+            return path, shard if shard.layout.all and param.numel() > 0 else shard.entry
         assert param.grad is not None
         return path, Entry.of(param if path == "fused" else param.detach(), param.grad, state, index, rule)
 
@@ -412,8 +387,3 @@ class _Work:
     compiled: list[Entry] = dataclasses.field(default_factory=list)
     plain: list[Entry] = dataclasses.field(default_factory=list)
     sharded: list[sharded_step.ShardedEntry] = dataclasses.field(default_factory=list)
-
-
-def _new_step(value: float) -> Tensor:
-    """The counter t, on the CPU, where its value can be read without waiting for a device."""
-    return torch.tensor(value, dtype=torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32)

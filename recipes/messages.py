@@ -1,4 +1,4 @@
-"""What is said to users: mistakes and outcomes as exceptions, and notes on standard error."""
+"""Messages for users: mistakes and outcomes as exceptions, and notes on standard error."""
 
 import sys
 
@@ -19,14 +19,14 @@ class TrainingDiverged(Exception):  # noqa: N818 - an outcome of a training, not
 
 
 class RunFailed(Exception):  # noqa: N818 - the end of a command, not a mistake of its own
-    """An error that was not foreseen, in a sentence; its cause is the error itself.
+    """An unexpected error, in a sentence; its ``__cause__`` is the error itself.
 
-    :func:`recipes.cli.main.main` prints the message, without a traceback unless it is a fault of ours.
+    :func:`recipes.cli.main.main` prints the message, without a traceback unless it is a bug of this project.
 
     Args:
-        message: What was done, the key that led there, and the library's own words.
+        message: What was done, the key that led there, and the library's message.
         status: The exit status: 1, or 2 where the user can fix it.
-        is_bug: Whether it is a fault of this project.
+        is_bug: Whether it is a bug of this project.
     """
 
     def __init__(self, message: str, status: int = 1, is_bug: bool = False) -> None:
@@ -37,7 +37,7 @@ class RunFailed(Exception):  # noqa: N818 - the end of a command, not a mistake 
 
 def tell(message: str) -> None:
     """Prints ``note: message`` on standard error, from the first process only."""
-    from lightning.pytorch.utilities.rank_zero import rank_zero_only  # seconds: only those pay who have a note
+    from lightning.pytorch.utilities.rank_zero import rank_zero_only  # takes seconds: imported only if there is a note
 
     if getattr(rank_zero_only, "rank", 0) == 0:
         print(f"note: {message}", file=sys.stderr)

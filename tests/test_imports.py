@@ -29,12 +29,13 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("lightning_adafactor.monitor", "lightning_adafactor.prediction", "lightning_adafactor.gradient_release"),
     ("lightning_adafactor.transformers_dialect",),
     ("lightning_adafactor.adafactor",),
+    ("lightning_adafactor.parameter_state",),
     ("lightning_adafactor.sharded",),
     ("lightning_adafactor.implementation",),
     ("lightning_adafactor.compiled", "lightning_adafactor.fused"),
-    ("lightning_adafactor.plain", "lightning_adafactor.entry_cache"),
+    ("lightning_adafactor.plain", "lightning_adafactor.entry_cache", "lightning_adafactor.nonfinite"),
     ("lightning_adafactor.conversion", "lightning_adafactor.entry", "lightning_adafactor.memory"),
-    ("lightning_adafactor.rounding", "lightning_adafactor.rule"),
+    ("lightning_adafactor.nonfinite", "lightning_adafactor.rounding", "lightning_adafactor.rule"),
     ("lightning_adafactor.tiles",),
 )
 """The rooms from top to bottom. A room may import rooms of lower floors, and no other room of its own floor."""

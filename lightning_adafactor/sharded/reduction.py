@@ -50,8 +50,12 @@ class Reduction:
         self._slots.append(_Slot(size, layout.mesh, tuple(groups), varies, layout.is_first(replicated)))
         return len(self._slots) - 1
 
-    def reserve_for_all(self, layout: Layout) -> int:
-        """Reserves a slot of one number that is summed over all groups of the slots reserved before."""
+    def reserve_for_all(self, layout: Layout, other: Reduction) -> int:
+        """Reserves a slot of one number that is summed over all groups of the slots of this and of another reduction.
+
+        They must have been reserved before.
+        """
+        self._groups.update(other._groups)
         self._slots.append(_Slot(1, layout.mesh, tuple(self._groups), varies=False, is_first=True))
         return len(self._slots) - 1
 

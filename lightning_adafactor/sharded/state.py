@@ -16,6 +16,9 @@ from torch.distributed.tensor.placement_types import Placement
 from lightning_adafactor.rule import state_dtype
 from lightning_adafactor.sharded.layout import is_shard, local, region_of
 
+NAMES = ("row_var", "col_var", "variance", "exp_avg")
+"""The state tensors that are sharded as the parameter is."""
+
 _REDUCED_DIM = {"row_var": -1, "col_var": -2}
 """The dimension of the parameter that a state tensor has reduced to size 1."""
 

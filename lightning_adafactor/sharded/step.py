@@ -85,7 +85,7 @@ def _step(
     scratches = {dtype: Scratch(dtype, device) for dtype in dtypes}
     squares, updates = Reduction(dtype, device), Reduction(dtype, device)
     shards = [_Shard(entry, scratches[state_dtype(entry.entry.param)], unscale, squares, updates) for entry in entries]
-    inf = None if found_inf is None else squares.reserve_for_all(entries[0].layout)
+    inf = None if found_inf is None else squares.reserve_for_all(entries[0].layout, updates)
 
     squares.allocate()
     if inf is not None and found_inf is not None:

@@ -24,7 +24,7 @@ def find_class(path: Any, bases: Iterable[type]) -> tuple[Any, str]:
         The class and an empty text; or None and what is wrong, as the end of a sentence that begins with the path.
     """
     is_path = all(map(str.isidentifier, str(path).split(".")))
-    module, _, name = str(path).rpartition(".") if is_path else ("", "", path)
+    module, _, name = str(path).rpartition(".") if is_path else ("", "", str(path))
     wanted = " or ".join(base.__name__ for base in bases)
     # Of two classes of one name the first imported is meant: torch's AdamW, and not that of another library.
     known = {cls.__name__: cls for base in bases for cls in reversed([*_subclasses(base)])}

@@ -1,4 +1,4 @@
-"""The end of ``fit``: the best checkpoint is tested, and leaves ``model/``, ``report.json`` and ``report.png``."""
+"""The end of ``fit``: tests the best checkpoint, and writes ``model/``, ``report.json`` and ``report.png``."""
 
 import os
 from pathlib import Path
@@ -19,9 +19,9 @@ from recipes.runs.report import about_training, as_json, best_evaluation, print_
 def finish(
     trainer: Trainer, recipe: "Recipe[Any]", data: RecipeData, settings: dict[str, Any], recorded_config: str
 ) -> None:
-    """Tests the best checkpoint and writes what a run leaves into its folder.
+    """Tests the best checkpoint and writes the results into the run's folder.
 
-    All ranks call it, for the test is shared among them; rank 0 writes.
+    All ranks call it, since all take part in the test; rank 0 writes.
 
     Args:
         trainer: The trainer after ``fit``.

@@ -1,4 +1,4 @@
-"""Errors of libraries that have a sentence of their own: their cause is known, and so is the remedy."""
+"""Errors of libraries with a known cause and remedy, and the message for each."""
 
 import errno
 import re
@@ -10,13 +10,13 @@ from recipes.cli.error_keys import Place, components
 from recipes.messages import RecipeError, RunFailed
 
 OUT_OF_MEMORY = (
-    "the GPU's memory is full: lower data.batch_size (and raise trainer.accumulate_grad_batches to make up "
+    "the GPU is out of memory: lower data.batch_size (and raise trainer.accumulate_grad_batches to make up "
     "for it) or the length of the texts (data.max_length, data.block_size), or set trainer.precision to bf16-mixed; "
     "python -m recipes.estimate predicts what fits"
 )
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FULL_IN_WORDS = ("No space left on device", "Disk quota exceeded")
-"""What libraries say that are not written in Python and raise no OSError."""
+"""The message of libraries that are not written in Python and raise no OSError."""
 REFUSALS = (
     (
         re.compile(r"^`val_check_interval` \((\d+)\) must be .* number of the training batches \((\w+)\)"),
@@ -33,7 +33,7 @@ REFUSALS = (
         "leave the callback out",
     ),
 )
-"""What Lightning says of settings that do not fit together, and what is said in its place."""
+"""Lightning's messages about incompatible settings, and the messages that replace them."""
 
 
 def known_error(
@@ -44,15 +44,15 @@ def known_error(
     folder: Path | None,
     resume: str,
 ) -> RecipeError | RunFailed | None:
-    """What to say of an error whose cause is known.
+    """The message for an error with a known cause.
 
     Args:
         error: The error.
         doing: What was done, as the subject of a sentence.
-        place: Where it was raised, seen from the settings.
+        place: The object of the settings in which it was raised.
         settings: The settings of the command.
         folder: The folder of the run, if there is one.
-        resume: How to go on once the cause is gone; empty if there is nothing to go on from.
+        resume: How to resume once the cause is fixed; empty if there is nothing to resume from.
 
     Returns:
         A mistake that the user can fix, or the end of a run; None for an error that is not known.

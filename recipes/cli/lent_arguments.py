@@ -1,8 +1,8 @@
-"""Arguments that a class would take over from another class named before it at the same key: it gets its own instead.
+"""Arguments that a class would inherit from another class given before it at the same key: it gets its own instead.
 
-jsonargparse keeps what the class before had, its defaults too: AdamW would get the weight decay of Adafactor, and the
-learning rate that a file gives Adafactor. A class has what was given for it, and else its own defaults. On the command
-line the order does not matter: an option there is for the class that the run has.
+jsonargparse keeps the arguments of the previous class, including its defaults: AdamW would get the weight decay of
+Adafactor, and the learning rate that a file gives Adafactor. Here a class has the arguments given for it and else its
+own defaults. The order on the command line does not matter: an option is for the class that the run has.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,7 +39,7 @@ def take_nothing_over(given: Sequence[Given], config: Namespace) -> Iterator[str
         config: The merged settings of a command; changed in place.
 
     Returns:
-        A sentence for each argument that a file gives another class, and that is not taken over.
+        A sentence for each argument that a file gives another class, and that is not inherited.
 
     Raises:
         RecipeError: An argument that a class needs was given for another one only.
@@ -53,7 +53,7 @@ def take_nothing_over(given: Sequence[Given], config: Namespace) -> Iterator[str
 
 
 def _specifications(config: Namespace) -> Iterator[tuple[str, Namespace, dict[type, int], Any]]:
-    """Of each class below model, data and trainer its key, its settings, the classes expected, and the default one."""
+    """For each class below model, data and trainer: its key, its settings, the expected classes, the default one."""
     for group in GROUPS:
         owner = config.get(group)
         if not isinstance(owner, Namespace):
@@ -100,7 +100,7 @@ def _what_was_typed(given: Sequence[Given], key: str, cls: Any, default: Any) ->
 
 
 def _reset(key: str, spec: Namespace, cls: Any, bases: Mapping[type, int], typed: _Typed) -> Iterator[str]:
-    """Puts the defaults of a class in place of what was not given for it."""
+    """Sets the arguments that were not given for a class to its own defaults."""
     arguments = spec.get("init_args")
     if not isinstance(arguments, Namespace):
         return

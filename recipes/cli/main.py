@@ -32,7 +32,8 @@ def main(args: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0; 1 if the training diverged, the GPU ran out of memory or a library failed; 2 for a mistake
-        that the user can fix; 130 after Ctrl-C. With ``--debug``, the traceback of an error is printed.
+        that the user can fix; 130 after Ctrl-C; 128 plus its number after another signal: 143 after SIGTERM, 138 after
+        SIGUSR1. With ``--debug``, the traceback of an error is printed.
     """
     args = list(sys.argv[1:] if args is None else args)
     debug = DEBUG in args

@@ -32,7 +32,8 @@ EPILOG = (
     "recipes.TextClassificationData; those of an optimizer: --model.help recipes.TextClassifier "
     "--model.optimizer.help torch.optim.AdamW. A run writes to runs/NAME/version_N/, NAME being that of the "
     "first --config and N a new number each time. The folder of all runs is trainer.default_root_dir, else "
-    "the variable RUNS_DIR, else runs."
+    "the variable RUNS_DIR, else runs. An error is one sentence, and its traceback is in error.txt in the run's "
+    "folder; --debug shows it."
 )
 
 

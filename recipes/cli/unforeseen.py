@@ -1,7 +1,7 @@
-"""An error that nobody foresaw, in one sentence: what was done, the key that led there, the library's own words.
+"""The message for an unexpected error, in one sentence: what was done, the key that led there, the library's message.
 
-Whose code failed is read from the innermost frame of the traceback. The error of a library, or of code of the user's,
-is a sentence, and its traceback goes into ``error.txt`` in the run's folder. A fault of ours shows its traceback.
+The innermost frame of the traceback decides whose code failed. An error of a library or of the user's code becomes a
+sentence, and its traceback is written to ``error.txt`` in the run's folder. A bug of this project shows its traceback.
 """
 
 import dis
@@ -23,14 +23,14 @@ OURS = (str(PACKAGES / "recipes") + "/", str(PACKAGES / "lightning_adafactor") +
 FILE = "error.txt"
 DEVICE = "CUDA error"
 LONGEST = 400
-"""Characters of the library's words in the sentence."""
+"""Maximum number of characters of the library's message."""
 SHOWN_ON_REQUEST = "--debug shows the traceback"
 REPORT = (
     "this is a fault of lightning-adafactor: please report it in the issue tracker of the repository that it was "
     "installed from, with the lines above and the configuration"
 )
 OF_THE_SETTINGS = (ValueError, TypeError, LookupError, AttributeError, RuntimeError)
-"""What a class raises that is created with arguments that it does not take."""
+"""The exceptions of a class that is created with arguments which it does not accept."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Circumstances:
         made: The same with instances in place of them, as far as there are any.
         trainer: The trainer.
         folder: Where ``error.txt`` goes; None for nowhere.
-        resume: How to go on, such as ``resume with --ckpt_path ...``; empty if there is nothing to go on from.
+        resume: How to resume, such as ``resume with --ckpt_path ...``; empty if there is nothing to resume from.
         rank: The number of the process.
     """
 
@@ -57,7 +57,7 @@ class Circumstances:
 
 
 def explain_error(error: Exception, at: Circumstances) -> RecipeError | RunFailed:
-    """The exception that tells the user of an error; the traceback is written.
+    """The exception that reports an error to the user; the traceback is written to a file.
 
     Args:
         error: The error.
@@ -87,7 +87,7 @@ def explain_error(error: Exception, at: Circumstances) -> RecipeError | RunFaile
 
 
 def is_ours(error: BaseException) -> bool:
-    """Whether an error is a fault of this project: its innermost frame is here, and no message to the user.
+    """Whether an error is a bug of this project: its innermost frame is here, and it is no message to the user.
 
     What :mod:`lightning_adafactor` raises on purpose is a message, as that of any library; so is an error of the
     operating system or the device.
@@ -157,8 +157,7 @@ def _in(place: Place | None) -> str:
 def _is_fixable(error: BaseException, frames: list[FrameType], place: Place | None, trainer: Any) -> bool:
     """Whether the settings or the environment are at fault, and not what happened during the run.
 
-    They are if a class does not take its arguments, a callback does not take the model, or an optimizer does not take
-    its first step.
+    They are if a class rejects its arguments, a callback rejects the model, or an optimizer fails in its first step.
     """
     if isinstance(error, ImportError):
         return True

@@ -1,4 +1,4 @@
-"""Defaults that YAML cannot hold, such as ``torch.device("cpu")``: left out of the settings, for a class knows its own.
+"""Defaults that YAML cannot hold, such as ``torch.device("cpu")``: removed from the settings.
 
 jsonargparse writes such a value as the text ``Unable to serialize instance ...``, or cannot write it: into the run's
 ``config.yaml`` and, where the settings hold a ``${...}``, into the arguments of the class.
@@ -19,7 +19,7 @@ WRITABLE = (str, int, float, bool, list, tuple, set, dict, Namespace, PathLike, 
 
 
 class SettingsDumper(yaml.SafeDumper):
-    """Writes what YAML cannot hold as that text too."""
+    """Also writes that text for values that YAML cannot represent."""
 
 
 def _as_text(dumper: SettingsDumper, value: object) -> yaml.Node:

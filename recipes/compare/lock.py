@@ -18,10 +18,10 @@ FILE = ".lock"
 
 @contextmanager
 def only_one(folder: Path) -> Iterator[None]:
-    """Holds a lock on a folder; the system lets go of it when the process ends, however it ends.
+    """Holds a lock on a folder; the system releases it when the process ends, however it ends.
 
     Args:
-        folder: The folder of the comparison; made if it is not there.
+        folder: The folder of the comparison; created if it does not exist.
 
     Raises:
         RecipeError: Another process holds the lock, or the folder cannot be written.

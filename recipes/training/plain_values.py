@@ -1,4 +1,4 @@
-"""What a checkpoint may hold to be loaded without running code: tensors and plain values."""
+"""Tensors and plain values: the content of checkpoints that can be loaded without running code."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,7 @@ PLAIN = (torch.Tensor, torch.dtype, torch.device, torch.Size, str, bytes, bool, 
 
 
 def first_other(value: Any, place: str = "") -> str | None:
-    """Finds what is neither a tensor nor a plain value, nor a list, tuple, set or mapping of them.
+    """Finds a value that is neither a tensor nor a plain value, nor a list, tuple, set or mapping of them.
 
     Args:
         value: The content of a checkpoint, or a part of it.
@@ -33,10 +33,10 @@ def first_other(value: Any, place: str = "") -> str | None:
 
 
 class PlainOptimizerState(Callback):
-    """Leaves an optimizer's state out of checkpoints where it holds other objects, such as NumPy arrays.
+    """Omits an optimizer's state from checkpoints if it holds other objects, such as NumPy arrays.
 
-    They would not be loaded, and the weights beside them neither. Such a run can be evaluated and not resumed, which is
-    said at its first checkpoint.
+    A checkpoint with them could not be loaded, not even its weights. Such a run can be evaluated but not resumed; a
+    note at its first checkpoint says so.
     """
 
     def __init__(self) -> None:

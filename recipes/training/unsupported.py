@@ -1,4 +1,4 @@
-"""Settings of the trainer that Lightning takes and that do not work: refused before anything is trained."""
+"""Settings of the trainer that Lightning accepts but that do not work: errors before anything is trained."""
 
 from collections.abc import Mapping
 from numbers import Real
@@ -34,7 +34,7 @@ def refuse_settings(trainer: Mapping[str, Any]) -> None:
 
 
 def refuse_for_recipe(trainer: Any) -> None:
-    """Checks what a recipe does not support: its loader has an order of its own, its model is loaded late.
+    """Checks for what a recipe does not support, since its loader has its own order and its model is loaded late.
 
     Args:
         trainer: The trainer.

@@ -170,6 +170,7 @@ def stepped(steps: int = 3, **options: object) -> list[Tensor]:
     return [param.detach() for param in params]
 
 
+@pytest.mark.usefixtures("path")
 def test_equal_seeds_give_equal_bits() -> None:
     torch.manual_seed(1)
     one = stepped()
@@ -177,6 +178,18 @@ def test_equal_seeds_give_equal_bits() -> None:
     torch.testing.assert_close(stepped(), one, rtol=0, atol=0)
 
 
+def test_equal_parameters_of_one_optimizer_are_rounded_differently(path: str) -> None:
+    params = [torch.ones(64, 64, dtype=torch.bfloat16).requires_grad_() for _ in range(2)]
+    for param in params:
+        param.grad = torch.ones_like(param)
+    optimizer = Adafactor(params, lr=1e-3, scale_parameter=False, relative_step=False)
+    optimizer.step()
+
+    assert {choice.path for choice in optimizer.implementation().values()} == {path}
+    assert not torch.equal(*params)
+
+
+@pytest.mark.usefixtures("path")
 def test_another_seed_rounds_differently() -> None:
     one, other = stepped(), stepped(seed=1)
 
@@ -210,6 +223,7 @@ def test_other_dtypes_are_rounded_to_nearest(dtype: torch.dtype) -> None:
     assert torch.equal(*written)
 
 
+@pytest.mark.usefixtures("path")
 def test_transposed_parameter_is_rounded_in_memory_order() -> None:
     """Its bits are those of the contiguous tensor that lies in the same memory."""
     rows = nn.Parameter(torch.randn(6, 24).bfloat16())

@@ -160,7 +160,7 @@ def test_a_classifier_is_validated_and_tested_and_knows_its_labels(trained: Trai
 
 
 @pytest.mark.parametrize("trained", LANGUAGE_MODELS, ids=names, indirect=True)
-def test_a_language_model_is_evaluated_before_and_after_and_writes_samples(trained: Trained) -> None:
+def test_a_language_model_is_evaluated_before_and_after_and_generates_samples(trained: Trained) -> None:
     report = trained.report()
 
     assert report["monitor"] == {"name": "val/loss", "mode": "min"}

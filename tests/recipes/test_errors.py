@@ -83,6 +83,7 @@ IN_THE_FILE = {
         "callbacks: [{class_path: EarlyStoping}]",
         r"'EarlyStoping', which names no Callback; did you mean '.*\.EarlyStopping'",
     ),
+    "a list as class_path": ("tiny.TinyModel", "[false, 1]", r"model\.class_path is \[False, 1\], which names no"),
     "no class_path": ("  class_path: tiny.TinyModel\n", "", r"line 6: model has no class_path"),
     "unknown model class": (
         "tiny.TinyModel",

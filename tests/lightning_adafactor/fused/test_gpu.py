@@ -52,7 +52,7 @@ def test_float32_is_the_rule_in_float64_for_every_layout(dialect: str, beta1: fl
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_kernels_are_chosen_by_default_and_agree_with_the_plain_step(dtype: torch.dtype) -> None:
     ours = Adafactor(random_params(SHAPES, dtype, "cuda"), weight_decay=0.1)
-    theirs = Adafactor(random_params(SHAPES, dtype, "cpu"), weight_decay=0.1, fused=False)
+    theirs = Adafactor(random_params(SHAPES, dtype, "cpu"), weight_decay=0.1, fused=False, compiled=False)
     for optimizer in (ours, theirs):
         train(optimizer, random_gradients, [1, 2, 3])
     assert ours._fused_step is not None
@@ -196,7 +196,7 @@ def test_raising_for_a_gradient_that_is_not_finite_comes_in_a_later_step() -> No
 def test_state_goes_from_one_path_to_the_other(fused_first: bool) -> None:
     first = Adafactor(random_params(SHAPES, torch.float32, "cuda"), fused=fused_first, beta1=0.9)
     second = Adafactor(random_params(SHAPES, torch.float32, "cuda"), fused=not fused_first, beta1=0.9)
-    whole = Adafactor(random_params(SHAPES, torch.float32, "cuda"), fused=False, beta1=0.9)
+    whole = Adafactor(random_params(SHAPES, torch.float32, "cuda"), fused=False, compiled=False, beta1=0.9)
     train(first, random_gradients, [1, 2])
     for param, trained in zip(second.param_groups[0]["params"], first.param_groups[0]["params"], strict=True):
         param.data.copy_(trained.data)

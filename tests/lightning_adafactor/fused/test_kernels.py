@@ -65,7 +65,7 @@ def test_low_precision_parameters_get_the_bits_of_the_plain_step(
 ) -> None:
     options: dict[str, Any] = {"lr": 0.05, "weight_decay": 0.1, "stochastic_rounding": stochastic, "seed": -5}
     params, expected = harness.cases(FEW, dtype, device), harness.cases(FEW, dtype, "cpu")
-    ours, theirs = fused(params, **options), Adafactor(expected, fused=False, **options)
+    ours, theirs = fused(params, **options), Adafactor(expected, fused=False, compiled=False, **options)
     for optimizer in (ours, theirs):
         harness.train(
             optimizer,
@@ -131,7 +131,7 @@ def test_tiles_of_the_usual_size_agree_with_the_plain_step(
     shape: tuple[int, ...], dtype: torch.dtype, device: str
 ) -> None:
     ours = fused(harness.random_params([shape], dtype, device), tilings={}, beta1=0.9)
-    theirs = Adafactor(harness.random_params([shape], dtype, "cpu"), fused=False, beta1=0.9)
+    theirs = Adafactor(harness.random_params([shape], dtype, "cpu"), fused=False, compiled=False, beta1=0.9)
     exact = ReferenceOptimizer(harness.random_params([shape], dtype, "cpu"), "torch", {"beta1": 0.9})
     for optimizer in (ours, theirs, exact):
         harness.train(optimizer, harness.random_gradients, [1])
@@ -153,7 +153,7 @@ def test_mean_of_more_rows_than_a_chunk_is_added_up_over_chunks(transposed: bool
         (param,) = harness.random_params([shape], torch.float32, device)
         return [(param.detach().t() if transposed else param.detach()).requires_grad_()]
 
-    ours, theirs = fused(params(device), tilings=tilings), Adafactor(params("cpu"), fused=False)
+    ours, theirs = fused(params(device), tilings=tilings), Adafactor(params("cpu"), fused=False, compiled=False)
     for optimizer in (ours, theirs):
         harness.train(optimizer, harness.random_gradients, [1, 2])
     (param,), (expected,) = ours.param_groups[0]["params"], theirs.param_groups[0]["params"]
@@ -166,7 +166,7 @@ def test_unaligned_views_of_aligned_shapes_agree_with_the_plain_step(shape: tupl
         (values,) = harness.random_params([shape], torch.float32, device)
         storage = torch.zeros(values.numel() + 1, device=device)
         param = storage[1:].view(shape).copy_(values.detach()).requires_grad_()
-        return fused([param]) if options else Adafactor([param], fused=False)
+        return fused([param]) if options else Adafactor([param], fused=False, compiled=False)
 
     ours, theirs = optimizer(device, fused=True), optimizer("cpu")
     for one in (ours, theirs):
@@ -199,7 +199,7 @@ def test_nan_in_a_gradient_spreads_as_on_the_plain_path(dtype: torch.dtype, devi
         return grad
 
     ours = fused(harness.random_params(shapes, dtype, device))
-    theirs = Adafactor(harness.random_params(shapes, dtype, "cpu"), fused=False)
+    theirs = Adafactor(harness.random_params(shapes, dtype, "cpu"), fused=False, compiled=False)
     for optimizer in (ours, theirs):
         harness.train(optimizer, gradients, [1])
     for param, expected in zip(ours.param_groups[0]["params"], theirs.param_groups[0]["params"], strict=True):
@@ -215,8 +215,10 @@ def test_nan_in_a_gradient_spreads_as_on_the_plain_path(dtype: torch.dtype, devi
 def test_random_bits_are_those_of_the_plain_step_for_seeds_of_any_size(seed: int, device: str) -> None:
     options = {"lr": 0.1, "seed": seed}
     ours = fused(harness.random_params([(16, 24)], torch.bfloat16, device), **options)
-    theirs = Adafactor(harness.random_params([(16, 24)], torch.bfloat16, "cpu"), fused=False, **options)
-    other = Adafactor(harness.random_params([(16, 24)], torch.bfloat16, "cpu"), fused=False, lr=0.1, seed=99)
+    theirs = Adafactor(harness.random_params([(16, 24)], torch.bfloat16, "cpu"), fused=False, compiled=False, **options)
+    other = Adafactor(
+        harness.random_params([(16, 24)], torch.bfloat16, "cpu"), fused=False, compiled=False, lr=0.1, seed=99
+    )
     for optimizer in (ours, theirs, other):
         harness.train(optimizer, harness.random_gradients, [1])
     (param,), (expected,), (wrong,) = (one.param_groups[0]["params"] for one in (ours, theirs, other))
@@ -234,7 +236,7 @@ def test_groups_of_one_table_are_rounded_each_in_its_own_way(beta2_decay: float,
         ]
 
     ours = fused(groups(device), lr=0.1, beta2_decay=beta2_decay)
-    theirs = Adafactor(groups("cpu"), lr=0.1, beta2_decay=beta2_decay, fused=False)
+    theirs = Adafactor(groups("cpu"), lr=0.1, beta2_decay=beta2_decay, fused=False, compiled=False)
     for optimizer in (ours, theirs):
         harness.train(optimizer, harness.random_gradients, [1])
     for mine, other in zip(ours.param_groups, theirs.param_groups, strict=True):

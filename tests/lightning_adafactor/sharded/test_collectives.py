@@ -88,8 +88,10 @@ def everything() -> tuple[dict[str, Any], dict[str, Any]]:
         "partial": refusal(mesh),
         "fused": unsupported(mesh, "fused"),
         "compiled": unsupported(mesh, "compiled"),
-        "found_inf": skipped(mesh),
+        "found_inf": skipped(mesh, (8, 12)),
+        "found_inf, without sums of squares": skipped(mesh, (8,), **UNSCALED),
         "implementation": implementation(mesh),
+        "nonfinite": nonfinite(mesh),
     }
     return steps, others
 
@@ -111,10 +113,10 @@ def unsupported(mesh: DeviceMesh, argument: str) -> str:
     return str(raised.value)
 
 
-def skipped(mesh: DeviceMesh) -> list[bool]:
-    """Whether parameters, steps and state stay the same where another process has found an infinite gradient."""
-    params = [distribute_tensor(torch.ones(8, 12), mesh, [placement]).requires_grad_() for placement in (S0, R)]
-    optimizer = Adafactor(params)
+def skipped(mesh: DeviceMesh, shape: tuple[int, ...], **options: Any) -> list[bool]:
+    """Whether parameters and steps stay the same where another process has found an infinite gradient."""
+    params = [distribute_tensor(torch.ones(shape), mesh, [placement]).requires_grad_() for placement in (S0, R)]
+    optimizer = Adafactor(params, **options)
     same = []
     for rank in (None, 2, None):
         before = [shardings.whole(param) for param in params]
@@ -128,9 +130,21 @@ def skipped(mesh: DeviceMesh) -> list[bool]:
     return same
 
 
+def nonfinite(mesh: DeviceMesh) -> tuple[bool, int | None]:
+    """Whether parameters stay the same where another process has a NaN, and how many steps were skipped."""
+    param = distribute_tensor(torch.ones(8, 12), mesh, [S0]).requires_grad_()
+    optimizer = Adafactor([param], on_nonfinite="skip")
+    param.grad = torch.ones_like(param)
+    if mesh.get_rank() == 2:
+        param.grad.to_local()[0, 0] = torch.nan
+    optimizer.step()
+    return torch.equal(shardings.whole(param), torch.ones(8, 12)), optimizer.skipped_steps
+
+
 def implementation(mesh: DeviceMesh) -> list[str]:
-    """What takes the step of a sharded parameter, and of a replicated one."""
+    """What takes the step of a sharded parameter, of a replicated one, and of one that is not a DTensor."""
     params = [distribute_tensor(torch.ones(8, 12), mesh, [placement]).requires_grad_() for placement in (S0, R)]
+    params.append(torch.ones(8, 12, requires_grad=True))
     return [choice.path for choice in Adafactor(params).implementation().values()]
 
 
@@ -161,9 +175,16 @@ def test_a_faster_implementation_cannot_be_insisted_on(results: list[Any], argum
 def test_nothing_changes_where_any_process_has_found_an_infinite_gradient(results: list[Any]) -> None:
     for _, other in results:
         assert other["found_inf"] == [False, True, False, True]
+        assert other["found_inf, without sums of squares"] == [False, True, False, True]
 
 
 def test_a_replicated_parameter_takes_the_ordinary_path(results: list[Any]) -> None:
-    (ordinary,) = Adafactor([torch.ones(8, 12, requires_grad=True)]).implementation().values()
     for _, other in results:
-        assert other["implementation"] == ["plain", ordinary.path]
+        sharded, replicated, ordinary = other["implementation"]
+        assert sharded == "plain"
+        assert replicated == ordinary
+
+
+def test_nothing_changes_where_any_process_has_a_gradient_of_nan_that_is_to_be_skipped(results: list[Any]) -> None:
+    for _, other in results:
+        assert other["nonfinite"] == (True, 1)

@@ -158,7 +158,7 @@ def test_a_file_that_is_already_read_is_not_read_again() -> None:
     assert len(read_line.given) == 2
 
 
-def test_each_value_is_handed_on_in_the_word_of_its_option() -> None:
+def test_each_value_is_passed_on_in_the_word_of_its_option() -> None:
     words = ["-c", "{a: 1}", "--b", "-1e-3", "--c+", "x y", "--model.help", "tiny.TinyModel"]
     assert words_for("fit", CommandLine.parse(words)) == [
         "fit",
@@ -183,7 +183,7 @@ def test_each_value_is_handed_on_in_the_word_of_its_option() -> None:
         ("--model.optimizer.name=[", "--model.optimizer.name=["),
     ],
 )
-def test_a_null_two_classes_deep_is_handed_on_as_yaml(option: str, words: str) -> None:
+def test_a_null_two_classes_deep_is_passed_on_as_yaml(option: str, words: str) -> None:
     assert words_for("fit", CommandLine.parse([option])) == ["fit", words]
 
 

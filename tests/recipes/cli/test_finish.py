@@ -20,7 +20,7 @@ class WithPretrained(TinyModel):
 """
 
 
-def test_a_module_that_is_no_recipe_is_trained_and_told_what_is_left_out(
+def test_a_module_that_is_no_recipe_is_trained_and_a_note_says_what_is_left_out(
     tiny_recipe: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tiny_recipe / "own_module.py").write_text(OWN_MODULE, encoding="utf-8")

@@ -286,7 +286,7 @@ def test_a_run_resumes_where_the_last_one_ended() -> None:
 
 
 @pytest.mark.usefixtures("finished_run")
-def test_a_finished_run_that_is_resumed_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_finished_run_that_is_resumed_says_how_to_continue(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("fit", "--ckpt_path", "last") == 0
     said = capsys.readouterr().err
     assert "note: nothing is left to train: 3 epochs are done; to continue, give --trainer.max_epochs above 3" in said
@@ -306,7 +306,9 @@ def test_checkpoints_have_checksums_and_corrupted_ones_are_refused(
 
 
 @pytest.mark.parametrize("settings", [[], ["--checkpoint.save_weights_only", "true"]])
-def test_what_cannot_be_gone_on_from_is_a_mistake(settings: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_checkpoint_that_cannot_be_resumed_is_a_mistake(
+    settings: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run("fit", "--trainer.max_epochs", "1", *settings) == 0
     best = next(Path("runs/tiny/version_0/checkpoints").glob("epoch*.ckpt"))
     changed = [] if settings else ["--model.optimizer", "torch.optim.AdamW"]
@@ -406,7 +408,7 @@ def test_a_full_gpu_is_reported(capsys: pytest.CaptureFixture[str], monkeypatch:
     monkeypatch.setattr("tiny.TinyModel._loss", full)
     assert run("fit") == 1
     said = capsys.readouterr().err
-    assert "error: the GPU's memory is full: lower data.batch_size" in said
+    assert "error: the GPU is out of memory: lower data.batch_size" in said
     assert "(CUDA out of memory. Tried to allocate 2.00 GiB.)" in said
     assert "Traceback" not in said
 

@@ -32,7 +32,7 @@ def refusal(file: Path, content: str | bytes, load_args: dict[str, Any] | None =
 
 
 @pytest.mark.parametrize(("before", "line"), [("", 2), ("the film is good,pos\n", 3)], ids=["first", "second"])
-def test_a_row_of_too_many_fields_is_told_with_its_line(before: str, line: int, tmp_path: Path) -> None:
+def test_a_row_of_too_many_fields_is_reported_with_its_line(before: str, line: int, tmp_path: Path) -> None:
     content = f"text,label\n{before}the film is good, really,pos\nthe film is bad,neg\n"
 
     message = refusal(tmp_path / "a.csv", content)
@@ -84,7 +84,7 @@ def test_cells_of_a_tsv_that_are_enclosed_keep_their_tabs_and_lines(tmp_path: Pa
     ],
     ids=["to the end", "to a later row", "in the last line", "beside a row of too many fields"],
 )
-def test_an_unclosed_quotation_mark_is_told_with_its_line_and_the_argument(
+def test_an_unclosed_quotation_mark_is_reported_with_its_line_and_the_argument(
     name: str, content: str, tmp_path: Path
 ) -> None:
     message = refusal(tmp_path / name, content)
@@ -165,7 +165,7 @@ def test_duplicate_columns_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.csv.gz", "a.tsv.gz", "a.jsonl.gz", "a.txt.gz"])
-def test_a_truncated_file_is_told(name: str, tmp_path: Path) -> None:
+def test_a_truncated_file_is_reported(name: str, tmp_path: Path) -> None:
     assert "ended before" in refusal(tmp_path / name, gzip.compress(os.urandom(4000).hex().encode())[:1000])
 
 

@@ -25,7 +25,7 @@ def flat(batches: list[list[int]]) -> list[int]:
     return [row for batch in batches for row in batch]
 
 
-def test_the_rest_of_an_epoch_follows_what_was_given_out() -> None:
+def test_the_rest_of_an_epoch_follows_the_rows_yielded_before() -> None:
     whole = drawn(loader_of())
     loader = loader_of()
     batches = iter(loader)
@@ -82,7 +82,7 @@ def test_the_rest_is_each_remaining_row_once_whatever_the_batch_size(batch_size:
     assert len(rest) == -(-4 // batch_size)
 
 
-def test_a_place_counted_in_batches_is_understood() -> None:
+def test_a_position_counted_in_batches_is_understood() -> None:
     resumed = loader_of()
     resumed.resume({"epoch": 0, "batches": 2})
     assert drawn(resumed) == drawn(loader_of())[2:]
@@ -94,7 +94,7 @@ def grouped(batch_size: int) -> ResumableLoader:
     return ResumableLoader(torch.arange(50), batch_size=batch_size, sampler=sampler)
 
 
-def test_an_interrupted_epoch_keeps_the_order_of_the_batch_size_it_was_begun_with() -> None:
+def test_an_interrupted_epoch_keeps_the_order_of_the_batch_size_it_started_with() -> None:
     first = grouped(8)
     batches = iter(first)
     seen = next(batches).tolist() + next(batches).tolist()

@@ -105,7 +105,7 @@ MISTAKES: dict[str, tuple[dict, list[str]]] = {
 
 
 @pytest.mark.parametrize(("arguments", "words"), MISTAKES.values(), ids=MISTAKES)
-def test_a_mistake_is_told_in_a_sentence(
+def test_a_mistake_is_reported_in_a_sentence(
     arguments: dict, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -131,7 +131,7 @@ def labelled(counts: dict[str, int]) -> Dataset:
     return dataset.cast_column("labels", ClassLabel(names=list(counts)))
 
 
-def test_carving_takes_the_same_rows_for_the_same_seed_and_loses_none() -> None:
+def test_the_same_rows_are_split_off_for_the_same_seed_and_none_is_lost() -> None:
     dataset = labelled({"a": 50, "b": 50})
 
     rest, share = split_off(dataset, 0.2, key="data.validation", seed=1)
@@ -142,7 +142,7 @@ def test_carving_takes_the_same_rows_for_the_same_seed_and_loses_none() -> None:
     assert sorted(rest["row"][:] + share["row"][:]) == list(range(100))
 
 
-def test_carving_keeps_the_shares_of_the_labels() -> None:
+def test_splitting_keeps_the_proportions_of_the_labels() -> None:
     _, share = split_off(labelled({"a": 180, "b": 20}), 0.1, key="data.validation", seed=0, stratify_by="labels")
 
     assert sorted(share["labels"][:]) == [0] * 18 + [1] * 2
@@ -158,7 +158,7 @@ def test_a_label_with_one_row_stays_in_the_rest() -> None:
         assert len(share) == 20
 
 
-def test_a_share_smaller_than_the_number_of_labels_is_carved_at_random() -> None:
+def test_a_share_smaller_than_the_number_of_labels_is_split_off_at_random() -> None:
     rest, share = split_off(labelled(dict.fromkeys("abcdef", 4)), 0.1, key="data.test", seed=0, stratify_by="labels")
 
     assert (len(rest), len(share)) == (22, 2)

@@ -166,7 +166,7 @@ def test_the_order_of_training_depends_on_seed_and_epoch_alone(
     assert order(1, 0) != order(2, 0)
 
 
-def test_a_model_from_nothing_gets_a_tokenizer_of_its_training_text(tales_csv: Path, tales: list[str]) -> None:
+def test_a_model_from_scratch_gets_a_tokenizer_of_its_training_text(tales_csv: Path, tales: list[str]) -> None:
     first, second = (loaded(None, tales_csv, vocabulary_size=280) for _ in range(2))
 
     assert len(first.tokenizer) == 280
@@ -207,7 +207,7 @@ def test_a_column_of_numbers_is_refused(tiny_lm: Path, tmp_path: Path) -> None:
         loaded(tiny_lm, file)
 
 
-def test_text_that_is_not_utf_8_is_said_to_be_unreadable(tiny_lm: Path, tmp_path: Path) -> None:
+def test_text_that_is_not_utf_8_is_reported(tiny_lm: Path, tmp_path: Path) -> None:
     file = tmp_path / "latin.txt"
     file.write_bytes("Es war einmal ein Müller".encode("latin-1"))
 
@@ -231,6 +231,6 @@ def test_there_is_nothing_to_test_on_without_a_test_split(tiny_lm: Path, tales_c
         loaded(tiny_lm, tales_csv).test_dataloader()
 
 
-def test_predict_says_which_command_writes_text(tiny_lm: Path, tales_csv: Path) -> None:
+def test_predict_names_the_command_that_generates_text(tiny_lm: Path, tales_csv: Path) -> None:
     with pytest.raises(RecipeError, match="python -m recipes generate --run"):
         loaded(tiny_lm, tales_csv, fn="predict")

@@ -37,7 +37,7 @@ def test_without_temperature_each_token_is_the_most_probable_one(model, tokenize
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_what_the_model_prefers_for_itself_changes_nothing(model, tokenizer, temperature: float) -> None:
+def test_the_generation_config_of_the_model_changes_nothing(model, tokenizer, temperature: float) -> None:
     asked = {"key": "prompt", "max_new_tokens": 12, "temperature": temperature}
     plainly = continue_text(model, tokenizer, "Once there", **asked)
 
@@ -52,7 +52,7 @@ def test_what_the_model_prefers_for_itself_changes_nothing(model, tokenizer, tem
         model.generation_config = own
 
 
-def test_the_same_seed_draws_the_same_text_and_another_one_another(model, tokenizer) -> None:
+def test_equal_seeds_sample_equal_texts_and_other_seeds_others(model, tokenizer) -> None:
     first, again, other = (
         continue_text(model, tokenizer, "Once", key="prompt", max_new_tokens=20, temperature=1.0, seed=seed)
         for seed in (1, 1, 2)

@@ -123,7 +123,9 @@ def test_activation_checkpointing_changes_the_memory_and_not_the_weights(tiny_lm
         assert torch.equal(one, other)
 
 
-def test_looking_and_writing_beforehand_leave_the_training_bit_for_bit_as_it_is(tiny_lm: Path, tales_csv: Path) -> None:
+def test_evaluating_and_generating_before_training_leave_it_bit_for_bit_the_same(
+    tiny_lm: Path, tales_csv: Path
+) -> None:
     plain = fitted(tiny_lm, tales_csv, architecture={"attention_dropout": 0.5})
     seed_everything(3, verbose=False)
     module = LanguageModel(
@@ -189,7 +191,7 @@ def test_a_wrong_argument_is_named_before_anything_is_loaded(arguments: dict, wo
         ),
     ],
 )
-def test_an_architecture_that_cannot_be_is_said_so(tales_csv: Path, arguments: dict, data: dict, words: str) -> None:
+def test_an_invalid_architecture_is_reported(tales_csv: Path, arguments: dict, data: dict, words: str) -> None:
     with pytest.raises(RecipeError, match=words):
         fitted(None, tales_csv, {"max_steps": 1}, data, **arguments)
 
@@ -368,7 +370,7 @@ def test_a_run_reports_what_was_before_and_a_resumed_one_remembers_it(
     assert [sample["before"] for sample in second["samples"]] == [sample["before"] for sample in first["samples"]]
 
 
-def test_a_checkpoint_of_another_model_is_told_in_a_sentence(
+def test_a_checkpoint_of_another_model_is_reported_in_a_sentence(
     tiny_lm: Path, tales_csv: Path, first_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (checkpoint,) = (first_run / "checkpoints").glob("[!l]*.ckpt")

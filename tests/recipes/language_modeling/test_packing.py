@@ -28,7 +28,7 @@ def test_no_token_is_lost_or_moved_across_batches(documents: list[list[int]], bl
     assert all(0 < len(block) <= block_size for block in blocks[-1:])
 
 
-def test_a_packer_begins_anew_with_the_first_document() -> None:
+def test_a_packer_starts_again_with_the_first_document() -> None:
     packer = Packer(4, 2)
     packer({"input_ids": [[1, 2, 3]]}, [0])
 
@@ -37,7 +37,7 @@ def test_a_packer_begins_anew_with_the_first_document() -> None:
     assert blocks == [[4, 5, 6]]
 
 
-def test_documents_end_with_the_end_of_text_token_and_blocks_cross_their_borders(tiny_lm, tales) -> None:
+def test_documents_end_with_the_end_of_text_token_and_blocks_span_documents(tiny_lm, tales) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_lm)
 
     blocks = pack(Dataset.from_dict({"t": tales, "n": tales}), tokenizer, "t", True, 32, "train")
@@ -55,7 +55,7 @@ def test_rows_of_a_running_text_are_joined_with_nothing_between(tiny_lm) -> None
     assert tokenizer.decode(list(chain(*ids))) == "Once there was"
 
 
-def test_an_end_of_text_token_that_is_there_already_is_not_doubled(tiny_lm) -> None:
+def test_an_end_of_text_token_that_is_already_there_is_not_duplicated(tiny_lm) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_lm)
     end = tokenizer.eos_token
 
@@ -64,7 +64,7 @@ def test_an_end_of_text_token_that_is_there_already_is_not_doubled(tiny_lm) -> N
     assert tokenizer.decode(ids[0]) == f"Once{end}"
 
 
-def test_packing_is_taken_from_the_cache_the_second_time(tiny_lm, tales_csv, monkeypatch) -> None:
+def test_packed_blocks_are_cached(tiny_lm, tales_csv, monkeypatch) -> None:
     from datasets import load_dataset
 
     def packed() -> Dataset:
@@ -90,5 +90,5 @@ def test_the_end_of_text_token_counts_although_it_may_be_the_padding_token_too()
     assert collate([{"input_ids": [3, 0, 4, 0]}])["labels"].tolist() == [[0, 4, 0, IGNORED]]
 
 
-def test_a_single_token_has_nothing_to_foretell() -> None:
+def test_a_single_token_has_nothing_to_predict() -> None:
     assert torch.equal(collate([{"input_ids": [0]}])["labels"], torch.tensor([[IGNORED]]))

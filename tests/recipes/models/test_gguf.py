@@ -106,7 +106,7 @@ def test_it_is_converted_once(gguf_file: Path, cache: Path, tmp_path: Path, monk
     assert as_folder(str(other_name), "model.pretrained") == folder
 
 
-def test_a_conversion_that_is_broken_off_leaves_nothing(
+def test_an_interrupted_conversion_leaves_nothing(
     gguf_file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def save(model, tokenizer, folder) -> None:
@@ -143,7 +143,7 @@ def test_a_missing_file_is_named(cache: Path) -> None:
         as_folder("nowhere.gguf", "model.pretrained")
 
 
-def test_a_file_of_another_kind_is_said_to_be_no_gguf(tmp_path: Path, cache: Path) -> None:
+def test_a_file_of_another_kind_is_reported_to_be_no_gguf(tmp_path: Path, cache: Path) -> None:
     file = tmp_path / "text.gguf"
     file.write_text("Once upon a time", encoding="utf-8")
 
@@ -152,7 +152,7 @@ def test_a_file_of_another_kind_is_said_to_be_no_gguf(tmp_path: Path, cache: Pat
 
 
 @pytest.mark.parametrize("share", [0.001, 0.3, 0.9])
-def test_a_file_that_ends_too_early_is_said_to_be_corrupted(
+def test_a_file_that_ends_too_early_is_reported_to_be_corrupted(
     gguf_file: Path, tmp_path: Path, cache: Path, share: float
 ) -> None:
     content = gguf_file.read_bytes()

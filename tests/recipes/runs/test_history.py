@@ -45,7 +45,7 @@ def _fit(**arguments: object) -> tuple[_Model, RunHistory]:
     [(1, 2, [2, 4]), (2, 1, [1, 2]), (3, 1, [1, 2])],
     ids=["no accumulation", "two batches a step", "three batches a step, the last step of one"],
 )
-def test_a_noted_loss_is_the_mean_over_its_batches_however_many_make_up_a_step(
+def test_a_recorded_loss_is_the_mean_over_its_batches_for_any_accumulation(
     accumulated: int, every: int, steps: list[int]
 ) -> None:
     module, history = _fit(accumulate_grad_batches=accumulated, log_every_n_steps=every)

@@ -167,7 +167,7 @@ def test_the_curves_hold_every_validation_and_the_mean_losses_between(finished: 
     assert finished.report["history"]["losses"] == [list(entry) for entry in history.losses]
 
 
-def test_the_seconds_of_the_curve_leave_validations_out(finished: SimpleNamespace) -> None:
+def test_the_seconds_of_the_curve_are_without_validation(finished: SimpleNamespace) -> None:
     history = next(c for c in finished.cli.trainer.callbacks if type(c).__name__ == "RunHistory")
     seconds = [second for _, _, second in history.losses]
 
@@ -204,7 +204,7 @@ def test_provenance_names_packages_assets_and_settings(finished: SimpleNamespace
     assert provenance["threads"] == torch.get_num_threads()
 
 
-def test_lists_of_plain_values_stand_on_one_line_of_the_json(finished: SimpleNamespace) -> None:
+def test_lists_of_plain_values_are_on_one_line_of_the_json(finished: SimpleNamespace) -> None:
     text = (finished.folder / "report.json").read_text(encoding="utf-8")
 
     step, loss, seconds = finished.report["history"]["losses"][0]

@@ -89,7 +89,7 @@ def test_padding_rounds_up_to_the_multiple_asked_for(tiny_model: Path, wires_csv
     assert {batch["input_ids"].shape[1] % 8 for batch in data.train_dataloader()} == {0}
 
 
-def test_texts_are_cut_at_max_length(tiny_model: Path, wires_csv: Path) -> None:
+def test_texts_are_truncated_to_max_length(tiny_model: Path, wires_csv: Path) -> None:
     data = load(tiny_model, train=str(wires_csv), max_length=5, pad_to_multiple_of=None)
 
     assert max(batch["input_ids"].shape[1] for batch in data.train_dataloader()) == 5
@@ -109,7 +109,7 @@ def test_two_text_columns_are_read_as_a_pair(tiny_model: Path, tmp_path: Path) -
     )
 
 
-def test_carved_splits_and_training_share_no_row(tiny_model: Path, wires_csv: Path) -> None:
+def test_split_off_rows_and_training_rows_are_disjoint(tiny_model: Path, wires_csv: Path) -> None:
     data = load(tiny_model, train=str(wires_csv), validation=0.1, test=0.2)
 
     sizes = [
@@ -267,7 +267,7 @@ def test_texts_of_numbers_are_predicted(tiny_model: Path, wires_csv: Path, tmp_p
     assert data.predict_rows["headline"][:] == ["12345"]
 
 
-def test_as_many_labels_as_rows_are_believed_when_told(tiny_model: Path, tmp_path: Path) -> None:
+def test_as_many_labels_as_rows_are_accepted_if_max_labels_allows_it(tiny_model: Path, tmp_path: Path) -> None:
     rows = pandas.DataFrame({"headline": ["apple"] * 150, "desk": [f"desk {i}" for i in range(150)]})
     rows.to_csv(tmp_path / "a.csv", index=False)
 
@@ -301,7 +301,9 @@ def test_a_folder_without_the_files_of_its_tokenizer_is_refused(
 
 
 @pytest.mark.parametrize("content", ["[1, 2]", '"text"', "null", "[" * 100_000 + "]" * 100_000])
-def test_a_configuration_that_is_none_is_told(content: str, tiny_model: Path, wires_csv: Path, tmp_path: Path) -> None:
+def test_a_configuration_that_is_none_is_reported(
+    content: str, tiny_model: Path, wires_csv: Path, tmp_path: Path
+) -> None:
     for file in tiny_model.glob("token*"):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / "config.json").write_text(content, encoding="utf-8")
@@ -347,7 +349,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], list[str]]] = {
 
 
 @pytest.mark.parametrize(("arguments", "words"), MISTAKES.values(), ids=MISTAKES)
-def test_a_mistake_is_told_in_a_sentence(
+def test_a_mistake_is_reported_in_a_sentence(
     arguments: dict[str, Any],
     words: list[str],
     tiny_model: Path,
@@ -378,11 +380,11 @@ def test_a_mistake_is_told_in_a_sentence(
     assert all(word in message for word in words), message
 
 
-def test_predicting_without_rows_is_told_in_a_sentence(tiny_model: Path) -> None:
+def test_predicting_without_rows_is_reported_in_a_sentence(tiny_model: Path) -> None:
     with pytest.raises(RecipeError, match=r"data\.predict is null"):
         load(tiny_model, "predict")
 
 
-def test_predicting_with_a_model_without_labels_is_told_in_a_sentence(tiny_model: Path, wires_csv: Path) -> None:
+def test_predicting_with_a_model_without_labels_is_reported_in_a_sentence(tiny_model: Path, wires_csv: Path) -> None:
     with pytest.raises(RecipeError, match="knows no labels"):
         load(tiny_model, "predict", predict=str(wires_csv))

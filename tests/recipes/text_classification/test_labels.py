@@ -29,6 +29,11 @@ def test_a_number_of_a_class_has_its_name() -> None:
     assert label_name(-1, ["no", "yes"]) == ""
 
 
+@pytest.mark.parametrize("number", [-2, 2])
+def test_a_number_that_no_class_has_stays_a_number(number: int) -> None:
+    assert label_name(number, ["no", "yes"]) == str(number)
+
+
 @pytest.mark.parametrize("value", [0.5, ["a"], {"a": 1}])
 def test_what_is_no_label_is_refused(value: object) -> None:
     with pytest.raises(RecipeError, match=r"data\.label"):

@@ -65,7 +65,7 @@ def fine_tuned(tiny_model: Path, wires_csv: Path, tmp_path_factory: pytest.TempP
     return FineTuned({**validated, **tested}, folder)
 
 
-def test_it_learns_to_tell_the_desks_apart(fine_tuned: FineTuned) -> None:
+def test_it_learns_to_classify_the_desks(fine_tuned: FineTuned) -> None:
     assert fine_tuned.metrics["val/f1"] > 0.9
     assert fine_tuned.metrics["test/accuracy"] > 0.9
 
@@ -113,7 +113,9 @@ def test_parameters_are_held_in_the_dtype_asked_for(
     assert {parameter.dtype for parameter in model.parameters()} == {dtype}
 
 
-def test_what_is_random_is_said(tiny_model: Path, wires_csv: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_randomly_initialized_parameters_are_reported(
+    tiny_model: Path, wires_csv: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level("INFO"):
         fit(TextClassifier(str(tiny_model), adafactor), data_of(wires_csv), max_steps=1)
 
@@ -290,7 +292,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], list[s
 
 
 @pytest.mark.parametrize(("model", "data", "trainer", "words"), MISTAKES.values(), ids=MISTAKES)
-def test_a_mistake_is_told_in_a_sentence(
+def test_a_mistake_is_reported_in_a_sentence(
     model: dict[str, Any],
     data: dict[str, Any],
     trainer: dict[str, Any],
@@ -322,7 +324,7 @@ def test_a_mistake_is_told_in_a_sentence(
     assert all(word in message for word in words), message
 
 
-def test_testing_without_a_test_split_is_told_in_a_sentence(tiny_model: Path, wires_csv: Path) -> None:
+def test_testing_without_a_test_split_is_reported_in_a_sentence(tiny_model: Path, wires_csv: Path) -> None:
     with pytest.raises(RecipeError, match=r"data\.test is null"):
         trainer_of().test(TextClassifier(str(tiny_model)), data_of(wires_csv, test=None))
 

@@ -225,7 +225,7 @@ def test_a_run_that_left_none_is_named_with_the_older_one_and_the_settings_that_
     assert f"of the older run {tmp_path / 'cls/version_0'}, which had model.lr 0.1 instead of 0.2\n" in said
 
 
-def test_a_folder_that_is_no_run_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_is_no_run_is_reported(tmp_path: Path) -> None:
     (tmp_path / "x.ckpt").mkdir()
     with pytest.raises(RecipeError, match=r"x\.ckpt: a folder, and neither that of a run"):
         resolve(str(tmp_path / "x.ckpt"), "fit", tmp_path, "cls")
@@ -234,14 +234,14 @@ def test_a_folder_that_is_no_run_is_told(tmp_path: Path) -> None:
 # What a checkpoint holds
 
 
-def test_weights_alone_are_not_enough_to_go_on_from(tmp_path: Path) -> None:
+def test_weights_alone_are_not_enough_to_resume_from(tmp_path: Path) -> None:
     weights = {"state_dict": {}, "pytorch-lightning_version": "2.6.0", "loops": {}}
     check_contents("x.ckpt", weights, "test")
     with pytest.raises(RecipeError, match="holds the weights only, no optimizer_states and no lr_schedulers"):
         check_contents("x.ckpt", weights, "fit")
 
 
-def test_a_checkpoint_of_another_program_is_told() -> None:
+def test_a_checkpoint_of_another_program_is_reported() -> None:
     with pytest.raises(RecipeError, match="it holds no pytorch-lightning_version"):
         check_contents("x.ckpt", {"state_dict": {}}, "test")
 
@@ -307,7 +307,7 @@ class Signalled(BoringModel):
 
 @pytest.mark.parametrize("twice", [False, True], ids=["once", "twice"])
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_lets_the_batch_end_before_the_save_and_a_second_one_leaves_at_once(
+def test_a_signal_stops_after_the_batch_and_a_save_and_a_second_one_at_once(
     signum: signal.Signals, twice: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -339,7 +339,7 @@ def test_last_checkpoint_is_not_saved_in_a_fast_dev_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kept", [True, False], ids=["still there", "removed since"])
-def test_the_best_checkpoint_of_the_run_before_counts_only_while_its_file_is_there(kept: bool, tmp_path: Path) -> None:
+def test_the_best_checkpoint_of_the_resumed_run_counts_only_while_its_file_exists(kept: bool, tmp_path: Path) -> None:
     path = tmp_path / "epoch=0-step=4.ckpt"
     if kept:
         path.touch()

@@ -130,7 +130,7 @@ def test_weights_corrupted_by_the_last_step_of_a_run_without_checkpoints_end_it(
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_any_element_that_is_no_number_is_found(value: float, dtype: torch.dtype) -> None:
+def test_any_element_that_is_nan_or_infinite_is_found(value: float, dtype: torch.dtype) -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)).to(dtype)
     with torch.no_grad():
         model[0].weight.fill_(3e38)
@@ -160,7 +160,7 @@ def _trainer_beside(other_rank_diverged: bool) -> Any:
     [(float("nan"), False, "at step 4"), (1.0, True, "on another rank")],
     ids=["on this rank", "on the other rank"],
 )
-def test_all_ranks_stop_when_the_loss_of_one_is_no_number(own: float, other: bool, where: str) -> None:
+def test_all_ranks_stop_when_the_loss_of_one_is_nan(own: float, other: bool, where: str) -> None:
     callback = StopOnDivergence()
 
     with pytest.raises(TrainingDiverged, match=f"NaN or infinite {where}"):
