@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 
 # Set before torch, tokenizers or matplotlib are imported: each reads its variable once, on import.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -21,6 +22,10 @@ import torch
 if not torch.cuda.is_available():
     # Read when Triton is first imported: the kernels then run on CPU tensors.
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts what is in its background so, and processes of the tests would inherit it: none could be interrupted.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples in every run, and no verdict that depends on how busy the machine is.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)

@@ -42,10 +42,10 @@ def test_gradients_and_parameters_are_passed_over_five_times_without_parameter_s
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("model", MODELS)
-def test_everything_else_is_at_most_2_1_percent_more(model: str, dtype: torch.dtype) -> None:
+def test_everything_else_is_at_most_2_2_percent_more(model: str, dtype: torch.dtype) -> None:
     moved = traffic(table_of(model, dtype))
-    # 1.27 and 2.003 % for MiniLM, whose matrices are 1.5 tiles wide; less for the other models
-    bound = {torch.float32: 1.013, torch.bfloat16: 1.021}[dtype]
+    # 1.33 and 2.10 % for MiniLM, whose matrices are 1.5 tiles wide; less for the other models
+    bound = {torch.float32: 1.014, torch.bfloat16: 1.022}[dtype]
     counted = moved.gradients + moved.parameters
     assert counted < moved.total < bound * counted
 
@@ -67,8 +67,8 @@ def test_partial_sums_of_one_matrix_are_those_counted_by_hand() -> None:
     tiles, rows, columns = 4, 512, 256
     sums = 4 * (2 * rows + 2 * columns)  # each of 2 column tiles has all rows, each of 2 row tiles all columns
     assert moved["sum_squares"].partial_sums == sums + 4 * tiles
-    assert moved["update_factors"].partial_sums == sums + 4  # 512 rows are one chunk of mean(R)
-    assert moved["update_factors"].state == 2 * 4 * (rows + columns) + 4 * 2
+    assert moved["update_factors"].partial_sums == sums + 4 * 2  # 512 rows are two chunks of mean(R)
+    assert moved["update_factors"].state == 2 * 4 * (rows + columns) + 4 * 3
     assert moved["sum_updates"].state == moved["apply_updates"].state == sums
     assert moved["sum_updates"].gradients == moved["apply_updates"].gradients == 4 * rows * columns
 

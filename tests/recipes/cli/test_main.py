@@ -130,7 +130,7 @@ def test_null_on_the_command_line_is_null_as_in_a_file(options: list[str], capsy
     made = settings(capsys, *CONFIG, *adafactor, *options)["model"]["init_args"]["optimizer"]
     assert made["init_args"]["beta1"] is None
     assert made["init_args"]["eps"] == [None, 0.01]
-    assert made["init_args"]["lr"] == 0.1
+    assert made["init_args"]["lr"] == 0.01  # its own default: the file's lr is another class's
 
 
 def test_a_negative_number_may_follow_its_option(capsys: pytest.CaptureFixture[str]) -> None:
