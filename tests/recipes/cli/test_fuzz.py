@@ -123,7 +123,7 @@ COMMANDS = st.sampled_from(
     ["fit", "validate", "test", "predict", "estimate", "compare", "reproduce", "generate", "x", ""]
 )
 OPTIONS = st.lists(TYPED, min_size=1, max_size=3)
-SLOW = settings(max_examples=400, suppress_health_check=list(HealthCheck))
+SLOW = settings(max_examples=60, suppress_health_check=list(HealthCheck))
 SHORT = settings(max_examples=8, suppress_health_check=list(HealthCheck))
 
 
