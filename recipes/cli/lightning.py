@@ -34,6 +34,7 @@ from recipes.runs.config import RecordConfig, recorded_config
 from recipes.runs.folder import RunFolder, claim, config_name, give_back, next_folder, runs_root
 from recipes.training import checkpoints
 from recipes.training.defaults import default_callbacks, loggers_of
+from recipes.training.precision import float32_instead
 from recipes.training.unsupported import refuse_settings
 
 CHECKPOINT_PATH = (
@@ -246,11 +247,15 @@ class RecipeCLI(LightningCLI):
         return runs_root(self.config[command]["trainer"]["default_root_dir"]), config_name(first)
 
     def before_instantiate_classes(self) -> None:
-        """Sets the threads and, if no setting does, the metric that chooses the best checkpoint: the model's."""
+        """Sets the threads, the precision that the CPU can afford, and the model's own metric if no setting names one."""
         settings = self.config[self.subcommand]
         if settings["threads"] is not None:
             torch.set_num_threads(settings["threads"])
         settings["threads"] = torch.get_num_threads()
+        reason = float32_instead(settings["trainer"])
+        if reason is not None:
+            settings["trainer"]["precision"] = "32-true"
+            tell(f"note: {reason}")
         checkpoint = settings["checkpoint"]
         has_validation = settings["data"].get("init_args", {}).get("validation", "given") is not None
         if checkpoint["monitor"] is None and has_validation and settings["trainer"]["limit_val_batches"] != 0:
