@@ -247,7 +247,7 @@ class RecipeCLI(LightningCLI):
         return runs_root(self.config[command]["trainer"]["default_root_dir"]), config_name(first)
 
     def before_instantiate_classes(self) -> None:
-        """Sets the threads, the precision that the CPU can afford, and the model's own metric if no setting names one."""
+        """Sets threads, a precision that the CPU can afford, and the model's own metric where no setting names one."""
         settings = self.config[self.subcommand]
         if settings["threads"] is not None:
             torch.set_num_threads(settings["threads"])
