@@ -255,7 +255,7 @@ class RecipeCLI(LightningCLI):
         reason = float32_instead(settings["trainer"])
         if reason is not None:
             settings["trainer"]["precision"] = "32-true"
-            tell(f"note: {reason}")
+            tell(reason)
         checkpoint = settings["checkpoint"]
         has_validation = settings["data"].get("init_args", {}).get("validation", "given") is not None
         if checkpoint["monitor"] is None and has_validation and settings["trainer"]["limit_val_batches"] != 0:
