@@ -371,7 +371,8 @@ class Adafactor(Optimizer):
 
                 self._fused_step = FusedAdafactor()
             self._fused_step(work.fused, grad_scale=grad_scale, found_inf=found_inf)
-            self._new_or_kept_cache().release_gradients()
+            for entry in work.fused:  # the entries are kept, by the cache and by the tables
+                entry.release_gradient()
         if work.compiled:
             compiled_step.adafactor(work.compiled, grad_scale=grad_scale, found_inf=found_inf)
         if work.plain:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import torch
 from torch import Tensor
 
 from lightning_adafactor.rule import Rule
@@ -79,6 +80,10 @@ class Entry:
         step = state["step"]
         return cls(param, grad, step, row_var, col_var, variance, exp_avg, rms, index, rule, transposed)
 
+    def release_gradient(self) -> None:
+        """Drops the gradient of an entry that is kept, so that ``zero_grad`` frees its memory."""
+        self.grad = _RELEASED
+
     @property
     def factored(self) -> bool:
         """Whether second moments are kept as R and C rather than per element."""
@@ -96,3 +101,6 @@ class Entry:
 def is_transposed(param: Tensor) -> bool:
     """Whether the last two dimensions of a parameter are swapped in memory."""
     return param.dim() > 1 and param.stride(-2) < param.stride(-1) and param.size(-2) > 1
+
+
+_RELEASED = torch.empty(0)

@@ -101,11 +101,3 @@ class EntryCache:
             state,
             tuple(state.get(name) for name in _TENSORS),
         )
-
-    def release_gradients(self) -> None:
-        """Lets go of the gradients, whose memory is to be free as soon as ``zero_grad`` has dropped them."""
-        for kept in self._kept.values():
-            kept.entry.grad = _RELEASED
-
-
-_RELEASED = torch.empty(0)

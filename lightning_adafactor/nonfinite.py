@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from lightning_adafactor.sharded.layout import local
+
 OnNonfinite = Literal["ignore", "skip", "raise"]
 """``ignore``: NaN and infinities enter parameters and state, as with torch's optimizers. ``skip``: the step changes
 nothing and is counted. ``raise``: likewise, and an error says where."""
@@ -31,11 +33,11 @@ def find_nonfinite(gradients: Sequence[Tensor]) -> Tensor:
     Returns:
         One float32 element on the first gradient's device: 1 if there is such an element, else 0.
     """
-    local = [gradient.to_local() if isinstance(gradient, DTensor) else gradient for gradient in gradients]
-    full = [gradient for gradient in local if gradient.numel() > 0]
+    shards = [local(gradient) for gradient in gradients]
+    full = [shard for shard in shards if shard.numel() > 0]
     # the largest absolute value: it is NaN or infinite only where an element is
     largest = torch.nn.utils.get_total_norm(full, norm_type=torch.inf) if full else torch.zeros(())
-    found = (~torch.isfinite(largest)).to(local[0].device, torch.float32, non_blocking=True)
+    found = (~torch.isfinite(largest)).to(shards[0].device, torch.float32, non_blocking=True)
     if any(isinstance(gradient, DTensor) for gradient in gradients):
         torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX)
     return found
@@ -123,7 +125,7 @@ def _describe(groups: Sequence[dict[str, Any]]) -> str:
             number += 1
             if param.grad is None or group["on_nonfinite"] == "ignore":
                 continue
-            gradient = param.grad.to_local() if isinstance(param.grad, DTensor) else param.grad
+            gradient = local(param.grad)
             bad = int((~torch.isfinite(gradient)).sum().item())
             if bad:
                 return (

@@ -101,21 +101,14 @@ class TransformersAdafactor(Adafactor):
     def _rule(self, group: dict[str, Any]) -> Rule:
         if group["lr"] is None and not group["relative_step"]:
             raise ValueError("TransformersAdafactor needs an `lr` when `relative_step=False`")
-        return Rule(
-            lr=1e-2 if group["relative_step"] else group["lr"],
-            beta2_decay=group["decay_rate"],
-            eps1=group["eps"][0],
-            eps2=group["eps"][1],
-            d=group["clip_threshold"],
-            weight_decay=0.0 if self._initializes_state(group) else group["weight_decay"],
-            maximize=group["maximize"],
-            scale_parameter=group["scale_parameter"],
-            relative_step=group["relative_step"],
-            warmup_init=group["warmup_init"],
-            beta1=group["beta1"],
-            dialect=self._dialect,
-            stochastic_rounding=group["stochastic_rounding"] is not False,
-            seed=group["seed"],
+        return super()._rule(
+            {
+                **group,
+                "lr": 1e-2 if group["relative_step"] else group["lr"],
+                "beta2_decay": group["decay_rate"],
+                "d": group["clip_threshold"],
+                "weight_decay": 0.0 if self._initializes_state(group) else group["weight_decay"],
+            }
         )
 
     def _initializes_state(self, group: dict[str, Any]) -> bool:

@@ -88,10 +88,10 @@ def test_a_new_entry_is_needed_for_another(what: str) -> None:
     assert kept_alive
 
 
-def test_gradients_are_released() -> None:
+def test_an_entry_whose_gradient_was_released_comes_back_with_the_next_one() -> None:
     cache, parameter = EntryCache(), Parameter((5,))
     entry = parameter.keep(cache)
-    cache.release_gradients()
+    entry.release_gradient()
     assert entry.grad is not parameter.grad
     assert parameter.find(cache) is entry
     assert entry.grad is parameter.grad
