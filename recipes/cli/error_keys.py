@@ -8,6 +8,7 @@ from types import FrameType
 from typing import Any
 
 from recipes.cli.class_paths import find_class
+from recipes.cli.phases import file_of
 
 KINDS = (
     ("lightning.pytorch.callbacks", "ModelCheckpoint", "checkpoint"),
@@ -151,7 +152,7 @@ def _of_a_kind(frame: FrameType, kinds: Sequence[tuple[type, str]]) -> Place | N
 
 
 def _called(frame: FrameType) -> Place | None:
-    file = _file(frame)
+    file = file_of(frame)
     for end, name, key in FUNCTIONS:
         if file.endswith(end) and frame.f_code.co_name == name:
             return Place(key)
@@ -167,20 +168,16 @@ def _objects(frame: FrameType) -> Iterator[Any]:
         first = first if hasattr(type(first), code.co_name) else None
     elif code.co_flags & CO_VARARGS and (given := values.get(code.co_varnames[code.co_kwonlyargcount])):
         first = given[0]
-    called = values.get("callback") if _file(frame).endswith(CALLS) else None
+    called = values.get("callback") if file_of(frame).endswith(CALLS) else None
     for this in (first, values.get("self"), called):
         if this is not None:
             yield this
-
-
-def _file(frame: FrameType) -> str:
-    return frame.f_code.co_filename.replace("\\", "/")
 
 
 def _function(frame: FrameType, this: Any) -> str:
     """The method in which an object failed; of a frame that calls it, the method that is called."""
     cls = type(this)
     name = frame.f_code.co_name
-    if _file(frame).endswith(CALLS):
+    if file_of(frame).endswith(CALLS):
         name = frame.f_locals.get("hook_name") or name.removeprefix("_call_callbacks_")
     return f"{cls.__module__}.{cls.__qualname__}.{name}"

@@ -3,7 +3,6 @@
 It knows no task: ``model`` and ``data`` are the classes that the YAML names.
 """
 
-import importlib
 import signal
 import sys
 from argparse import ArgumentError
@@ -18,6 +17,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf.errors import OmegaConfBaseException
 
 from recipes import resolvers
+from recipes.cli.class_paths import find_class
 from recipes.cli.command_line import CommandLine
 from recipes.cli.given import plain_keys
 from recipes.cli.interpolation import explain_interpolation
@@ -259,8 +259,7 @@ class RecipeCLI(LightningCLI):
         checkpoint = settings["checkpoint"]
         has_validation = settings["data"].get("init_args", {}).get("validation", "given") is not None
         if checkpoint["monitor"] is None and has_validation and settings["trainer"]["limit_val_batches"] != 0:
-            module, _, name = settings["model"]["class_path"].rpartition(".")
-            model_class = getattr(importlib.import_module(module), name)
+            model_class, _ = find_class(settings["model"]["class_path"], (LightningModule,))
             if issubclass(model_class, Recipe):
                 checkpoint["monitor"], checkpoint["mode"] = model_class.monitor, model_class.monitor_mode
 

@@ -103,11 +103,14 @@ def _goes_through(frames: Sequence[FrameType], *doing: str) -> bool:
     return any(_is_in(frame, phase) for frame in frames for phase in PHASES if phase.doing in doing)
 
 
+def file_of(frame: FrameType) -> str:
+    """The file that a frame's code is from, with slashes on every system."""
+    return frame.f_code.co_filename.replace("\\", "/")
+
+
 def _is_in(frame: FrameType, phase: Phase) -> bool:
     code = frame.f_code
-    return code.co_filename.replace("\\", "/").endswith(phase.file) and (
-        not phase.functions or code.co_name in phase.functions
-    )
+    return file_of(frame).endswith(phase.file) and (not phase.functions or code.co_name in phase.functions)
 
 
 def _called(frame: FrameType) -> tuple[str, str | None]:
