@@ -9,6 +9,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from recipes.sharding.blocks import shard_blocks
+from recipes.sharding.tensor_parallel import parallelize, sum_gradients
 from recipes.sharding.weights import distribute
 
 DATA, TENSOR = "data_parallel", "tensor_parallel"
@@ -38,9 +39,13 @@ def sharded_model(
     distributed.broadcast_object_list(facts, 0, device=device)
     with torch.device("meta"):
         model = make(False).train()
+    if mesh[TENSOR].size() > 1:
+        parallelize(model, mesh[TENSOR])
     if mesh[DATA].size() > 1:
         shard_blocks(model, mesh[DATA], policy)
     distribute(model, whole, device)
+    if mesh[TENSOR].size() > 1:
+        sum_gradients(model)
     torch.set_rng_state(facts[0])
     if facts[1] is not None:
         model.generation_config = facts[1]

@@ -8,6 +8,8 @@ from torch import Tensor, distributed, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 from torch.distributed.tensor import DTensor, Replicate
 
+from recipes.sharding.shared_weights import share, shared_names
+
 
 def is_sharded(module: nn.Module) -> bool:
     """Whether a module has parameters of which each process holds a part."""
@@ -32,11 +34,9 @@ def distribute(model: nn.Module, whole: nn.Module | None, device: torch.device) 
         whole: The same model with weights, on the CPU of the first process; None on the others.
         device: Where the shards go.
     """
-    shared = _shared_names(model)
+    shared = shared_names(model)
     model.to_empty(device=device)
-    for name, first in shared.items():
-        module, _, parameter = name.rpartition(".")
-        setattr(model.get_submodule(module), parameter, model.get_parameter(first))
+    share(model, shared)
     state: Mapping[str, Any] = {} if whole is None else whole.state_dict()
     set_model_state_dict(
         model, dict(state), options=StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
@@ -63,10 +63,3 @@ def placed_like(whole: Tensor, parameter: Tensor) -> Tensor:
     mesh = parameter.device_mesh
     replicated = DTensor.from_local(value, mesh, [Replicate()] * mesh.ndim, run_check=False)
     return replicated.redistribute(placements=parameter.placements)
-
-
-def _shared_names(model: nn.Module) -> dict[str, str]:
-    """For each further name of a parameter that has several, its first name."""
-    first: dict[int, str] = {}
-    named = model.named_parameters(remove_duplicate=False)
-    return {name: known for name, parameter in named if (known := first.setdefault(id(parameter), name)) != name}
