@@ -94,6 +94,7 @@ class Adafactor(Optimizer):
     _given: set[int]  # ids of the parameters that the optimizer was given
     # these belong to the process, not to the state
     _fused_step: FusedAdafactor | None = None
+    _sharded_step: sharded_step.ShardedAdafactor | None = None
     _entry_cache: EntryCache | None = None
     _paths_of_cache: tuple[Any, ...] = ()
     _nonfinite: NonfiniteGradients | None = None
@@ -302,7 +303,7 @@ class Adafactor(Optimizer):
         if path == "fused" and (state["step"].device != param.device or state["step"].dtype != torch.float32):
             state["step"] = state["step"].to(param.device, torch.float32, non_blocking=True)
         if isinstance(param, DTensor):
-            shard = sharded_step.entry_of(param, state, index, rule)
+            shard = sharded_step.entry_of(param, state, index, rule, path)
             return path, shard if shard.layout.all and param.numel() > 0 else shard.entry
         assert param.grad is not None
         return path, Entry.of(param if path == "fused" else param.detach(), param.grad, state, index, rule)
@@ -364,7 +365,9 @@ class Adafactor(Optimizer):
         work = self._work()
         found_inf = self._nonfinite.check(self.param_groups, found_inf)
         if work.sharded:
-            found_inf = sharded_step.adafactor(work.sharded, grad_scale=grad_scale, found_inf=found_inf)
+            if self._sharded_step is None:
+                self._sharded_step = sharded_step.ShardedAdafactor()
+            found_inf = self._sharded_step(work.sharded, grad_scale=grad_scale, found_inf=found_inf)
         if work.fused:
             if self._fused_step is None:
                 from lightning_adafactor.fused.step import FusedAdafactor  # needs Triton
