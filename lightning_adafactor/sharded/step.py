@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -19,6 +20,10 @@ from lightning_adafactor.sharded.layout import Layout, layout_of, local, local_g
 from lightning_adafactor.sharded.plain import PlainStages
 from lightning_adafactor.sharded.reduction import Reduction
 from lightning_adafactor.sharded.stages import Stages
+
+if TYPE_CHECKING:
+    from lightning_adafactor.fused.table import Tiling
+    from lightning_adafactor.sharded.fused import Tables
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -59,7 +64,15 @@ def entry_of(param: DTensor, state: dict[str, Tensor], index: int, rule: Rule, p
 
 
 class ShardedAdafactor:
-    """Takes steps of sharded parameters; keeps from step to step what the implementations reuse."""
+    """Takes steps of sharded parameters; keeps from step to step what the implementations reuse.
+
+    Args:
+        tilings: Tile sizes of the fused step by parameter dtype, in place of ``Tiling.of``.
+    """
+
+    def __init__(self, tilings: dict[torch.dtype, Tiling] | None = None) -> None:
+        self.tilings = tilings or {}
+        self._tables: Tables = {}
 
     def __call__(
         self, entries: Iterable[ShardedEntry], *, grad_scale: Tensor | None = None, found_inf: Tensor | None = None
@@ -129,6 +142,12 @@ class ShardedAdafactor:
         for path, own in chosen.items():
             if path == "empty":
                 stages.append(EmptyStages(own, squares))
+            elif path == "fused":
+                from lightning_adafactor.sharded.fused import FusedStages  # needs Triton
+
+                stages.append(
+                    FusedStages(own, squares, updates, grad_scale, tables=self._tables, tilings=self.tilings)
+                )
             else:
                 stages.append(PlainStages(own, squares, updates, grad_scale))
         return stages
