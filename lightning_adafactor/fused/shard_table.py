@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from lightning_adafactor.fused.fields import Field, Region
-from lightning_adafactor.fused.table import Tiling, WorkTable, rows_between
+from lightning_adafactor.fused.table import Tiling, WorkTable
 from lightning_adafactor.rounding import LANES
 from lightning_adafactor.shard import Shard
 
@@ -33,7 +33,7 @@ class ShardTable(WorkTable):
         self._places = _places_of(shards)
         self._totals: tuple[list[tuple[int, int, int]], list[tuple[int, int, int]]] = ([], [])
         regions = [shard.entry.region for shard in shards]
-        aligned = all(region is None or region.starts[-1] % LANES == 0 for region in regions)
+        aligned = all(region is None or region.first_column % LANES == 0 for region in regions)
         self.region = Region.ALIGNED if aligned else Region.ANY
         super().__init__([shard.entry for shard in shards], tiling, device)
         before, after = (torch.tensor(totals, dtype=torch.int64).view(-1, 3) for totals in self._totals)
@@ -70,10 +70,8 @@ class ShardTable(WorkTable):
             row[Field.SUM_COUNT], row[Field.NUMEL] = 1, shard.numel
             row[Field.P_SUMS], row[Field.U_SUMS] = shard.parameter_sum or 0, shard.update_sum
             region = shard.entry.region
-            if region is not None and region.starts:
-                row[Field.REGION_COLUMN] = region.starts[-1]
-                places = zip(region.starts, rows_between(region.shape), strict=True)
-                row[Field.REGION_ROW] = sum(start * rows for start, rows in places)
+            if region is not None:
+                row[Field.REGION_ROW], row[Field.REGION_COLUMN] = region.first_row, region.first_column
 
 
 def _places_of(shards: Sequence[Shard]) -> list[object]:

@@ -80,7 +80,7 @@ def layout(entry: Entry) -> Layout:
         last = {name: (stride[-1] if stride else 1) for name, stride in strides.items()}
         return Layout((1, 1, 1), {name: (0, 0, 0, 0, stride) for name, stride in last.items()}, 1, entry.param.numel())
     if entry.region is not None:
-        strides[_REGION] = rows_between(entry.region.shape)
+        strides[_REGION] = entry.region.rows_between
     sizes: list[int] = []
     merged: dict[str, list[int]] = {name: [] for name in strides}
     for dim, size in enumerate(shape[:-2]):
@@ -97,11 +97,6 @@ def layout(entry: Entry) -> Layout:
     missing = MAX_BATCH_STRIDES - len(sizes)
     complete = {name: (*[0] * missing, *merged[name], *strides[name][-2:]) for name in strides}
     return Layout((*[1] * missing, *sizes), complete, shape[-2], shape[-1])
-
-
-def rows_between(shape: Sequence[int]) -> tuple[int, ...]:
-    """How many rows of a whole parameter lie between neighbours in each dimension but the last, which has 0."""
-    return (*(math.prod(shape[dim + 1 : -1]) for dim in range(len(shape) - 1)), 0)
 
 
 def _is_aligned(entry: Entry, shape: Layout) -> bool:

@@ -15,6 +15,7 @@ from lightning_adafactor.entry import Entry
 from lightning_adafactor.implementation import Path
 from lightning_adafactor.rule import Rule, state_dtype
 from lightning_adafactor.shard import Shard
+from lightning_adafactor.sharded.compiled import CompiledStages
 from lightning_adafactor.sharded.empty import EmptyStages
 from lightning_adafactor.sharded.layout import Layout, layout_of, local, local_gradient, region_of
 from lightning_adafactor.sharded.plain import PlainStages
@@ -148,6 +149,8 @@ class ShardedAdafactor:
                 stages.append(
                     FusedStages(own, squares, updates, grad_scale, tables=self._tables, tilings=self.tilings)
                 )
+            elif path == "compiled":
+                stages.append(CompiledStages(own, squares, updates, grad_scale))
             else:
                 stages.append(PlainStages(own, squares, updates, grad_scale))
         return stages
