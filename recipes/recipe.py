@@ -13,6 +13,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import OptimizerCallable
 from torch import nn
 
+from lightning_adafactor import GradientRelease
 from recipes.messages import RecipeError
 from recipes.models.gguf import as_folder, config_location
 from recipes.models.pretrained import load_config, load_model, save, set_checkpointing
@@ -53,6 +54,10 @@ class Recipe(LightningModule, Generic[Data]):
             ``{min_lr_rate: 0.1}`` of ``cosine_with_min_lr``.
         gradient_checkpointing: Whether activations are recomputed in the backward pass instead of kept: less
             memory, for the time of one more forward pass.
+        gradient_release: Whether each layer is stepped during the backward pass, as soon as its gradients are complete,
+            and these are freed: gradients take the memory of one layer instead of the whole model, and the results
+            are the same. Needs an optimizer of ``lightning_adafactor``; does not work with
+            ``trainer.accumulate_grad_batches``, ``trainer.gradient_clip_val``, ``16-mixed`` precision and DDP.
         dtype: The dtype of the parameters. ``bfloat16`` halves their memory and that of the gradients, and needs an
             optimizer with stochastic rounding. Mixed precision is set with ``trainer.precision``.
         trust_remote_code: Whether code that comes with the model or its tokenizer may run on this machine.
@@ -80,6 +85,7 @@ class Recipe(LightningModule, Generic[Data]):
         warmup: NonNegativeFloat = 0.06,
         schedule_args: dict[str, Any] | None = None,
         gradient_checkpointing: bool = False,
+        gradient_release: bool = False,
         dtype: Literal["float32", "bfloat16"] = "float32",
         trust_remote_code: bool = False,
     ) -> None:
@@ -91,6 +97,7 @@ class Recipe(LightningModule, Generic[Data]):
         self.warmup = warmup
         self.schedule_args = schedule_args
         self.gradient_checkpointing = gradient_checkpointing
+        self.gradient_release = gradient_release
         self.dtype_name = dtype
         self.trust_remote_code = trust_remote_code
         self.history = RunHistory()
@@ -117,7 +124,10 @@ class Recipe(LightningModule, Generic[Data]):
         refuse_for_recipe(self.trainer)
         self.data.tokenize_for(self.pretrained, self.trust_remote_code)
         present = self.trainer.callbacks  # type: ignore[attr-defined]
-        return [callback for callback in self.run_callbacks if callback not in present]
+        callbacks = [callback for callback in self.run_callbacks if callback not in present]
+        if self.gradient_release and not any(isinstance(callback, GradientRelease) for callback in present):
+            callbacks.append(GradientRelease())
+        return callbacks
 
     def configure_model(self) -> None:
         """Loads the model, once."""

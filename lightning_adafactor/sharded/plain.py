@@ -61,9 +61,7 @@ def _read(buffer: Tensor, places: Sequence[int]) -> list[float]:
 class _Work:
     """The passes over one shard; arguments as of :class:`PlainStages`, and buffers in the dtype of the arithmetic."""
 
-    def __init__(
-        self, shard: Shard, scratch: Scratch, unscale: float | None, squares: Tensor, updates: Tensor
-    ) -> None:
+    def __init__(self, shard: Shard, scratch: Scratch, unscale: float | None, squares: Tensor, updates: Tensor) -> None:
         self.shard, self.entry, self.updates = shard, shard.entry, updates
         self.t = float(shard.entry.step.item()) + 1.0
         self.passes = plain.passes(shard.entry, scratch, unscale, self.t)

@@ -9,6 +9,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from lightning_adafactor import GradientRelease
 from lightning_adafactor.memory import StateSize, measure_state
 from recipes.runs.fingerprint import weights_sha256
 
@@ -21,7 +22,7 @@ class RunHistory(Callback):
             of this process's batches, and the seconds of training until then, without validation.
         evaluations: For each validation ``(step, {metric: value})``.
         initial_weights: Fingerprint of the module before the first step of training.
-        gradients: Size of the gradients at the first optimizer step, on this process.
+        gradients: Size of the gradients at the first optimizer step, on this process; with gradient release the peak.
         seconds: ``setup`` from the creation of this callback to the first training step (data, model, evaluation before
             it), ``train`` the training loop including validation, ``test`` the test loop.
         samples: Training examples seen by this process.
@@ -76,6 +77,9 @@ class RunHistory(Callback):
         if self.gradients.elements == 0:
             gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
             self.gradients = measure_state([gradients])
+            for callback in trainer.callbacks:  # type: ignore[attr-defined]
+                if isinstance(callback, GradientRelease) and callback.peak is not None:
+                    self.gradients = max(self.gradients, callback.peak, key=lambda size: size.bytes)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

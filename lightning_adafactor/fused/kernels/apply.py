@@ -75,7 +75,9 @@ def _random_bits_of_each(seed, columns, counter_1, t, index):
     (ROWS, COLUMNS).
     """
     counter_0 = (columns // 8).to(tl.int32)
-    w0, w1, w2, w3 = tl.philox(seed, counter_0, counter_1, tl.zeros_like(counter_0) + t, tl.zeros_like(counter_0) + index)
+    w0, w1, w2, w3 = tl.philox(
+        seed, counter_0, counter_1, tl.zeros_like(counter_0) + t, tl.zeros_like(counter_0) + index
+    )
     lane = (columns % 8).to(tl.int32)
     word = tl.where(lane < 4, tl.where(lane < 2, w0, w1), tl.where(lane < 6, w2, w3))
     return tl.where(lane % 2 == 0, word & 0xFFFF, word >> 16).to(tl.int32, bitcast=True)

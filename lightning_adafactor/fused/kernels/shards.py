@@ -95,9 +95,7 @@ def collect_squares(
     slots = sums + _load_by_axis(param_table, param, is_column, ROW_SLOTS, COLUMN_SLOTS) + matrix * size
     tl.store(slots + at, total, mask=inside)
     if _is_mean_axis(param_table, param, is_column):
-        average, other_size, omega, added = _load_factor(
-            param_table, option_table, param, matrix, size, at, is_column
-        )
+        average, other_size, omega, added = _load_factor(param_table, option_table, param, matrix, size, at, is_column)
         part = omega * total / other_size
         if load_field(param_table, param, HOLDS_FACTOR) != 0:
             part += (1.0 - omega) * tl.load(average, mask=inside, other=0.0) + omega * added
@@ -136,9 +134,7 @@ def average_squares(
         inside = at < size
         slots = sums + _load_by_axis(param_table, param, is_column, ROW_SLOTS, COLUMN_SLOTS) + matrix * size
         total = tl.load(slots + at, mask=inside, other=0.0).to(tl.float32)
-        average, other_size, omega, added = _load_factor(
-            param_table, option_table, param, matrix, size, at, is_column
-        )
+        average, other_size, omega, added = _load_factor(param_table, option_table, param, matrix, size, at, is_column)
         updated = tl.load(average, mask=inside, other=0.0) * (1.0 - omega) + omega * (total / other_size + added)
         tl.store(average, updated, mask=inside)
         if _is_mean_axis(param_table, param, is_column):
