@@ -161,7 +161,7 @@ def test_capped_logits_are_refused(reason: str, monkeypatch: pytest.MonkeyPatch)
 
 def test_float16_is_refused() -> None:
     module = made(LLAMA)
-    with torch.autocast("cpu", torch.float16), pytest.raises(RecipeError, match="float16: set model.loss to full"):
+    with torch.autocast("cpu", torch.float16), pytest.raises(RecipeError, match=r"float16: set model\.loss to full"):
         module.training_step(batch(), 0)
 
 
