@@ -73,17 +73,21 @@ def logit_scale(model: nn.Module, input_ids: Tensor) -> float | None:
     return scale if scale and torch.allclose(logits.float(), scale * values, rtol=1e-5) else None
 
 
-def chunked_loss(model: nn.Module, input_ids: Tensor, labels: Tensor, scale: float = 1.0) -> Tensor:
+def chunked_loss(
+    model: nn.Module, input_ids: Tensor, labels: Tensor, scale: float = 1.0, device_type: str | None = None
+) -> Tensor:
     """The mean loss per labelled token, in nats, with torch's ``linear_cross_entropy``.
 
-    Its forward pass also computes the gradients of the head and of its input. They are accumulated in float32 and
-    rounded to the dtype of the weight, or of autocast on a GPU, and the loss with them.
+    Its forward pass also computes the gradients of the head and of its input. On a CPU it computes in float32, as torch
+    multiplies low precision there in any case. Elsewhere matrices have the dtype of the weight or of autocast, sums are
+    in float32, and loss and gradients are rounded to the dtype of the matrices.
 
     Args:
         model: The model.
         input_ids: Tokens of shape (batch, tokens).
         labels: Of the same shape, ``IGNORED`` where there is nothing to predict.
         scale: The model's :func:`logit_scale`.
+        device_type: Compute as on this type of device; by default as on that of the tokens.
 
     Returns:
         A float32 scalar; NaN if no token is labelled.
@@ -93,8 +97,10 @@ def chunked_loss(model: nn.Module, input_ids: Tensor, labels: Tensor, scale: flo
     def loss_of(hidden: Tensor) -> Tensor:
         weight, bias = head.weight, head.bias
         kind = hidden.device.type
-        # A CPU multiplies in float32 in any case. Elsewhere the matrices have the dtype that autocast gives them.
-        dtype = torch.get_autocast_dtype(kind) if _autocasts(kind) and kind != "cpu" else weight.dtype
+        if (device_type or kind) == "cpu":
+            dtype = torch.promote_types(weight.dtype, torch.float32)
+        else:
+            dtype = torch.get_autocast_dtype(kind) if _autocasts(kind) else weight.dtype
         hidden = hidden.flatten(0, -2).to(dtype)
         loss = functional.linear_cross_entropy(
             hidden if scale == 1 else scale * hidden,

@@ -54,7 +54,7 @@ class LanguageModel(Recipe[LanguageModelingData]):
             decay.
         loss: How loss and metrics are computed. ``full``: from the logits of a whole batch, tokens × vocabulary numbers
             several times over. ``chunked``: from those of some hundred tokens at a time, in the same time, with torch
-            2.13 or newer; with bfloat16 parameters, ``train/loss`` is rounded to bfloat16. Null: chunked where the
+            2.13 or newer; on a GPU in bfloat16, ``train/loss`` is rounded to bfloat16. Null: chunked where the
             logits take more than 128 MB in float32 and the model supports it.
         evaluate_before: Whether validation and test split are evaluated before the first step too, for the
             report.
@@ -167,7 +167,7 @@ class LanguageModel(Recipe[LanguageModelingData]):
         labels = batch["labels"]
         assert self.model is not None
         if scale := self._chunk_scale(batch["input_ids"]):
-            loss = chunked_loss(self.model, batch["input_ids"], labels, scale)
+            loss = chunked_loss(self.model, batch["input_ids"], labels, scale, self.estimated_device_type)
         else:
             tokens = (labels != IGNORED).sum()
             loss = negative_log_likelihood(self(batch["input_ids"]), labels) / tokens

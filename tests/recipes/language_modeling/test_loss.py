@@ -122,11 +122,13 @@ def test_mixed_precision_keeps_the_loss_in_float32_on_a_cpu() -> None:
     torch.testing.assert_close(gradients, expected_gradients, rtol=0.1, atol=2e-3)
 
 
-def test_bfloat16_parameters_have_the_gradients_of_the_whole_batch() -> None:
+@pytest.mark.parametrize("device_type", [None, "cuda"])
+def test_bfloat16_parameters_have_the_gradients_of_the_whole_batch(device_type: str | None) -> None:
     chunked, full = made(LLAMA), made(LLAMA, "full")
     chunked.model.bfloat16()  # type: ignore[union-attr]
     full.model.bfloat16()  # type: ignore[union-attr]
 
+    chunked.estimated_device_type = device_type
     loss, gradients = stepped(chunked)
 
     expected, expected_gradients = stepped(full)
