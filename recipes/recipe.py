@@ -63,6 +63,7 @@ class Recipe(LightningModule, Generic[Data]):
         trust_remote_code: Whether code that comes with the model or its tokenizer may run on this machine.
 
     Attributes:
+        estimated_device_type: The type of device that ``recipes.estimate`` counts for; None in a run.
         monitor: The metric that chooses the best checkpoint.
         monitor_mode: ``max`` if a higher value is better, ``min`` if a lower one is.
         data_class: The class of the task's data.
@@ -102,6 +103,7 @@ class Recipe(LightningModule, Generic[Data]):
         self.trust_remote_code = trust_remote_code
         self.history = RunHistory()
         self.run_callbacks: list[Callback] = [self.history]
+        self.estimated_device_type: str | None = None
         self.model: nn.Module | None = None
 
     @property

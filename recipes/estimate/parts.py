@@ -116,6 +116,7 @@ class Setting:
         self.module: Any
         self.data: Any
         self.module, self.data = module, data
+        self.module.estimated_device_type = "cuda" if gpu else "cpu"
         self.module.build_on_meta(data)
         if self.precision in TRUE_DTYPES:
             self.module.model.to(TRUE_DTYPES[self.precision])
