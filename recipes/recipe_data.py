@@ -25,6 +25,7 @@ from recipes.messages import RecipeError
 from recipes.models.gguf import as_folder
 from recipes.models.pretrained import load_tokenizer
 from recipes.ranges import NonNegativeInt, PositiveInt
+from recipes.sharding.processes import data_parallel
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -245,11 +246,12 @@ class RecipeData(LightningDataModule, ABC):
     def train_dataloader(self) -> DataLoader:
         """Shuffled batches, as :meth:`train_sampler` orders them."""
         assert self.trainer is not None
+        replicas, rank = data_parallel(self.trainer)
         # Lightning would replace any other sampler by one that shuffles without the run's seed.
         sampler = self.train_sampler(
             self.splits["train"],
-            num_replicas=self.trainer.world_size,
-            rank=self.trainer.global_rank,
+            num_replicas=replicas,
+            rank=rank,
             seed=int(os.environ.get("PL_GLOBAL_SEED", "0")),
         )
         self._train_loader = self._loader(ResumableLoader, self.splits["train"], self.batch_size, sampler=sampler)
@@ -281,7 +283,7 @@ class RecipeData(LightningDataModule, ABC):
 
         assert self.trainer is not None
         rows = self.splits[split]
-        missing = -len(rows) % self.trainer.world_size
+        missing = -len(rows) % data_parallel(self.trainer)[0]
         if not missing:
             return rows
         filling = Dataset.from_list([self.filler(rows[-1])] * missing, features=rows.features)

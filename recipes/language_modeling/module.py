@@ -26,6 +26,8 @@ from recipes.messages import RecipeError
 from recipes.models.pretrained import check_vocabulary
 from recipes.ranges import NonNegativeFloat, PositiveInt
 from recipes.recipe import Recipe
+from recipes.sharding.processes import data_parallel
+from recipes.sharding.weights import is_sharded
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -249,7 +251,8 @@ class LanguageModel(Recipe[LanguageModelingData]):
         """Generates the samples before the first step, when the model is on its device."""
         for sample in self._samples():  # a resumed run generates samples after its training only
             read_prompt(**sample)
-        if self.sample_prompts and not self.trainer.ckpt_path and self.trainer.is_global_zero:
+        alone = self.trainer.is_global_zero or is_sharded(self)  # all processes generate with a model they share
+        if self.sample_prompts and not self.trainer.ckpt_path and alone:
             self.samples_before = self._continued()
 
     def _samples(self) -> list[dict[str, Any]]:
@@ -267,7 +270,7 @@ class LanguageModel(Recipe[LanguageModelingData]):
         """Further keys of the report of a language model."""
         assert self.model is not None
         seconds = self.history.training_seconds
-        blocks = self.history.samples * self.trainer.world_size
+        blocks = self.history.samples * data_parallel(self.trainer)[0]
         self.to(self.trainer.strategy.root_device)
         after = self._continued() if self.sample_prompts else []
         before: list[Any] = self.samples_before or [None] * len(after)

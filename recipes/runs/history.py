@@ -12,6 +12,7 @@ from torch import Tensor
 from lightning_adafactor import GradientRelease
 from lightning_adafactor.memory import StateSize, measure_state
 from recipes.runs.fingerprint import weights_sha256
+from recipes.sharding.weights import full_state_dict, is_sharded
 
 
 class RunHistory(Callback):
@@ -47,8 +48,9 @@ class RunHistory(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Computes the weights' fingerprint; stops the clock of the setup and starts that of training."""
-        if trainer.is_global_zero:
-            self.initial_weights = weights_sha256(pl_module.state_dict())
+        if trainer.is_global_zero or is_sharded(pl_module):
+            weights = full_state_dict(pl_module)
+            self.initial_weights = weights_sha256(weights) if trainer.is_global_zero else None
         self._lap("setup")
         self._seconds_before = self.losses[-1][2] if self.losses else 0.0
 
