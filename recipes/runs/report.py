@@ -98,7 +98,7 @@ def about_training(trainer: Trainer, module: LightningModule, history: RunHistor
         history: Its recorded history.
     """
     state = measure_state([state for optimizer in trainer.strategy.optimizers for state in optimizer.state.values()])
-    samples = history.samples * trainer.world_size
+    samples = history.samples * (trainer.distributed_sampler_kwargs or {"num_replicas": 1})["num_replicas"]
     installed = {"python": platform.python_version(), **packages()}
     checkpoint = trainer.checkpoint_callback
     monitor: dict[str, str | None] = {"name": None, "mode": None}

@@ -1,0 +1,56 @@
+"""The commands on one, two and three processes: the same metrics and predictions, each row once."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(folder: Path, *words: str) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "recipes", *words]
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stderr
+
+
+@pytest.mark.slow
+def test_test_and_predict_are_the_same_on_one_two_and_three_processes(
+    tiny_model: Path, wires_csv: Path, tmp_path: Path
+) -> None:
+    few = tmp_path / "few.csv"
+    few.write_text("\n".join(wires_csv.read_text(encoding="utf-8").splitlines()[:3]) + "\n", encoding="utf-8")
+    settings = {
+        "trainer": {"accelerator": "cpu", "max_steps": 4, "enable_model_summary": False},
+        "model": {"class_path": "recipes.TextClassifier", "init_args": {"pretrained": str(tiny_model)}},
+        "data": {
+            "class_path": "recipes.TextClassificationData",
+            "init_args": {"train": str(wires_csv), "text": "headline", "label": "desk", "validation": 0.1, "test": 0.3},
+        },
+    }
+    settings["data"]["init_args"] |= {"max_length": 16, "eval_batch_size": 5, "predict": str(wires_csv)}  # type: ignore
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    run(tmp_path, "fit", "--config=c.yaml")
+    checkpoint = f"--ckpt_path={tmp_path}/runs/c/version_0/checkpoints/last.ckpt"
+
+    results = []
+    for processes in (1, 2, 3):
+        folder = tmp_path / str(processes)
+        folder.mkdir()
+        both = [f"--config={tmp_path}/c.yaml", checkpoint, f"--trainer.devices={processes}"]
+        both += ["--trainer.strategy=ddp"] if processes > 1 else []
+        for words in (["test"], ["predict"], ["predict", f"--data.predict={few}"]):
+            run(folder, *words, *both)
+        files = ("version_0/metrics.csv", "version_1/predictions.csv", "version_2/predictions.csv")
+        results.append([(folder / "runs/c" / file).read_bytes() for file in files])
+
+    assert results[0] == results[1] == results[2]
+    assert len(results[0][1].splitlines()) == 121
+    assert len(results[0][2].splitlines()) == 3
