@@ -26,6 +26,7 @@ from recipes.messages import RecipeError
 from recipes.models.gguf import as_folder
 from recipes.models.pretrained import load_tokenizer
 from recipes.ranges import NonNegativeInt, PositiveInt
+from recipes.training.ranks import connect
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -222,6 +223,8 @@ class RecipeData(LightningDataModule, ABC):
 
     def setup(self, stage: str) -> None:
         """Loads the splits that ``stage`` (fit, validate, test or predict) needs."""
+        assert self.trainer is not None
+        connect(self.trainer)  # from here on, an error of one process ends all
         self._load()
         if stage == "fit" and getattr(rank_zero_only, "rank", 0) == 0:
             print_summary(self.summary())

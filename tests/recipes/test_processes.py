@@ -1,24 +1,20 @@
 """The commands on one, two and three processes: the same metrics and predictions, each row once."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
-ROOT = Path(__file__).parents[2]
+from tests.recipes.killed_fit import start_ranks
 
 
-def run(folder: Path, *words: str) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "recipes", *words]
-    done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stderr
+def run(folder: Path, processes: int, *words: str) -> None:
+    shared = [f"--trainer.devices={processes}", f"--trainer.strategy={'ddp' if processes > 1 else 'auto'}"]
+    started = start_ranks(folder, processes, *words, *shared)
+    for process in started:
+        process.join(120)
+    output = (folder / "output.txt").read_text(encoding="utf-8")
+    assert [process.exitcode for process in started] == [0] * processes, output[-3000:]
 
 
 @pytest.mark.slow
@@ -37,17 +33,14 @@ def test_test_and_predict_are_the_same_on_one_two_and_three_processes(
     }
     settings["data"]["init_args"] |= {"max_length": 16, "eval_batch_size": 5, "predict": str(wires_csv)}  # type: ignore
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
-    run(tmp_path, "fit", "--config=c.yaml")
+    run(tmp_path, 1, "fit", "--config=c.yaml")
     checkpoint = f"--ckpt_path={tmp_path}/runs/c/version_0/checkpoints/last.ckpt"
 
     results = []
     for processes in (1, 2, 3):
         folder = tmp_path / str(processes)
-        folder.mkdir()
-        both = [f"--config={tmp_path}/c.yaml", checkpoint, f"--trainer.devices={processes}"]
-        both += ["--trainer.strategy=ddp"] if processes > 1 else []
         for words in (["test"], ["predict"], ["predict", f"--data.predict={few}"]):
-            run(folder, *words, *both)
+            run(folder, processes, words[0], f"--config={tmp_path}/c.yaml", checkpoint, *words[1:])
         files = ("version_0/metrics.csv", "version_1/predictions.csv", "version_2/predictions.csv")
         results.append([(folder / "runs/c" / file).read_bytes() for file in files])
 
