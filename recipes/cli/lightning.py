@@ -35,6 +35,7 @@ from recipes.runs.folder import RunFolder, claim, config_name, give_back, next_f
 from recipes.training import checkpoints
 from recipes.training.defaults import default_callbacks, loggers_of
 from recipes.training.precision import float32_instead
+from recipes.training.resume import how_to_resume
 from recipes.training.unsupported import refuse_settings
 
 CHECKPOINT_PATH = (
@@ -145,14 +146,7 @@ class RecipeCLI(LightningCLI):
         return next((c for c in self.trainer.checkpoint_callbacks if isinstance(c, checkpoints.LastCheckpoint)), None)
 
     def _where_it_stopped(self) -> str:
-        last = self._last_checkpoint()
-        if self.subcommand != "fit" or last is None:
-            return ""
-        if last.path and Path(last.path).is_file():
-            return f"resume with --ckpt_path {last.path}"
-        run = self.run_folder.path if self.run_folder else None
-        kept = run is not None and any((run / "checkpoints").glob("*.ckpt"))
-        return f"resume with --ckpt_path {run}" if kept else ""
+        return how_to_resume(self.trainer) if self.subcommand == "fit" else ""
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """The parser of the command, or the one around it; ``--config`` takes the files that are already read."""

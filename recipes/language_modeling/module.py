@@ -165,7 +165,7 @@ class LanguageModel(Recipe[LanguageModelingData]):
         return self.model(input_ids=input_ids, use_cache=False).logits
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """The mean loss per token of a batch, logged as ``train/loss``."""
+        """The mean loss per token of a batch; ``train/loss`` is the mean over the processes."""
         labels = batch["labels"]
         assert self.model is not None
         if scale := self._chunk_scale(batch["input_ids"]):
@@ -173,7 +173,7 @@ class LanguageModel(Recipe[LanguageModelingData]):
         else:
             tokens = (labels != IGNORED).sum()
             loss = negative_log_likelihood(self(batch["input_ids"]), labels) / tokens
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(labels))
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(labels), sync_dist=True)
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
@@ -227,7 +227,8 @@ class LanguageModel(Recipe[LanguageModelingData]):
     def _log(self, stage: str, metrics: TokenMetrics) -> None:
         values = {f"{stage}/{name}": value.float() for name, value in metrics.compute().items()}
         metrics.reset()
-        self.log_dict(values, prog_bar=stage == "val", sync_dist=True)
+        # The values are the same on all processes; the mean of three of them could differ in the last bit.
+        self.log_dict(values, prog_bar=stage == "val", sync_dist=True, reduce_fx="max")
 
     def before_training(self, trainer: Trainer, data: LanguageModelingData) -> None:
         """Evaluates the model before its first step, without a change of the training's random state.
