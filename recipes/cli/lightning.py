@@ -32,7 +32,7 @@ from recipes.ranges import PositiveInt
 from recipes.recipe import Recipe
 from recipes.runs.config import RecordConfig, recorded_config
 from recipes.runs.folder import RunFolder, claim, config_name, give_back, next_folder, runs_root
-from recipes.training import checkpoints
+from recipes.training import checkpoints, ckpt_path
 from recipes.training.defaults import default_callbacks, loggers_of
 from recipes.training.precision import float32_instead
 from recipes.training.unsupported import refuse_settings
@@ -218,7 +218,7 @@ class RecipeCLI(LightningCLI):
                 tell("without --ckpt_path the model has the weights that training starts from, not those of a run")
             return
         root, name = self._run_group(command)
-        path = checkpoints.resolve(settings["ckpt_path"], command, root, name)
+        path = ckpt_path.resolve(settings["ckpt_path"], command, root, name)
         settings["ckpt_path"] = None
         self.checkpoint = path
         if not Path(path).is_file():
