@@ -110,6 +110,7 @@ class RecipeCLI(LightningCLI):
             made=made[command].as_dict() if made else None,
             trainer=trainer,
             folder=self._folder(),
+            runs=runs_root(settings["trainer"]["default_root_dir"] if settings and "trainer" in settings else None),
             resume=self._where_it_stopped() if isinstance(trainer, Trainer) else "",
             rank=int(getattr(rank_zero_only, "rank", 0)),
         )
