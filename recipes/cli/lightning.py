@@ -32,7 +32,7 @@ from recipes.ranges import PositiveInt
 from recipes.recipe import Recipe
 from recipes.runs.config import RecordConfig, recorded_config
 from recipes.runs.folder import RunFolder, claim, config_name, give_back, next_folder, runs_root
-from recipes.training import checkpoints
+from recipes.training import checkpoints, ckpt_path
 from recipes.training.defaults import default_callbacks, loggers_of
 from recipes.training.precision import float32_instead
 from recipes.training.resume import how_to_resume
@@ -111,6 +111,7 @@ class RecipeCLI(LightningCLI):
             made=made[command].as_dict() if made else None,
             trainer=trainer,
             folder=self._folder(),
+            runs=runs_root(settings["trainer"]["default_root_dir"] if settings and "trainer" in settings else None),
             resume=self._where_it_stopped() if isinstance(trainer, Trainer) else "",
             rank=int(getattr(rank_zero_only, "rank", 0)),
         )
@@ -212,7 +213,7 @@ class RecipeCLI(LightningCLI):
                 tell("without --ckpt_path the model has the weights that training starts from, not those of a run")
             return
         root, name = self._run_group(command)
-        path = checkpoints.resolve(settings["ckpt_path"], command, root, name)
+        path = ckpt_path.resolve(settings["ckpt_path"], command, root, name)
         settings["ckpt_path"] = None
         self.checkpoint = path
         if not Path(path).is_file():
