@@ -15,7 +15,7 @@ from difflib import get_close_matches
 from recipes.cli import quiet
 from recipes.cli.command_line import HELP, CommandLine
 from recipes.cli.commands import COMMANDS, OWN_COMMANDS, USAGE, help_of_all
-from recipes.messages import RecipeError, RunFailed, TrainingDiverged
+from recipes.messages import RecipeError, RunFailed, TrainingDiverged, TrainingHopeless
 
 LINES_AT_MOST = 5
 DEBUG = "--debug"
@@ -42,7 +42,7 @@ def main(args: Sequence[str] | None = None) -> int:
         return _run(args)
     except RecipeError as error:
         return _fail(error, MISTAKE, debug)
-    except TrainingDiverged as error:
+    except (TrainingDiverged, TrainingHopeless) as error:
         # All ranks stop for the same reason; rank 0 reports it.
         return FAILURE if _rank() else _fail(error, FAILURE, debug)
     except KeyboardInterrupt as interrupt:
