@@ -379,16 +379,19 @@ def test_a_comparison_of_real_runs(
     wires.to_csv("wires.csv", index=False)
     settings = {
         "threads": 1,
-        "trainer": {"accelerator": "cpu", "max_steps": 4, "val_check_interval": 2, "log_every_n_steps": 1},
-        "model": {"class_path": "recipes.TextClassifier", "init_args": {"pretrained": str(tiny_model)}},
+        "trainer": {"accelerator": "cpu", "val_check_interval": 4, "log_every_n_steps": 1},
+        "model": {"class_path": "recipes.TextClassifier", "init_args": {"pretrained": str(tiny_model), "warmup": 0}},
         "data": {
             "class_path": "recipes.TextClassificationData",
-            "init_args": {"train": "wires.csv", "test": 0.2, "text": "headline", "label": "desk", "max_length": 16},
+            "init_args": {
+                **{"train": "wires.csv", "validation": 0.3, "test": 0.2, "text": "headline", "label": "desk"},
+                **{"max_length": 16, "batch_size": 8},
+            },
         },
     }
     Path("tiny.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
-    command = ["compare", "--config", "tiny.yaml", "--optimizers", "adafactor", "adamw", "--trainer.max_steps", "2"]
-    command += ["--timing-rounds", "1"]
+    command = ["compare", "--config", "tiny.yaml", "--optimizers", "adafactor", "adamw", "--budget-steps", "32"]
+    command += ["--timing-rounds", "1", "--sweep-lr", "1e-9", "2e-2", "4e-2", "--widen", "0"]
 
     assert main(command) == 0
 
@@ -397,10 +400,15 @@ def test_a_comparison_of_real_runs(
     adafactor, adamw = result["optimizers"]
     assert adamw["optimizer_state"] == adamw["adamw_state"] == adafactor["adamw_state"]
     assert 0 < adafactor["optimizer_state"]["bytes"] < adamw["optimizer_state"]["bytes"]
-    assert adafactor["steps"] == adamw["steps"] == 2
+    assert adafactor["steps"] == adamw["steps"] == 32
     assert adafactor["gradient_memory"] == adafactor["parameter_memory"]
     assert set(result["quality"]) == {"test/accuracy", "test/f1"}
     assert Path("runs/compare-tiny/comparison.png").exists()
+    for row in (adafactor, adamw):
+        assert row["timing"]["seconds_per_step"] > 0
+        slowest = next(run for run in row["runs"] if run["lr"] == 1e-9)
+        assert slowest["hopeless"]
+        assert slowest["reason"].startswith("hopeless: val/f1 has reached")
 
 
 def test_a_second_comparison_in_the_same_folder_ends_with_a_sentence(

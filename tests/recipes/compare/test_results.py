@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from recipes.compare.command import plan_of
-from recipes.compare.plan import Plan
 from recipes.compare.metrics import main_quality, mode_of, quality_names, score_of
+from recipes.compare.plan import Plan
 from recipes.compare.results import best_of, comparison, spread
 from recipes.compare.runs import Outcome
 from tests.recipes.fake_fit import a_report
