@@ -81,7 +81,8 @@ def _evaluate_best(trainer: Trainer, recipe: "Recipe[Any]", data: RecipeData) ->
     if best is None:
         rank_zero_info("No checkpoint was kept: the weights of the last step are tested and saved.")
     if data.has_test:
-        return dict(trainer.test(recipe, datamodule=data, ckpt_path=best, verbose=False)[0])
+        results = trainer.test(recipe, datamodule=data, ckpt_path=best, verbose=False)
+        return dict(results[0]) if results else {}  # none with trainer.limit_test_batches 0
     if best is not None and data.has_validation:
         trainer.validate(recipe, datamodule=data, ckpt_path=best, verbose=False)
     return {}

@@ -27,7 +27,7 @@ from recipes.cli.mistakes import explain, refuse_empty_groups, sentence
 from recipes.cli.parser import RecipeParser, parser_settings, words_for
 from recipes.cli.unforeseen import Circumstances, explain_error
 from recipes.cli.unwritable_defaults import leave_out_unwritable_defaults
-from recipes.messages import RecipeError, TrainingDiverged, tell
+from recipes.messages import RecipeError, TrainingDiverged, TrainingHopeless, tell
 from recipes.ranges import PositiveInt
 from recipes.recipe import Recipe
 from recipes.runs.config import RecordConfig, recorded_config
@@ -82,7 +82,7 @@ class RecipeCLI(LightningCLI):
                 parser_kwargs=parser_settings(command),
                 args=words_for(command, command_line),
             )
-        except (RecipeError, TrainingDiverged):
+        except (RecipeError, TrainingDiverged, TrainingHopeless):
             self._leave_no_empty_folder()
             raise
         except Exception as error:
