@@ -38,9 +38,7 @@ def distribute(model: nn.Module, whole: nn.Module | None, device: torch.device) 
     model.to_empty(device=device)
     share(model, shared)
     state: Mapping[str, Any] = {} if whole is None else whole.state_dict()
-    set_model_state_dict(
-        model, dict(state), options=StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
-    )
+    set_model_state_dict(model, dict(state), options=StateDictOptions(full_state_dict=True, broadcast_from_rank0=True))
     # A state dict lacks those that are not persistent, such as the frequencies of rotary embeddings.
     buffers = {} if whole is None else dict(whole.named_buffers())
     with torch.no_grad():
