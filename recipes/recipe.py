@@ -142,7 +142,7 @@ class Recipe(LightningModule, Generic[Data]):
         present = self.trainer.callbacks  # type: ignore[attr-defined]
         callbacks = [callback for callback in self.run_callbacks if callback not in present]
         if self.gradient_release and not any(isinstance(callback, GradientRelease) for callback in present):
-            callbacks.append(GradientRelease())
+            callbacks.append(GradientRelease(clipping_follows_trainer=True))
         return callbacks
 
     def configure_model(self) -> None:
