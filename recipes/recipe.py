@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 
 from lightning_adafactor import GradientRelease
@@ -22,7 +23,7 @@ from recipes.recipe_data import RecipeData
 from recipes.runs.history import RunHistory
 from recipes.runs.report import import_path
 from recipes.training.optimizer import Schedule, configure
-from recipes.training.unsupported import refuse_for_recipe
+from recipes.training.unsupported import refuse_for_recipe, refuse_for_release, refuse_to_release
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -125,8 +126,10 @@ class Recipe(LightningModule, Generic[Data]):
         self.data.tokenize_for(self.pretrained, self.trust_remote_code)
         present = self.trainer.callbacks  # type: ignore[attr-defined]
         callbacks = [callback for callback in self.run_callbacks if callback not in present]
-        if self.gradient_release and not any(isinstance(callback, GradientRelease) for callback in present):
-            callbacks.append(GradientRelease())
+        if self.gradient_release and self.trainer.state.fn == TrainerFn.FITTING:
+            refuse_for_release(self.trainer, self)
+            if not any(isinstance(callback, GradientRelease) for callback in present):
+                callbacks.append(GradientRelease())
         return callbacks
 
     def configure_model(self) -> None:
@@ -204,7 +207,10 @@ class Recipe(LightningModule, Generic[Data]):
     def configure_optimizers(self) -> Any:
         """The optimizer and its schedule."""
         assert self.model is not None
-        return configure(self.model, self.trainer, self.optimizer, self.schedule, self.warmup, self.schedule_args)
+        configured = configure(self.model, self.trainer, self.optimizer, self.schedule, self.warmup, self.schedule_args)
+        if self.gradient_release:
+            refuse_to_release(configured["optimizer"])
+        return configured
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes model and tokenizer in Hugging Face's format.
