@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,10 +21,7 @@ from lightning_adafactor.rule import Dialect, Rule, state_dtype
 from lightning_adafactor.sharded import step as sharded_step
 from lightning_adafactor.sharded.choice import choose, explain
 from lightning_adafactor.sharded.flattened import check_for_deepspeed, check_for_fsdp1
-from lightning_adafactor.work import Work, check_capture, new_fused_step
-
-if TYPE_CHECKING:
-    from lightning_adafactor.fused.step import FusedAdafactor
+from lightning_adafactor.work import KeptSteps, Work, check_capture
 
 
 class Adafactor(Optimizer):
@@ -94,8 +90,8 @@ class Adafactor(Optimizer):
     _dialect: Dialect = "torch"
     _given: set[int]  # ids of the parameters that the optimizer was given
     # these belong to the process, not to the state
-    _fused_step: FusedAdafactor | None = None
-    _fused_parts: dict[int, FusedAdafactor] | None = None
+    _kept_steps: KeptSteps | None = None
+    _kept_steps_of_parts: dict[int, KeptSteps] | None = None
     _positions: Positions | None = None
     _entry_cache: EntryCache | None = None
     _paths_of_cache: tuple[Any, ...] = ()
@@ -306,7 +302,7 @@ class Adafactor(Optimizer):
         if path == "fused" and (state["step"].device != param.device or state["step"].dtype != torch.float32):
             state["step"] = state["step"].to(param.device, torch.float32, non_blocking=True)
         if isinstance(param, DTensor):
-            shard = sharded_step.entry_of(param, state, index, rule)
+            shard = sharded_step.entry_of(param, state, index, rule, path)
             return path, shard if shard.layout.all and param.numel() > 0 else shard.entry
         assert param.grad is not None
         return path, Entry.of(param if path == "fused" else param.detach(), param.grad, state, index, rule)
@@ -363,14 +359,11 @@ class Adafactor(Optimizer):
         if self._nonfinite is None:
             self._nonfinite = NonfiniteGradients()
         work = self._work()
+        if self._kept_steps is None:
+            self._kept_steps = KeptSteps()
         found_inf = self._nonfinite.check(self.param_groups, getattr(self, "found_inf", None))
-        work.execute(self._whole_fused_step, getattr(self, "grad_scale", None), found_inf)
+        work.execute(self._kept_steps, getattr(self, "grad_scale", None), found_inf)
         return loss
-
-    def _whole_fused_step(self) -> FusedAdafactor:
-        if self._fused_step is None:
-            self._fused_step = new_fused_step()
-        return self._fused_step
 
     @torch.no_grad()
     def step_parameters(self, params: Iterable[Tensor]) -> None:
@@ -395,10 +388,10 @@ class Adafactor(Optimizer):
         if self._positions is None:
             self._positions = Positions()
         part = self._positions.of(self.param_groups, params)
-        kept = functools.partial(self._fused_step_of_part, part)
-        self._work(part).execute(kept, getattr(self, "grad_scale", None), getattr(self, "found_inf", None))
+        work = self._work(part)
+        work.execute(self._kept_of_part(part), getattr(self, "grad_scale", None), getattr(self, "found_inf", None))
 
-    def _fused_step_of_part(self, part: Sequence[Position]) -> FusedAdafactor:
-        if self._fused_parts is None:
-            self._fused_parts = {}
-        return self._fused_parts.get(part[0].number) or self._fused_parts.setdefault(part[0].number, new_fused_step())
+    def _kept_of_part(self, part: Sequence[Position]) -> KeptSteps:
+        if self._kept_steps_of_parts is None:
+            self._kept_steps_of_parts = {}
+        return self._kept_steps_of_parts.setdefault(part[0].number, KeptSteps()) if part else KeptSteps()

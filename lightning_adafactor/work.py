@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,6 +19,19 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(slots=True)
+class KeptSteps:
+    """The steps that keep tables from one call to the next, made when they are first needed.
+
+    Attributes:
+        fused: The fused step.
+        sharded: The step of parameters that several processes share.
+    """
+
+    fused: FusedAdafactor | None = None
+    sharded: sharded_step.ShardedAdafactor | None = None
+
+
+@dataclasses.dataclass(slots=True)
 class Work:
     """The entries of a step, by implementation."""
 
@@ -27,33 +40,29 @@ class Work:
     plain: list[Entry] = dataclasses.field(default_factory=list)
     sharded: list[sharded_step.ShardedEntry] = dataclasses.field(default_factory=list)
 
-    def execute(
-        self, fused_step: Callable[[], FusedAdafactor], grad_scale: Tensor | None, found_inf: Tensor | None
-    ) -> None:
+    def execute(self, kept: KeptSteps, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
         """Takes the step.
 
         Args:
-            fused_step: The fused step with its tables; called only if there are entries for it.
+            kept: What the last step of the same parameters has kept.
             grad_scale: One element that gradients are divided by before use; None for 1.
             found_inf: One element; where it is not zero, nothing changes. None for 0.
         """
         if self.sharded:
-            found_inf = sharded_step.adafactor(self.sharded, grad_scale=grad_scale, found_inf=found_inf)
+            kept.sharded = kept.sharded or sharded_step.ShardedAdafactor()
+            found_inf = kept.sharded(self.sharded, grad_scale=grad_scale, found_inf=found_inf)
         if self.fused:
-            fused_step()(self.fused, grad_scale=grad_scale, found_inf=found_inf)
+            if kept.fused is None:
+                from lightning_adafactor.fused.step import FusedAdafactor  # needs Triton
+
+                kept.fused = FusedAdafactor()
+            kept.fused(self.fused, grad_scale=grad_scale, found_inf=found_inf)
             for entry in self.fused:  # the entries are kept, by the cache and by the tables
                 entry.release_gradient()
         if self.compiled:
             compiled_step.adafactor(self.compiled, grad_scale=grad_scale, found_inf=found_inf)
         if self.plain:
             plain.adafactor(self.plain, grad_scale=grad_scale, found_inf=found_inf)
-
-
-def new_fused_step() -> FusedAdafactor:
-    """A fused step without tables; imports Triton."""
-    from lightning_adafactor.fused.step import FusedAdafactor
-
-    return FusedAdafactor()
 
 
 def check_capture(groups: Iterable[dict[str, Any]]) -> None:

@@ -23,6 +23,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("recipes.training",),
     ("recipes.runs",),
     ("recipes.data", "recipes.models"),
+    ("recipes.sharding",),
     ("recipes.checksums", "recipes.ranges", "recipes.resolvers"),
     ("recipes.messages",),
     ("lightning_adafactor",),
