@@ -204,7 +204,7 @@ class Setting:
                 self.parameters
             ), f"{candidate.unsupported_reason}; from the formula for its default arguments"
         try:
-            return predict_state(candidate.make, self._parameter_groups()), ""
+            return predict_state(candidate.make, self._parameter_groups(candidate)), ""
         except Exception as error:  # any optimizer can be given: the table shows what it raised
             return None, (str(error).strip() or type(error).__name__).splitlines()[0]
 
@@ -212,10 +212,10 @@ class Setting:
         """The temporaries of an optimizer's step; 0 for those with kernels of their own, which take little."""
         if candidate.make is None:
             return 0
-        return step_bytes(candidate.make, self._parameter_groups(), self.gpu) or 0
+        return step_bytes(candidate.make, self._parameter_groups(candidate), self.gpu) or 0
 
-    def _parameter_groups(self) -> list[dict[str, Any]]:
-        groups = optimization.parameter_groups(self.module.model)
+    def _parameter_groups(self, candidate: Candidate) -> list[dict[str, Any]]:
+        groups = optimization.parameter_groups(self.module.model, candidate.make)
         return [{**group, "params": [self._held(parameter) for parameter in group["params"]]} for group in groups]
 
 

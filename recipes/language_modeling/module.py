@@ -26,6 +26,8 @@ from recipes.messages import RecipeError
 from recipes.models.pretrained import check_vocabulary
 from recipes.ranges import NonNegativeFloat, PositiveInt
 from recipes.recipe import Recipe
+from recipes.sharding.processes import data_parallel
+from recipes.sharding.weights import is_sharded
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -163,7 +165,7 @@ class LanguageModel(Recipe[LanguageModelingData]):
         return self.model(input_ids=input_ids, use_cache=False).logits
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """The mean loss per token of a batch, logged as ``train/loss``."""
+        """The mean loss per token of a batch; ``train/loss`` is the mean over the processes."""
         labels = batch["labels"]
         assert self.model is not None
         if scale := self._chunk_scale(batch["input_ids"]):
@@ -171,7 +173,7 @@ class LanguageModel(Recipe[LanguageModelingData]):
         else:
             tokens = (labels != IGNORED).sum()
             loss = negative_log_likelihood(self(batch["input_ids"]), labels) / tokens
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(labels))
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(labels), sync_dist=True)
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
@@ -225,7 +227,8 @@ class LanguageModel(Recipe[LanguageModelingData]):
     def _log(self, stage: str, metrics: TokenMetrics) -> None:
         values = {f"{stage}/{name}": value.float() for name, value in metrics.compute().items()}
         metrics.reset()
-        self.log_dict(values, prog_bar=stage == "val", sync_dist=True)
+        # The values are the same on all processes; the mean of three of them could differ in the last bit.
+        self.log_dict(values, prog_bar=stage == "val", sync_dist=True, reduce_fx="max")
 
     def before_training(self, trainer: Trainer, data: LanguageModelingData) -> None:
         """Evaluates the model before its first step, without a change of the training's random state.
@@ -249,7 +252,8 @@ class LanguageModel(Recipe[LanguageModelingData]):
         """Generates the samples before the first step, when the model is on its device."""
         for sample in self._samples():  # a resumed run generates samples after its training only
             read_prompt(**sample)
-        if self.sample_prompts and not self.trainer.ckpt_path and self.trainer.is_global_zero:
+        alone = self.trainer.is_global_zero or is_sharded(self)  # all processes generate with a model they share
+        if self.sample_prompts and not self.trainer.ckpt_path and alone:
             self.samples_before = self._continued()
 
     def _samples(self) -> list[dict[str, Any]]:
@@ -267,7 +271,7 @@ class LanguageModel(Recipe[LanguageModelingData]):
         """Further keys of the report of a language model."""
         assert self.model is not None
         seconds = self.history.training_seconds
-        blocks = self.history.samples * self.trainer.world_size
+        blocks = self.history.samples * data_parallel(self.trainer)[0]
         self.to(self.trainer.strategy.root_device)
         after = self._continued() if self.sample_prompts else []
         before: list[Any] = self.samples_before or [None] * len(after)
