@@ -1,4 +1,4 @@
-"""APOLLO: AdamW's step sizes for each row or column of the hidden matrices, from random projections of the gradients."""
+"""APOLLO: a step size for each row or column of the hidden matrices, from random projections of their gradients."""
 
 from collections.abc import Iterable
 from typing import Any, Literal
@@ -62,7 +62,7 @@ class APOLLOAdamW(ProjectionsInState, LibraryAdamW):
             "proj_type": proj_type,
         }
         groups = [{**(low_rank if group[KEY] else {}), **group} for group in marked(params)]
-        super().__init__(groups, lr, tuple(betas), eps, weight_decay, correct_bias, scale_front, disable_nl)
+        LibraryAdamW.__init__(self, groups, lr, tuple(betas), eps, weight_decay, correct_bias, scale_front, disable_nl)
 
     def make_projector(self, group: dict[str, Any], state: dict[str, Any]) -> Any:
         """Makes the projector of a hidden matrix; a random one begins with the seed in the state."""
