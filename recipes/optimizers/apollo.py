@@ -24,7 +24,6 @@ class APOLLOAdamW(ProjectionsInState, LibraryAdamW):
         scale: The update of the hidden matrices is multiplied by its square root; 1 for APOLLO, 128 for APOLLO-Mini.
         scale_type: What has a step size of its own: ``channel`` for APOLLO, ``tensor`` for APOLLO-Mini.
         proj: ``random``, or ``svd`` for a singular value decomposition of the gradient.
-        proj_type: Which side of a matrix is projected: ``std`` the shorter one, ``reverse_std`` the longer one.
         scale_front: Whether the update is scaled before its growth is limited; for trainings with a short warm-up.
         disable_nl: Whether to leave out the limit of the update's growth, a factor of 1.01 per step.
 
@@ -47,7 +46,6 @@ class APOLLOAdamW(ProjectionsInState, LibraryAdamW):
         scale: float = 1.0,
         scale_type: Literal["channel", "tensor"] = "channel",
         proj: Literal["random", "svd"] = "random",
-        proj_type: Literal["std", "reverse_std", "right", "left"] = "std",
         scale_front: bool = False,
         disable_nl: bool = False,
     ) -> None:
@@ -59,7 +57,7 @@ class APOLLOAdamW(ProjectionsInState, LibraryAdamW):
             "scale": scale,
             "scale_type": scale_type,
             "proj": proj,
-            "proj_type": proj_type,
+            "proj_type": "std",  # the library scales the update only along the longer side
         }
         groups = [{**(low_rank if group[KEY] else {}), **group} for group in marked(params)]
         LibraryAdamW.__init__(self, groups, lr, tuple(betas), eps, weight_decay, correct_bias, scale_front, disable_nl)
