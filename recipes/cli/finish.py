@@ -11,6 +11,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from recipes.recipe import Recipe
 from recipes.recipe_data import RecipeData
 from recipes.runs.fingerprint import metrics_sha256, weights_sha256
+from recipes.runs.folder import check_exists
 from recipes.runs.plot import draw
 from recipes.runs.provenance import provenance
 from recipes.runs.report import about_training, as_json, best_evaluation, print_table
@@ -38,6 +39,7 @@ def finish(
         return
     report["metrics"] = {name: value for name, value in metrics.items() if "/" in name}
     report["seconds"] = {phase: round(seconds, 3) for phase, seconds in history.seconds.items()}
+    check_exists(folder)
     recipe.save_pretrained(folder / "model")
     if trainer.logger is not None:
         trainer.logger.save()
