@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
+from lightning_adafactor import GradientRelease
 from recipes.messages import RecipeError
 from recipes.models.gguf import as_folder, config_location
 from recipes.models.pretrained import load_config, load_model, save, set_checkpointing
@@ -27,7 +29,7 @@ from recipes.sharding.model import sharded_model
 from recipes.sharding.tensor_parallel import sum_gradients
 from recipes.sharding.weights import full_state_dict, is_sharded
 from recipes.training.optimizer import Schedule, configure
-from recipes.training.unsupported import refuse_for_recipe
+from recipes.training.unsupported import refuse_for_recipe, refuse_for_release, refuse_to_release
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -59,6 +61,10 @@ class Recipe(LightningModule, Generic[Data]):
             ``{min_lr_rate: 0.1}`` of ``cosine_with_min_lr``.
         gradient_checkpointing: Whether activations are recomputed in the backward pass instead of kept: less
             memory, for the time of one more forward pass.
+        gradient_release: Whether each layer is stepped during the backward pass, as soon as its gradients are complete,
+            and these are freed: gradients take the memory of one layer instead of the whole model, and the results
+            are the same. Needs an optimizer of ``lightning_adafactor``; does not work with
+            ``trainer.accumulate_grad_batches``, ``trainer.gradient_clip_val``, ``16-mixed`` precision and DDP.
         dtype: The dtype of the parameters. ``bfloat16`` halves their memory and that of the gradients, and needs an
             optimizer with stochastic rounding. Mixed precision is set with ``trainer.precision``.
         trust_remote_code: Whether code that comes with the model or its tokenizer may run on this machine.
@@ -69,6 +75,7 @@ class Recipe(LightningModule, Generic[Data]):
             traffic and loses digits of the sum.
 
     Attributes:
+        estimated_device_type: The type of device that ``recipes.estimate`` counts for; None in a run.
         monitor: The metric that chooses the best checkpoint.
         monitor_mode: ``max`` if a higher value is better, ``min`` if a lower one is.
         data_class: The class of the task's data.
@@ -91,6 +98,7 @@ class Recipe(LightningModule, Generic[Data]):
         warmup: NonNegativeFloat = 0.06,
         schedule_args: dict[str, Any] | None = None,
         gradient_checkpointing: bool = False,
+        gradient_release: bool = False,
         dtype: Literal["float32", "bfloat16"] = "float32",
         trust_remote_code: bool = False,
         gather_dtype: Literal["float32", "bfloat16"] | None = None,
@@ -104,12 +112,14 @@ class Recipe(LightningModule, Generic[Data]):
         self.warmup = warmup
         self.schedule_args = schedule_args
         self.gradient_checkpointing = gradient_checkpointing
+        self.gradient_release = gradient_release
         self.dtype_name = dtype
         self.trust_remote_code = trust_remote_code
         self.gather_dtype = gather_dtype
         self.reduce_dtype = reduce_dtype
         self.history = RunHistory()
         self.run_callbacks: list[Callback] = [self.history]
+        self.estimated_device_type: str | None = None
         self.model: nn.Module | None = None
 
     @property
@@ -132,7 +142,15 @@ class Recipe(LightningModule, Generic[Data]):
         refuse_for_recipe(self.trainer)
         self.data.tokenize_for(self.pretrained, self.trust_remote_code)
         present = self.trainer.callbacks  # type: ignore[attr-defined]
-        return [callback for callback in self.run_callbacks if callback not in present]
+        callbacks = [callback for callback in self.run_callbacks if callback not in present]
+        if self.gradient_release and self.trainer.state.fn == TrainerFn.FITTING:
+            refuse_for_release(self.trainer, self)
+            if not any(isinstance(callback, GradientRelease) for callback in present):
+                callbacks.append(GradientRelease())
+        for callback in (*present, *callbacks):
+            if isinstance(callback, GradientRelease):
+                callback.clipping_follows_trainer = True
+        return callbacks
 
     def configure_model(self) -> None:
         """Loads the model, once; under a strategy with a device mesh, each process gets its part of it."""
@@ -216,7 +234,10 @@ class Recipe(LightningModule, Generic[Data]):
     def configure_optimizers(self) -> Any:
         """The optimizer and its schedule."""
         assert self.model is not None
-        return configure(self.model, self.trainer, self.optimizer, self.schedule, self.warmup, self.schedule_args)
+        configured = configure(self.model, self.trainer, self.optimizer, self.schedule, self.warmup, self.schedule_args)
+        if self.gradient_release:
+            refuse_to_release(configured["optimizer"])
+        return configured
 
     def configure_gradient_clipping(
         self,

@@ -11,6 +11,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from recipes.recipe import Recipe
 from recipes.recipe_data import RecipeData
 from recipes.runs.fingerprint import metrics_sha256, weights_sha256
+from recipes.runs.folder import check_exists
 from recipes.runs.plot import draw
 from recipes.runs.provenance import provenance
 from recipes.runs.report import about_training, as_json, best_evaluation, print_table
@@ -41,6 +42,8 @@ def finish(
         return
     else:
         weights = recipe.state_dict()
+    if trainer.is_global_zero:
+        check_exists(folder)
     recipe.save_pretrained(folder / "model")
     details = recipe.report_details()
     if not trainer.is_global_zero:
@@ -81,7 +84,8 @@ def _evaluate_best(trainer: Trainer, recipe: "Recipe[Any]", data: RecipeData) ->
     if best is None:
         rank_zero_info("No checkpoint was kept: the weights of the last step are tested and saved.")
     if data.has_test:
-        return dict(trainer.test(recipe, datamodule=data, ckpt_path=best, verbose=False)[0])
+        results = trainer.test(recipe, datamodule=data, ckpt_path=best, verbose=False)
+        return dict(results[0]) if results else {}  # none with trainer.limit_test_batches 0
     if best is not None and data.has_validation:
         trainer.validate(recipe, datamodule=data, ckpt_path=best, verbose=False)
     return {}

@@ -13,7 +13,7 @@ adamw_state         Size of the state of ``torch.optim.AdamW`` for the same trai
                     each parameter's dtype and shape, and a step.
 parameters          Number of parameters of the model, including frozen ones.
 parameter_memory    Size of the parameters: ``elements``, ``bytes``, ``megabytes``.
-gradient_memory     Size of the gradients at the first step, likewise.
+gradient_memory     Size of the gradients at the first step, likewise; with gradient release the peak.
 metrics             ``val/...`` at the best checkpoint, ``test/...`` of it: ``loss`` (mean), and
                     further metrics of the recipe.
 monitor             ``name`` of the metric that chose the best checkpoint, and ``mode``, ``min`` or ``max``.
