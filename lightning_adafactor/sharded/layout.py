@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 from typing import TypeGuard
@@ -13,7 +14,10 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
-from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+from torch.distributed.tensor._utils import (
+    _compute_local_shape_and_global_offset,
+    compute_local_shape_and_global_offset,
+)
 from torch.distributed.tensor.placement_types import Placement, _StridedShard
 
 from lightning_adafactor.entry import is_transposed
@@ -123,14 +127,16 @@ def region_of(param: DTensor, *, transposed: bool = False) -> Region:
         transposed: Whether to swap the last two dimensions.
 
     Raises:
-        RuntimeError: The shard is not contiguous in the parameter.
+        RuntimeError: The shard is not contiguous in the parameter, or torch does not know where that of some process
+            lies; all processes raise it.
     """
-    shape = tuple(param.shape)
-    local_shape, starts = _local_shape_and_starts(param.device_mesh, tuple(param.placements), shape)
-    if local_shape != tuple(param.to_local().shape):
+    shape, placements = tuple(param.shape), tuple(param.placements)
+    local_shape, starts = _local_shape_and_starts(param.device_mesh, placements, shape)
+    known = _are_shapes_known(tuple(param.device_mesh.shape), placements, shape)
+    if not known or local_shape != tuple(param.to_local().shape):
         raise RuntimeError(
             f"Adafactor cannot tell which elements of a parameter of shape {shape} and placements {param.placements} "
-            f"lie on this process: use sizes that the number of processes divides, or stochastic_rounding=False"
+            f"lie on which process: use sizes that the number of processes divides, or stochastic_rounding=False"
         )
     if transposed:
         shape = (*shape[:-2], shape[-1], shape[-2])
@@ -156,3 +162,34 @@ def _local_shape_and_starts(
                 )
     local_shape, starts = compute_local_shape_and_global_offset(torch.Size(shape), mesh, placements)
     return tuple(local_shape), tuple(starts)
+
+
+@functools.lru_cache(maxsize=4096)
+def _are_shapes_known(sizes: tuple[int, ...], placements: tuple[Placement, ...], shape: tuple[int, ...]) -> bool:
+    """Whether torch computes the shape of the shard that FSDP2 over tensor parallelism leaves on each process.
+
+    For sizes that do not divide evenly it does on some processes only. All of them find out from the shapes alone.
+    """
+    if not any(getattr(placement, "split_factor", 1) > 1 for placement in placements):
+        return True
+    return all(
+        tuple(_compute_local_shape_and_global_offset(shape, sizes, list(place), placements)[0])
+        == _shape_at(place, sizes, placements, shape)
+        for place in itertools.product(*map(range, sizes))
+    )
+
+
+def _shape_at(
+    place: tuple[int, ...], sizes: tuple[int, ...], placements: tuple[Placement, ...], shape: tuple[int, ...]
+) -> tuple[int, ...]:
+    """The shape of a shard: chunks of chunks, the strided ones last."""
+    local_shape = list(shape)
+    strided = {mesh_dim for mesh_dim, placement in enumerate(placements) if getattr(placement, "split_factor", 1) > 1}
+    plain = [mesh_dim for mesh_dim in range(len(placements)) if mesh_dim not in strided]
+    for mesh_dim in [*plain, *sorted(strided, reverse=True)]:
+        placement = placements[mesh_dim]
+        if is_shard(placement):
+            whole = local_shape[placement.dim]
+            chunk = math.ceil(whole / sizes[mesh_dim])
+            local_shape[placement.dim] = min(chunk, max(whole - place[mesh_dim] * chunk, 0))
+    return tuple(local_shape)
