@@ -34,15 +34,18 @@ class PlainStages:
         ]
 
     def sum_squares(self) -> None:
+        """First stage."""
         for work in self.work:
             work.sum_squares()
 
     def sum_updates(self, found_inf: Tensor | None) -> None:
+        """Second stage."""
         if found_inf is None or found_inf.item() == 0:
             for work in self.work:
                 work.sum_updates()
 
     def apply_updates(self, found_inf: Tensor | None) -> None:
+        """Third stage."""
         if found_inf is not None and found_inf.item() != 0:
             return
         scaled = [place for work in self.work if (place := work.shard.parameter_sum) is not None]
@@ -61,9 +64,7 @@ def _read(buffer: Tensor, places: Sequence[int]) -> list[float]:
 class _Work:
     """The passes over one shard; arguments as of :class:`PlainStages`, and buffers in the dtype of the arithmetic."""
 
-    def __init__(
-        self, shard: Shard, scratch: Scratch, unscale: float | None, squares: Tensor, updates: Tensor
-    ) -> None:
+    def __init__(self, shard: Shard, scratch: Scratch, unscale: float | None, squares: Tensor, updates: Tensor) -> None:
         self.shard, self.entry, self.updates = shard, shard.entry, updates
         self.t = float(shard.entry.step.item()) + 1.0
         self.passes = plain.passes(shard.entry, scratch, unscale, self.t)

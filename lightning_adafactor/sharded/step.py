@@ -146,9 +146,7 @@ class ShardedAdafactor:
             elif path == "fused":
                 from lightning_adafactor.sharded.fused import FusedStages  # needs Triton
 
-                stages.append(
-                    FusedStages(own, squares, updates, grad_scale, tables=self._tables, tilings=self.tilings)
-                )
+                stages.append(FusedStages(own, squares, updates, grad_scale, tables=self._tables, tilings=self.tilings))
             elif path == "compiled":
                 stages.append(CompiledStages(own, squares, updates, grad_scale))
             else:
