@@ -56,25 +56,28 @@ def layout_of(param: DTensor) -> Layout:
     Raises:
         RuntimeError: The parameter has ``Partial`` placements.
     """
+    return _layout(param.device_mesh, tuple(param.placements), tuple(param.shape), is_transposed(param))
+
+
+@functools.lru_cache(maxsize=4096)  # asked for each parameter in each step
+def _layout(mesh: DeviceMesh, placements: tuple[Placement, ...], shape: tuple[int, ...], transposed: bool) -> Layout:
     sharding: dict[int, list[int]] = {}
-    for mesh_dim, placement in enumerate(param.placements):
+    for mesh_dim, placement in enumerate(placements):
         if placement.is_partial():
             raise RuntimeError(
-                f"Adafactor does not support parameters with Partial placements, and one has {param.placements}: "
+                f"Adafactor does not support parameters with Partial placements, and one has {placements}: "
                 "redistribute it to Replicate() or Shard(dim)"
             )
-        if is_shard(placement) and param.device_mesh.size(mesh_dim) > 1:
+        if is_shard(placement) and mesh.size(mesh_dim) > 1:
             sharding.setdefault(placement.dim, []).append(mesh_dim)
-    dims = param.dim()
+    dims = len(shape)
     rows = tuple(sharding.get(dims - 2, ())) if dims > 1 else ()
     columns = tuple(sharding.get(dims - 1, ())) if dims > 1 else ()
-    shape = tuple(param.shape)
-    transposed = is_transposed(param)
     if transposed:
         rows, columns = columns, rows
         shape = (*shape[:-2], shape[-1], shape[-2])
     everything = tuple(sorted(mesh_dim for mesh_dims in sharding.values() for mesh_dim in mesh_dims))
-    return Layout(param.device_mesh, shape, transposed, rows, columns, everything)
+    return Layout(mesh, shape, transposed, rows, columns, everything)
 
 
 def is_shard(placement: Placement) -> TypeGuard[Shard | _StridedShard]:
