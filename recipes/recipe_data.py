@@ -26,6 +26,7 @@ from recipes.messages import RecipeError
 from recipes.models.gguf import as_folder
 from recipes.models.pretrained import load_tokenizer
 from recipes.ranges import NonNegativeInt, PositiveInt
+from recipes.sharding.processes import data_parallel
 from recipes.training.ranks import connect
 
 if TYPE_CHECKING:
@@ -292,7 +293,8 @@ class RecipeData(LightningDataModule, ABC):
         Processes that share a batch, as in tensor parallelism, have the same part.
         """
         assert self.trainer is not None
-        return dict(self.trainer.distributed_sampler_kwargs or {"num_replicas": 1, "rank": 0})
+        replicas, rank = data_parallel(self.trainer)
+        return {"num_replicas": replicas, "rank": rank}
 
     def _loader(self, kind: Callable[..., Any], rows: "Dataset", batch_size: int, **arguments: Any) -> Any:
         return kind(

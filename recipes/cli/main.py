@@ -15,7 +15,7 @@ from difflib import get_close_matches
 from recipes.cli import quiet
 from recipes.cli.command_line import HELP, CommandLine
 from recipes.cli.commands import COMMANDS, OWN_COMMANDS, USAGE, help_of_all
-from recipes.messages import RecipeError, RunFailed, TrainingDiverged
+from recipes.messages import RecipeError, RunFailed, TrainingDiverged, TrainingHopeless
 from recipes.training import peers
 
 LINES_AT_MOST = 5
@@ -47,7 +47,7 @@ def _status(args: list[str], debug: bool) -> int:
         return _run(args)
     except RecipeError as error:
         return _fail(error, MISTAKE, debug)
-    except TrainingDiverged as error:
+    except (TrainingDiverged, TrainingHopeless) as error:
         return _fail(error, FAILURE, debug)
     except KeyboardInterrupt as interrupt:
         if not _rank():

@@ -116,6 +116,7 @@ class Setting:
         self.module: Any
         self.data: Any
         self.module, self.data = module, data
+        self.module.estimated_device_type = "cuda" if gpu else "cpu"
         self.module.build_on_meta(data)
         if self.precision in TRUE_DTYPES:
             self.module.model.to(TRUE_DTYPES[self.precision])
@@ -203,7 +204,10 @@ class Setting:
                 self.parameters
             ), f"{candidate.unsupported_reason}; from the formula for its default arguments"
         try:
-            return predict_state(candidate.make, self._parameter_groups()), ""
+            with warnings.catch_warnings():
+                # Paged state has the same size in the CPU's memory, where bitsandbytes does not page it.
+                warnings.filterwarnings("ignore", message="Paged optimizers are not supported on CPU")
+                return predict_state(candidate.make, self._parameter_groups(candidate)), ""
         except Exception as error:  # any optimizer can be given: the table shows what it raised
             return None, (str(error).strip() or type(error).__name__).splitlines()[0]
 
@@ -211,10 +215,10 @@ class Setting:
         """The temporaries of an optimizer's step; 0 for those with kernels of their own, which take little."""
         if candidate.make is None:
             return 0
-        return step_bytes(candidate.make, self._parameter_groups(), self.gpu) or 0
+        return step_bytes(candidate.make, self._parameter_groups(candidate), self.gpu) or 0
 
-    def _parameter_groups(self) -> list[dict[str, Any]]:
-        groups = optimization.parameter_groups(self.module.model)
+    def _parameter_groups(self, candidate: Candidate) -> list[dict[str, Any]]:
+        groups = optimization.parameter_groups(self.module.model, candidate.make)
         return [{**group, "params": [self._held(parameter) for parameter in group["params"]]} for group in groups]
 
 

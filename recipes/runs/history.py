@@ -9,8 +9,10 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, distributed
 
+from lightning_adafactor import GradientRelease
 from lightning_adafactor.memory import StateSize, measure_state
 from recipes.runs.fingerprint import weights_sha256
+from recipes.sharding.weights import full_state_dict, is_sharded
 
 
 class RunHistory(Callback):
@@ -21,7 +23,7 @@ class RunHistory(Callback):
             over the batches of all processes, and the seconds of training until then, without validation.
         evaluations: For each validation ``(step, {metric: value})``.
         initial_weights: Fingerprint of the module before the first step of training.
-        gradients: Size of the gradients at the first optimizer step, on this process.
+        gradients: Size of the gradients at the first optimizer step, on this process; with gradient release the peak.
         seconds: ``setup`` from the creation of this callback to the first training step (data, model, evaluation before
             it), ``train`` the training loop including validation, ``test`` the test loop.
         samples: Training examples seen by this process.
@@ -46,8 +48,9 @@ class RunHistory(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Computes the weights' fingerprint; stops the clock of the setup and starts that of training."""
-        if trainer.is_global_zero:
-            self.initial_weights = weights_sha256(pl_module.state_dict())
+        if trainer.is_global_zero or is_sharded(pl_module):
+            weights = full_state_dict(pl_module)
+            self.initial_weights = weights_sha256(weights) if trainer.is_global_zero else None
         self._lap("setup")
         self._seconds_before = self.losses[-1][2] if self.losses else 0.0
 
@@ -76,6 +79,9 @@ class RunHistory(Callback):
         if self.gradients.elements == 0:
             gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
             self.gradients = measure_state([gradients])
+            for callback in trainer.callbacks:  # type: ignore[attr-defined]
+                if isinstance(callback, GradientRelease) and callback.peak is not None:
+                    self.gradients = max(self.gradients, callback.peak, key=lambda size: size.bytes)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
