@@ -9,7 +9,6 @@ from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler
 from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.strategies import ModelParallelStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
 from lightning_adafactor.gradient_release import unsupported
@@ -26,8 +25,9 @@ class GradientRelease(Callback):
     activations: with activation checkpointing, small batches, large models.
 
     A loss that is not finite does not reach the parameters: its step is left out. Code that reads gradients in
-    ``on_before_optimizer_step`` or ``on_after_backward`` finds none. A model that is compiled as a whole
-    (``torch.compile(model)``) computes all gradients before the first one is used; compile its blocks instead.
+    ``on_after_backward``, ``on_before_optimizer_step`` or a ``configure_gradient_clipping`` of the module finds none. A
+    model that is compiled as a whole (``torch.compile(model)``) computes all gradients before the first one is used:
+    compile its blocks instead.
 
     Args:
         by: "block" to step a transformer block, or another module, at a time; "parameter" to step each parameter
@@ -124,8 +124,6 @@ def check_settings(trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         problem = f"GradientAccumulationScheduler accumulates gradients, and {unsupported.ACCUMULATES}"
     elif trainer.gradient_clip_val:
         problem = f"trainer.gradient_clip_val is {trainer.gradient_clip_val}, and {unsupported.CLIPS}"
-    elif is_overridden("configure_gradient_clipping", pl_module):
-        problem = f"{type(pl_module).__name__} has a configure_gradient_clipping, and {unsupported.CLIPS}"
     elif isinstance(trainer.precision_plugin, MixedPrecision) and trainer.precision_plugin.scaler is not None:
         problem = f"trainer.precision is {trainer.precision}, and {unsupported.SCALES}"
     elif not isinstance(trainer.strategy, SingleDeviceStrategy | ModelParallelStrategy):
