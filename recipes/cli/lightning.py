@@ -31,7 +31,7 @@ from recipes.messages import RecipeError, TrainingDiverged, TrainingHopeless, te
 from recipes.ranges import PositiveInt
 from recipes.recipe import Recipe
 from recipes.runs.config import RecordConfig, recorded_config
-from recipes.runs.folder import RunFolder, claim, config_name, give_back, next_folder, runs_root
+from recipes.runs.folder import RunFolder, check_exists, claim, config_name, give_back, next_folder, runs_root
 from recipes.training import checkpoints, ckpt_path
 from recipes.training.defaults import default_callbacks, loggers_of
 from recipes.training.precision import float32_instead
@@ -285,7 +285,7 @@ class RecipeCLI(LightningCLI):
             raise
         except ValueError as error:
             raise RecipeError(f"trainer: {' '.join(str(error).split())}") from error
-        checkpoints.write_whole_files(trainer)
+        checkpoints.write_whole_files(trainer, self.run_folder.path if self.run_folder else None)
         return trainer
 
     def before_fit(self) -> None:
@@ -305,8 +305,11 @@ class RecipeCLI(LightningCLI):
         """Tests the best checkpoint, saves the model and writes the report, if the module is a recipe's."""
         if self.run_folder is None:
             return
+        if is_first_rank():
+            check_exists(self.run_folder.path)
         if not isinstance(self.model, Recipe):
-            tell(f"{type(self.model).__name__} is trained; it is no recipes.recipe.Recipe: no model/ and no report")
+            name = type(self.model).__name__
+            tell(f"{name} is trained; only subclasses of recipes.recipe.Recipe write model/ and a report")
             return
         from recipes.cli.finish import finish
 

@@ -208,7 +208,10 @@ class Setting:
                 self.parameters
             ), f"{candidate.unsupported_reason}; from the formula for its default arguments"
         try:
-            return predict_state(candidate.make, self._parameter_groups(candidate)), ""
+            with warnings.catch_warnings():
+                # Paged state has the same size in the CPU's memory, where bitsandbytes does not page it.
+                warnings.filterwarnings("ignore", message="Paged optimizers are not supported on CPU")
+                return predict_state(candidate.make, self._parameter_groups(candidate)), ""
         except Exception as error:  # any optimizer can be given: the table shows what it raised
             return None, (str(error).strip() or type(error).__name__).splitlines()[0]
 

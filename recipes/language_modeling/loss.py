@@ -165,4 +165,4 @@ def _replaced(head: nn.Module, function: Callable[[Tensor], Tensor]) -> Iterator
 
 
 def _autocasts(kind: str) -> bool:
-    return bool(torch.is_autocast_enabled(kind))
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)

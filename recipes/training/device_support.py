@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from recipes.messages import RecipeError
 
 GPU_ONLY = {"adafactor8bit": "adafactor8bit", "flashoptim": "FlashOptim", "gefen": "Gefen-X"}
-"""Libraries whose kernels are for NVIDIA GPUs, with their names; elsewhere they fail, or use slow operations instead."""
+"""Libraries whose kernels are for NVIDIA GPUs, with their names; elsewhere they fail or use slow operations."""
 LIBRARIES = ("bitsandbytes", "torchao")
 """Libraries that load compiled code, or compile it, at their first step."""
 ELEMENTS = 4096

@@ -70,7 +70,7 @@ def refuse_for_release(trainer: Trainer, module: LightningModule) -> None:
         RecipeError: A setting is not supported.
     """
     try:
-        check_settings(trainer, module)
+        check_settings(trainer, module, clipping_follows_trainer=True)
     except MisconfigurationException as error:
         raise RecipeError(f"model.gradient_release is true, but {error}") from error
 

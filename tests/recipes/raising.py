@@ -36,7 +36,7 @@ class Remover(Callback):
     """
 
     def __init__(self, hook: str) -> None:
-        def remove(trainer: Trainer, *args: Any) -> None:
+        def remove(trainer: Trainer, *args: Any, **kwargs: Any) -> None:
             shutil.rmtree(trainer.default_root_dir)
 
         setattr(self, hook, remove)

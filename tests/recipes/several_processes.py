@@ -1,4 +1,4 @@
-"""Runs a command of the recipes in several processes at once, as torchrun starts them, forked with everything imported."""
+"""Runs a command of the recipes in several processes, as torchrun starts them, forked with everything imported."""
 
 import os
 import socket

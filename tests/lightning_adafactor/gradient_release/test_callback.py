@@ -152,6 +152,11 @@ def test_layers_that_are_unfrozen_later_are_released_too() -> None:
     assert max(module.left) < min(without.left)
 
 
+class Clipping(Module):
+    def configure_gradient_clipping(self, *args: Any, **kwargs: Any) -> None:
+        raise AssertionError("not called")
+
+
 class Manual(Module):
     def __init__(self) -> None:
         super().__init__()
@@ -166,6 +171,7 @@ REFUSED: dict[str, tuple[dict[str, Any], Callable[[], Module], str]] = {
         r"GradientAccumulationScheduler .* set it to 1",
     ),
     "clipping": ({"gradient_clip_val": 0.5}, Module, r"gradient_clip_val is 0.5, .* leave it out"),
+    "clipping of the module": ({}, Clipping, r"Clipping has a configure_gradient_clipping, .* leave it out"),
     "DDP": ({"strategy": "ddp"}, Module, r"strategy is DDPStrategy, .* use one process, or FSDP2"),
     "scaler": (
         {"plugins": [MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))]},

@@ -391,7 +391,7 @@ def test_a_missing_config_is_one_sentence(capsys: pytest.CaptureFixture) -> None
 def test_a_module_that_cannot_be_estimated_is_named(tiny_recipe: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["estimate", "--config=tiny.yaml"]) == 2
 
-    assert "TinyModel cannot be estimated: it is no recipes.recipe.Recipe" in capsys.readouterr().err
+    assert "TinyModel cannot be estimated: it does not subclass recipes.recipe.Recipe" in capsys.readouterr().err
 
 
 def test_help_explains_the_options(capsys: pytest.CaptureFixture) -> None:

@@ -181,3 +181,11 @@ def test_a_batch_without_labels_has_no_loss() -> None:
 
     assert made(LLAMA).training_step(nothing, 0).isnan()
     assert made(LLAMA, "full").training_step(nothing, 0).isnan()
+
+
+def test_a_model_on_the_meta_device_supports_chunks() -> None:
+    values = {key: value for key, value in LLAMA.items() if key != "model_type"}
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **values))
+
+    assert chunks.unsupported_reason(model) is None
