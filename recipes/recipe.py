@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
@@ -27,7 +28,7 @@ from recipes.sharding.clipping import clip_by_norm, clip_by_value
 from recipes.sharding.model import sharded_model
 from recipes.sharding.weights import full_state_dict, is_sharded
 from recipes.training.optimizer import Schedule, configure
-from recipes.training.unsupported import refuse_for_recipe
+from recipes.training.unsupported import refuse_for_recipe, refuse_for_release, refuse_to_release
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -141,8 +142,10 @@ class Recipe(LightningModule, Generic[Data]):
         self.data.tokenize_for(self.pretrained, self.trust_remote_code)
         present = self.trainer.callbacks  # type: ignore[attr-defined]
         callbacks = [callback for callback in self.run_callbacks if callback not in present]
-        if self.gradient_release and not any(isinstance(callback, GradientRelease) for callback in present):
-            callbacks.append(GradientRelease())
+        if self.gradient_release and self.trainer.state.fn == TrainerFn.FITTING:
+            refuse_for_release(self.trainer, self)
+            if not any(isinstance(callback, GradientRelease) for callback in present):
+                callbacks.append(GradientRelease())
         return callbacks
 
     def configure_model(self) -> None:
@@ -227,7 +230,10 @@ class Recipe(LightningModule, Generic[Data]):
     def configure_optimizers(self) -> Any:
         """The optimizer and its schedule."""
         assert self.model is not None
-        return configure(self.model, self.trainer, self.optimizer, self.schedule, self.warmup, self.schedule_args)
+        configured = configure(self.model, self.trainer, self.optimizer, self.schedule, self.warmup, self.schedule_args)
+        if self.gradient_release:
+            refuse_to_release(configured["optimizer"])
+        return configured
 
     def configure_gradient_clipping(
         self,

@@ -52,7 +52,7 @@ class GradientRelease(Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Checks the settings before anything is loaded."""
         if stage == "fit":
-            _check_settings(trainer, pl_module)
+            check_settings(trainer, pl_module)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begins the release, with the parameters that are trained at first."""
@@ -105,8 +105,16 @@ def _trainable(trainer: pl.Trainer) -> list[bool]:
     ]
 
 
-def _check_settings(trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-    """Raises MisconfigurationException for settings that are not supported."""
+def check_settings(trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    """Checks what is known before anything is loaded; the optimizer is checked when the training starts.
+
+    Args:
+        trainer: The trainer.
+        pl_module: The module.
+
+    Raises:
+        MisconfigurationException: A setting is not supported.
+    """
     if trainer.accumulate_grad_batches > 1:
         problem = f"trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}, and {unsupported.ACCUMULATES}"
     elif any(
