@@ -1,4 +1,4 @@
-"""Whether an 8-bit optimizer supports this device: checked with a step before training."""
+"""Whether an optimizer's library supports this device: checked before training, by name or with a step."""
 
 import warnings
 
@@ -9,16 +9,37 @@ from torch.optim import Optimizer
 
 from recipes.messages import RecipeError
 
+GPU_ONLY = {"adafactor8bit": "adafactor8bit", "flashoptim": "FlashOptim", "gefen": "Gefen-X"}
+"""Libraries whose kernels are for NVIDIA GPUs, with their names; elsewhere they fail or use slow operations."""
 LIBRARIES = ("bitsandbytes", "torchao")
+"""Libraries that load compiled code, or compile it, at their first step."""
 ELEMENTS = 4096
 """The size of the parameter for the check: the smallest that both libraries keep in 8 bits."""
+REMEDY = "choose another optimizer, such as configs/optimizer/adafactor.yaml"
+
+
+def refuse_device(kind: type[Optimizer], device: torch.device) -> None:
+    """Checks the device of the parameters by the optimizer's library, before the optimizer is made.
+
+    Args:
+        kind: The optimizer's class.
+        device: The device.
+
+    Raises:
+        RecipeError: The library is for NVIDIA GPUs, and the device is none.
+    """
+    name = GPU_ONLY.get(kind.__module__.partition(".")[0])
+    if name and device.type != "cuda":
+        raise RecipeError(
+            f"model.optimizer is {name}'s {kind.__name__}, which does not support this machine's {device.type}: its "
+            f"kernels need an NVIDIA GPU; {REMEDY}"
+        )
 
 
 def check_device_support(make: OptimizerCallable, built: Optimizer) -> None:
     """Takes a step with an optimizer of bitsandbytes or torchao; others are not checked.
 
-    These libraries load compiled code, or compile it, at their first step. The random numbers that follow are the same
-    as without the check.
+    The random numbers that follow are the same as without the check.
 
     Args:
         make: Builds the optimizer from parameters.
@@ -44,7 +65,7 @@ def check_device_support(make: OptimizerCallable, built: Optimizer) -> None:
 
 def _message(built: Optimizer, device: torch.device, library: str, error: Exception) -> str:
     reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__).rstrip(".")
-    remedy = "choose another optimizer, such as configs/optimizer/adafactor.yaml"
+    remedy = REMEDY
     if "compiler" in reason.lower():
         remedy = "install a compiler (Debian, Ubuntu: apt install g++) or set the environment variable CXX to it"
     name = f"{library}'s {type(built).__name__}"
