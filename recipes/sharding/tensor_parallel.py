@@ -27,7 +27,7 @@ STYLES: dict[str, Callable[[], ParallelStyle]] = {
     "rowwise_split_input": lambda: RowwiseParallel(input_layouts=Replicate()),
     "rowwise_rep": lambda: RowwiseParallel(input_layouts=Replicate()),
     "embedding_rowwise": lambda: RowwiseParallel(input_layouts=Replicate()),
-    # Norms of the queries and keys of this process's heads: they normalize the last dimension, any other can be sharded.
+    # Norms of the queries and keys of this process's heads: they normalize the last dimension alone.
     "replicated_with_grad_allreduce": lambda: SequenceParallel(sequence_dim=1, use_local_output=True),
 }
 """torch's style for each of transformers' that are supported."""
