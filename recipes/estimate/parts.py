@@ -16,7 +16,7 @@ from lightning_adafactor.gradient_release import find_blocks
 from lightning_adafactor.gradient_release.unsupported import check_optimizer
 from lightning_adafactor.memory import StateSize
 from lightning_adafactor.prediction import bitsandbytes_adamw8bit_state, predict_state
-from recipes.estimate.activations import PRECISIONS, TRUE_DTYPES, peak_bytes
+from recipes.estimate.activations import PRECISIONS, TRUE_DTYPES, Peak, peak_bytes
 from recipes.estimate.mesh import Gathered, Processes, gathered, local, sharded
 from recipes.estimate.step import step_bytes
 from recipes.messages import RecipeError
@@ -63,7 +63,7 @@ class Estimate:
         gradients: Those of all trainable parameters or, with gradient release, of the largest block.
         state: The optimizer's state; None if unknown.
         buffers: Bytes of the buffers.
-        activations: Bytes of everything else in forward and backward pass, an upper bound.
+        activations: Bytes that forward and backward pass take beyond these gradients, an upper bound.
         step: Bytes of the temporaries of the optimizer's step, when the activations are freed; an estimate.
         gathered: What FSDP2 gathers in the forward and backward pass.
         buckets: Bytes of the buckets in which DDP sums gradients.
@@ -141,7 +141,7 @@ class Setting:
             self.module.model.to(TRUE_DTYPES[self.precision])
         self._sharded = sharded(self.module.model, self.processes) if self.processes.are_sharded else None
         self._dtype: torch.dtype | None = None
-        self._activations: dict[tuple[Any, ...], int] = {}
+        self._peaks: dict[tuple[Any, ...], Peak] = {}
 
     def held_in(self, dtype: torch.dtype) -> "Setting":
         """The same recipe with all floating-point parameters held in ``dtype``."""
@@ -179,21 +179,25 @@ class Setting:
         """Bytes of the buffers, each once."""
         return sum(buffer.numel() * buffer.element_size() for buffer in self.module.buffers())
 
-    def activation_bytes(self, batch_size: int | None = None, checkpointing: bool | None = None) -> int:
-        """The peak bytes of a step beside parameters, gradients and state; see :mod:`recipes.estimate.activations`.
+    def activation_bytes(
+        self, batch_size: int | None = None, checkpointing: bool | None = None, released: bool = False
+    ) -> int:
+        """What forward and backward pass take beyond the gradients; see :mod:`recipes.estimate.activations`.
 
         Args:
             batch_size: Examples in the batch; None for ``data.batch_size``.
             checkpointing: Whether activations are recomputed in the backward pass; None for the recipe's setting.
+            released: With gradient release: beyond the gradients of the largest block.
         """
         batch_size = batch_size or int(self.data.batch_size)
         key = (self.dtype, batch_size, checkpointing)
-        if key not in self._activations:
+        if key not in self._peaks:
             with self._changed(batch_size, checkpointing):
-                self._activations[key] = peak_bytes(
+                self._peaks[key] = peak_bytes(
                     self.module, self.data.largest_batch, self._loss, self.precision, self.gpu, self._dtype
                 )
-        return self._activations[key]
+        peak = self._peaks[key]
+        return peak.released - self._largest_block(self.module).bytes if released else peak.plain - peak.gradients
 
     def _loss(self, batch: Any) -> Tensor:
         loss = self.module.training_step(batch, 0)
@@ -245,8 +249,11 @@ class Setting:
         return bool(self.module.gradient_release)
 
     def largest_block(self) -> StateSize:
-        """The gradients that gradient release keeps at a time."""
-        blocks = (map(self._held, block.params) for block in find_blocks(self.module))
+        """The gradients that gradient release keeps on this device at a time."""
+        return self._largest_block(self._sharded or self.module)
+
+    def _largest_block(self, model: nn.Module) -> StateSize:
+        blocks = (map(self._held, block.params) for block in find_blocks(model))
         return max(map(_size, blocks), key=lambda size: size.bytes, default=StateSize(0, 0))
 
     def release_unsupported_reason(self, candidate: Candidate) -> str:
@@ -316,7 +323,13 @@ def _rows(setting: Setting, candidates: Iterable[Candidate]) -> Iterator[Estimat
         )
         yield row
         reason = setting.release_unsupported_reason(candidate)
-        released = dataclasses.replace(row, gradient_release=True, gradients=largest, step=0)
+        released = dataclasses.replace(
+            row,
+            gradient_release=True,
+            gradients=largest,
+            activations=setting.activation_bytes(released=True),
+            step=0,
+        )
         yield dataclasses.replace(released, supported=False, note=reason) if reason else released
 
 

@@ -4,8 +4,14 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM, MixtralConfig
-from transformers import MixtralForCausalLM
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+)
 
 from recipes.messages import RecipeError
 from recipes.sharding.tensor_parallel import plan_of, refuse_uneven
