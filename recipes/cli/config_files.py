@@ -1,7 +1,9 @@
 """Finding and reading the YAML files named with ``--config``. Each is read once; its text is passed on."""
 
 import os
-from collections.abc import Iterator
+import re
+import sys
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -15,8 +17,11 @@ from recipes.messages import RecipeError
 _HERE = Path(__file__).resolve().parent.parent
 CONFIGS = _HERE / "configs" if (_HERE / "configs").is_dir() else _HERE.parent / "configs"
 SUFFIXES = (".yaml", ".yml", ".json")
+EXTENSION = "x-"
+"""The beginning of top-level keys that are no settings, as in compose files: they hold anchors for other keys."""
 MOST_KEYS = 100_000
 """Keys and list items in a file. Anchors that refer to anchors multiply: 300 bytes can mean gigabytes."""
+ANCHOR = re.compile(r"^([^\s#'\"].*?):[ \t]+&", re.MULTILINE)
 
 Key = tuple[str | int, ...]
 
@@ -27,15 +32,17 @@ class ConfigFile:
 
     Attributes:
         path: Where it is.
-        text: Its content.
-        settings: The content as nested settings.
+        text: Its content without the keys that begin with :data:`EXTENSION`.
+        settings: The same as nested settings.
         lines: The line of each key, counted from 1.
+        anchors: The top-level keys that define an anchor: ``common`` of ``common: &common``.
     """
 
     path: Path
     text: str
     settings: dict[str, Any]
     lines: dict[Key, int]
+    anchors: frozenset[str] = frozenset()
 
 
 def load_config(name: str) -> ConfigFile:
@@ -119,7 +126,20 @@ def read_config(path: Path) -> ConfigFile:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} cannot be read: {error}") from None
-    return ConfigFile(path, text, *parse_config(text, str(path)))
+    settings, lines = parse_config(text, str(path))
+    anchors = frozenset(ANCHOR.findall(text))
+    extensions = {key for key in settings if key.startswith(EXTENSION)}
+    if extensions:
+        text = _without(extensions, text)
+        settings = {key: value for key, value in settings.items() if key not in extensions}
+    return ConfigFile(path, text, settings, lines, anchors)
+
+
+def _without(keys: Collection[str], text: str) -> str:
+    """YAML without some of its top-level keys; an anchor in one of them moves to where it is first referred to."""
+    node = yaml.compose(text, yaml.SafeLoader)
+    node.value = [(key, value) for key, value in node.value if key.value not in keys]
+    return str(yaml.serialize(node, Dumper=yaml.SafeDumper, width=sys.maxsize, allow_unicode=True))
 
 
 def parse_config(text: str, name: str) -> tuple[dict[str, Any], dict[Key, int]]:

@@ -27,14 +27,15 @@ from recipes.cli.mistakes import explain, refuse_empty_groups, sentence
 from recipes.cli.parser import RecipeParser, parser_settings, words_for
 from recipes.cli.unforeseen import Circumstances, explain_error
 from recipes.cli.unwritable_defaults import leave_out_unwritable_defaults
-from recipes.messages import RecipeError, TrainingDiverged, tell
+from recipes.messages import RecipeError, TrainingDiverged, TrainingHopeless, tell
 from recipes.ranges import PositiveInt
 from recipes.recipe import Recipe
 from recipes.runs.config import RecordConfig, recorded_config
-from recipes.runs.folder import RunFolder, claim, config_name, give_back, next_folder, runs_root
-from recipes.training import checkpoints
+from recipes.runs.folder import RunFolder, check_exists, claim, config_name, give_back, next_folder, runs_root
+from recipes.training import checkpoints, ckpt_path
 from recipes.training.defaults import default_callbacks, loggers_of
 from recipes.training.precision import float32_instead
+from recipes.training.resume import how_to_resume
 from recipes.training.unsupported import refuse_settings
 
 CHECKPOINT_PATH = (
@@ -81,7 +82,7 @@ class RecipeCLI(LightningCLI):
                 parser_kwargs=parser_settings(command),
                 args=words_for(command, command_line),
             )
-        except (RecipeError, TrainingDiverged):
+        except (RecipeError, TrainingDiverged, TrainingHopeless):
             self._leave_no_empty_folder()
             raise
         except Exception as error:
@@ -110,6 +111,7 @@ class RecipeCLI(LightningCLI):
             made=made[command].as_dict() if made else None,
             trainer=trainer,
             folder=self._folder(),
+            runs=runs_root(settings["trainer"]["default_root_dir"] if settings and "trainer" in settings else None),
             resume=self._where_it_stopped() if isinstance(trainer, Trainer) else "",
             rank=int(getattr(rank_zero_only, "rank", 0)),
         )
@@ -145,14 +147,7 @@ class RecipeCLI(LightningCLI):
         return next((c for c in self.trainer.checkpoint_callbacks if isinstance(c, checkpoints.LastCheckpoint)), None)
 
     def _where_it_stopped(self) -> str:
-        last = self._last_checkpoint()
-        if self.subcommand != "fit" or last is None:
-            return ""
-        if last.path and Path(last.path).is_file():
-            return f"resume with --ckpt_path {last.path}"
-        run = self.run_folder.path if self.run_folder else None
-        kept = run is not None and any((run / "checkpoints").glob("*.ckpt"))
-        return f"resume with --ckpt_path {run}" if kept else ""
+        return how_to_resume(self.trainer) if self.subcommand == "fit" else ""
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """The parser of the command, or the one around it; ``--config`` takes the files that are already read."""
@@ -218,7 +213,7 @@ class RecipeCLI(LightningCLI):
                 tell("without --ckpt_path the model has the weights that training starts from, not those of a run")
             return
         root, name = self._run_group(command)
-        path = checkpoints.resolve(settings["ckpt_path"], command, root, name)
+        path = ckpt_path.resolve(settings["ckpt_path"], command, root, name)
         settings["ckpt_path"] = None
         self.checkpoint = path
         if not Path(path).is_file():
@@ -290,7 +285,7 @@ class RecipeCLI(LightningCLI):
             raise
         except ValueError as error:
             raise RecipeError(f"trainer: {' '.join(str(error).split())}") from error
-        checkpoints.write_whole_files(trainer)
+        checkpoints.write_whole_files(trainer, self.run_folder.path if self.run_folder else None)
         return trainer
 
     def before_fit(self) -> None:
@@ -310,8 +305,11 @@ class RecipeCLI(LightningCLI):
         """Tests the best checkpoint, saves the model and writes the report, if the module is a recipe's."""
         if self.run_folder is None:
             return
+        if is_first_rank():
+            check_exists(self.run_folder.path)
         if not isinstance(self.model, Recipe):
-            tell(f"{type(self.model).__name__} is trained; it is no recipes.recipe.Recipe: no model/ and no report")
+            name = type(self.model).__name__
+            tell(f"{name} is trained; only subclasses of recipes.recipe.Recipe write model/ and a report")
             return
         from recipes.cli.finish import finish
 

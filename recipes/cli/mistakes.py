@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from jsonargparse import ArgumentParser, Namespace
 
 from recipes.cli.class_paths import class_parser, default_class, did_you_mean, find_class
-from recipes.cli.config_files import Key, key_name
+from recipes.cli.config_files import EXTENSION, Key, key_name
 from recipes.cli.given import MISSING, Given
 from recipes.cli.jsonargparse_internals import arguments_of, type_of
 from recipes.cli.type_words import choices_in, classes_in, expected, takes_scalars
@@ -132,7 +132,10 @@ class _Search:
             choices += ["help", "print_config"]
         near = get_close_matches(str(key[-1]).removesuffix("+"), choices, n=2)
         listed = f"; expected one of {', '.join(choices)}" if len(choices) <= LISTED_AT_MOST else ""
-        raise RecipeError(f"{self.source.where(key)}unknown key '{key_name(key)}'{did_you_mean(near) or listed}")
+        remedy = did_you_mean(near) or listed
+        if len(key) == 1 and self.source.file and key[0] in self.source.file.anchors:
+            remedy = f"; a key that only holds an anchor is called {EXTENSION}{key[0]}"
+        raise RecipeError(f"{self.source.where(key)}unknown key '{key_name(key)}'{remedy}")
 
     def fail(self, key: Key, what: str) -> NoReturn:
         raise RecipeError(f"{self.source.where(key)}{key_name(key)} {what}")

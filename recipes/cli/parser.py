@@ -33,7 +33,7 @@ EPILOG = (
     "--model.optimizer.help torch.optim.AdamW. A run writes to runs/NAME/version_N/, NAME being that of the "
     "first --config and N a new number each time. The folder of all runs is trainer.default_root_dir, else "
     "the variable RUNS_DIR, else runs. An error is one sentence, and its traceback is in error.txt in the run's "
-    "folder; --debug shows it."
+    "folder, or in error_DATE.txt in the folder of all runs if there is no run yet; --debug shows it."
 )
 
 

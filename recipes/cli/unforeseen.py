@@ -1,13 +1,15 @@
 """The message for an unexpected error, in one sentence: what was done, the key that led there, the library's message.
 
 The innermost frame of the traceback decides whose code failed. An error of a library or of the user's code becomes a
-sentence, and its traceback is written to ``error.txt`` in the run's folder. A bug of this project shows its traceback.
+sentence, and its traceback is written to ``error.txt`` in the run's folder; to a file of its own in the folder of all
+runs if there is no run yet. A bug of this project shows its traceback.
 """
 
 import dis
 import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -17,10 +19,10 @@ from recipes.cli.jsonargparse_internals import refused_alternatives
 from recipes.cli.known_errors import known_error
 from recipes.cli.phases import is_after_another, is_before_training, is_creating, what_was_done
 from recipes.messages import RecipeError, RunFailed
+from recipes.runs.folder import runs_root
 
 PACKAGES = Path(__file__).resolve().parents[2]
 OURS = (str(PACKAGES / "recipes") + "/", str(PACKAGES / "lightning_adafactor") + "/")
-FILE = "error.txt"
 DEVICE = "CUDA error"
 LONGEST = 400
 """Maximum number of characters of the library's message."""
@@ -42,7 +44,8 @@ class Circumstances:
         settings: The settings, with a class_path for each class.
         made: The same with instances in place of them, as far as there are any.
         trainer: The trainer.
-        folder: Where ``error.txt`` goes; None for nowhere.
+        folder: The folder of the run, for ``error.txt``; None if there is none.
+        runs: The folder of all runs, for errors without a run.
         resume: How to resume, such as ``resume with --ckpt_path ...``; empty if there is nothing to resume from.
         rank: The number of the process.
     """
@@ -52,6 +55,7 @@ class Circumstances:
     made: Any = None
     trainer: Any = None
     folder: Path | None = None
+    runs: Path = field(default_factory=runs_root)
     resume: str = ""
     rank: int = 0
 
@@ -63,6 +67,11 @@ def explain_error(error: Exception, at: Circumstances) -> RecipeError | RunFaile
         error: The error.
         at: The command in which it was raised.
     """
+    return _explain(error, at, is_first=False)
+
+
+def _explain(error: Exception, at: Circumstances, is_first: bool) -> RecipeError | RunFailed:
+    """As :func:`explain_error`; for the first of two errors, the sentence alone."""
     cause = _cause(error)
     if isinstance(cause, RecipeError):
         return RecipeError(str(cause))
@@ -79,9 +88,11 @@ def explain_error(error: Exception, at: Circumstances) -> RecipeError | RunFaile
     status = 2 if _is_fixable(cause, frames, place, at.trainer) else 1
     first = cause.__context__
     if is_after_another(frames) and isinstance(first, Exception):
-        told = explain_error(first, replace(at, resume="", folder=None))
-        sentence = f"{str(told).removesuffix(f'; {SHOWN_ON_REQUEST}')}; then {sentence}"
+        told = _explain(first, replace(at, resume=""), is_first=True)
+        sentence = f"{told}; then {sentence}"
         status = told.status if isinstance(told, RunFailed) else 2
+    if is_first:
+        return RunFailed(sentence, status)
     parts = [sentence, *([at.resume] if at.resume else []), _where_the_traceback_is(error, at)]
     return RunFailed("; ".join(parts), status)
 
@@ -169,12 +180,25 @@ def _is_fixable(error: BaseException, frames: list[FrameType], place: Place | No
 
 
 def _where_the_traceback_is(error: Exception, at: Circumstances) -> str:
-    if at.folder is None:
-        return SHOWN_ON_REQUEST
-    file = at.folder / (f"error.rank_{at.rank}.txt" if at.rank else FILE)
+    rank = f".rank_{at.rank}" if at.rank else ""
     try:
+        file = _new_file(at.runs, rank) if at.folder is None else at.folder / f"error{rank}.txt"
         with file.open("w", encoding="utf-8", errors="backslashreplace") as written:
             written.writelines(traceback.format_exception(error))
     except OSError:
         return SHOWN_ON_REQUEST
     return f"the traceback is in {file}"
+
+
+def _new_file(folder: Path, rank: str) -> Path:
+    """Creates a file with the date in its name; of two commands in one second, each gets its own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    number, name = 1, f"error_{datetime.now():%Y-%m-%d_%H-%M-%S}{rank}.txt"
+    while True:
+        file = folder / (f"{number}_{name}" if number > 1 else name)
+        try:
+            file.touch(exist_ok=False)
+        except FileExistsError:
+            number += 1
+        else:
+            return file

@@ -1,13 +1,11 @@
 """Delimited text (csv, tsv, Orange .tab): each line is checked before pandas reads the file with the same arguments."""
 
 import csv
-import io
-import sys
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
-from typing import IO, Any
+from dataclasses import dataclass
+from typing import Any
 
-from recipes.data.damage import DAMAGED, cannot_decode, first_line, open_decompressed
+from recipes.data.damage import DAMAGED, cannot_decode, first_line
+from recipes.data.delimited_lines import Ambiguous, Counted, Malformed, Quotes, count, is_rfc4180, pandas_args
 from recipes.messages import RecipeError, tell
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
@@ -28,10 +26,6 @@ class Reading:
 
     args: dict[str, Any]
     rows: int | None
-
-
-class Malformed(Exception):  # noqa: N818 - becomes a RecipeError, or another way to read the file
-    """A line that does not match the table; the message is the end of a sentence that names key and file."""
 
 
 def reading(files: list[str], key: str, ending: str, load_args: dict[str, Any]) -> Reading:
@@ -57,9 +51,13 @@ def reading(files: list[str], key: str, ending: str, load_args: dict[str, Any]) 
     rows = None
     if local and _is_plain(args):
         choose = ending != ".csv" and not {"quoting", "quotechar", "escapechar"} & load_args.keys()
-        args, rows = _choose_quoting(files, key, args) if choose else (args, _count_all(files, key, args))
+        args, counted = _choose_quoting(files, key, args) if choose else (args, _count_all(files, key, args))
+        rows = counted.rows
+        if counted.ends_with_cr:
+            # Else pandas loses an empty cell at the beginning of a line.
+            args = {**args, "lineterminator": "\r"}
     columns = _common_columns(files, key, args)
-    counted = dict(args)
+    checked = dict(args)
     if ending == ".tab" and "skiprows" not in load_args and _has_orange_header(_head(files[0], key, args, 2)[1]):
         args["skiprows"] = [1, 2]
     if len(columns) == 1 and "skip_blank_lines" not in load_args:
@@ -67,8 +65,8 @@ def reading(files: list[str], key: str, ending: str, load_args: dict[str, Any]) 
         blank = {**args, "skip_blank_lines": False}
         if all(_head(file, key, blank)[0] == columns for file in files):
             args = blank
-    if rows is not None and args != counted:
-        rows = _count_all(files, key, args)
+    if rows is not None and args != checked:
+        rows = _count_all(files, key, args).rows
     args["features"] = Features({column: Value("string") for column in columns})
     return Reading(args, rows)
 
@@ -89,21 +87,12 @@ def _with_defaults(ending: str, load_args: dict[str, Any]) -> dict[str, Any]:
     return args
 
 
-def _pandas_args(args: dict[str, Any]) -> dict[str, Any]:
-    """The arguments that ``datasets`` passes to ``pandas.read_csv``, without a limit of rows."""
-    from datasets.packaged_modules.csv.csv import CsvConfig
-
-    known = {field.name for field in fields(CsvConfig)}
-    settings = CsvConfig(**{name: value for name, value in args.items() if name in known}).pd_read_csv_kwargs
-    return {name: value for name, value in settings.items() if name not in ("chunksize", "nrows", "skipfooter")}
-
-
 def _head(file: str, key: str, args: dict[str, Any], rows: int = 0) -> tuple[list[str], list[list[str]]]:
     """The columns of a file, and its first rows."""
     import pandas
 
     try:
-        head = pandas.read_csv(file, nrows=rows, dtype=str, **_pandas_args(args))
+        head = pandas.read_csv(file, nrows=rows, dtype=str, **pandas_args(args))
     except UnicodeError as error:
         raise cannot_decode(key, file, error) from error
     except (*DAMAGED, ValueError, TypeError) as error:  # pandas' own errors are ValueErrors
@@ -139,7 +128,7 @@ def _has_orange_header(rows: list[list[str]]) -> bool:
 
 def _is_plain(args: dict[str, Any]) -> bool:
     """Whether the csv module splits files as pandas does with these arguments."""
-    settings = _pandas_args(args)
+    settings = pandas_args(args)
     return (
         not any(args.get(name) for name in CHECKED_ALONE)
         and isinstance(settings["sep"], str)
@@ -151,161 +140,48 @@ def _is_plain(args: dict[str, Any]) -> bool:
     )
 
 
-def _choose_quoting(files: list[str], key: str, args: dict[str, Any]) -> tuple[dict[str, Any], int]:
-    """Quotation marks that enclose cells, or plain characters if they cannot."""
+def _choose_quoting(files: list[str], key: str, args: dict[str, Any]) -> tuple[dict[str, Any], Counted]:
+    """Quotation marks that enclose cells, or plain characters if they cannot.
+
+    Raises:
+        RecipeError: They can be either, and the rows would differ.
+    """
     plain = {**args, "quoting": csv.QUOTE_NONE}
     try:
-        return args, sum(_count(file, key, args, strict=True) for file in files)
+        return args, _sum(files, key, args, quotes=Quotes.ENCLOSE)
+    except Ambiguous as error:
+        if all(is_rfc4180(file, args) for file in files):
+            try:
+                _sum(files, key, plain, quotes=Quotes.PLAIN)
+            except Malformed:
+                return args, _count_all(files, key, args)
+            raise RecipeError(f"{key}: {error}") from None
     except Malformed:
-        try:
-            rows = sum(_count(file, key, plain) for file in files)
-        except Malformed:
-            return args, _count_all(files, key, args)
+        pass
+    try:
+        counted = _sum(files, key, plain)
+    except Malformed:
+        return args, _count_all(files, key, args)
     tell(
         f"{key} has quotation marks that do not enclose cells: they are read as plain characters, as with "
         "data.load_args {quoting: 3}"
     )
-    return plain, rows
+    return plain, counted
 
 
-def _count_all(files: list[str], key: str, args: dict[str, Any]) -> int:
-    rows = 0
-    for file in files:
-        try:
-            rows += _count(file, key, args)
-        except Malformed as error:
-            raise RecipeError(f"{key}: {error}") from None
-    return rows
-
-
-def _count(file: str, key: str, args: dict[str, Any], strict: bool = False) -> int:
-    """Reads a file line by line, and counts its rows.
-
-    Args:
-        file: The file.
-        key: The configuration key of the file.
-        args: The arguments that pandas will read it with.
-        strict: Whether quotation marks must enclose whole cells, and cells may not span complete lines.
-
-    Raises:
-        Malformed: A line does not match the table.
-        RecipeError: The file cannot be decoded or decompressed.
-    """
-    settings = _pandas_args(args)
-    names = settings.get("names")
-    header = (None if names else 0) if settings["header"] == "infer" else settings["header"]
-    skip = settings["skiprows"] or 0
-    width = len(names) if names else None
-    rows, seen = 0, 0
+def _count_all(files: list[str], key: str, args: dict[str, Any]) -> Counted:
     try:
-        with _open(file, settings) as text:
-            for number, record in enumerate(_records(text, file, settings, strict)):
-                if number < skip if isinstance(skip, int) else number in skip:
-                    continue
-                if record.is_blank and settings["skip_blank_lines"]:
-                    continue
-                seen += 1
-                if header is not None and seen <= header + 1:
-                    if seen == header + 1:
-                        width = width or len(record.cells)
-                        _refuse_duplicates(record, file, bool(names))
-                    continue
-                _check(record, file, width or len(record.cells), settings, strict)
-                width = width or len(record.cells)
-                rows += 1
-    except UnicodeError as error:
-        raise cannot_decode(key, file, error) from error
-    except (*DAMAGED, csv.Error) as error:
-        raise Malformed(f"'{file}' cannot be read as a table: {first_line(error)}") from error
-    return rows
+        return _sum(files, key, args)
+    except Malformed as error:
+        raise RecipeError(f"{key}: {error}") from None
 
 
-@dataclass(frozen=True)
-class _Record:
-    cells: list[str]
-    line: int
-    lines: list[str]
-
-    @property
-    def is_blank(self) -> bool:
-        return len(self.lines) == 1 and not self.lines[0].strip(" \r\n\ufeff")
-
-
-def _records(text: Iterable[str], file: str, settings: dict[str, Any], strict: bool) -> Iterator[_Record]:
-    lines: list[str] = []
-
-    def remembered() -> Iterator[str]:
-        for line in text:
-            lines.append(line)
-            yield line
-
-    reader = csv.reader(remembered(), **_csv_format(settings), strict=strict)
-    start = 1
-    limit = csv.field_size_limit(sys.maxsize)
-    try:
-        for cells in reader:
-            yield _Record(cells, start, list(lines))
-            start += len(lines)
-            lines.clear()
-    except csv.Error as error:
-        raise Malformed(_unclosed(start, file, len(lines))) from error
-    finally:
-        csv.field_size_limit(limit)
-
-
-def _csv_format(settings: dict[str, Any]) -> dict[str, Any]:
-    names = ("quotechar", "escapechar", "doublequote", "skipinitialspace")
-    quoting = csv.QUOTE_NONE if settings["quoting"] == csv.QUOTE_NONE else csv.QUOTE_MINIMAL
-    return {"delimiter": settings["sep"], "quoting": quoting, **{name: settings[name] for name in names}}
-
-
-def _check(record: _Record, file: str, width: int, settings: dict[str, Any], strict: bool) -> None:
-    sep = settings["sep"]
-    if len(record.lines) > 1 or (settings["quotechar"] and record.lines[0].count(settings["quotechar"]) % 2):
-        _check_lines(record, file, width, settings, strict)
-    # pandas drops empty cells after the last column; any other cell would be lost.
-    if len(record.cells) > width and any(record.cells[width:]):
-        quotes = '"' in "".join(record.lines) and settings["quoting"] != csv.QUOTE_NONE
+def _sum(files: list[str], key: str, args: dict[str, Any], quotes: Quotes = Quotes.AS_GIVEN) -> Counted:
+    counted = [count(file, key, args, quotes) for file in files]
+    endings = [file.ends_with_cr for file in counted]
+    if len(set(endings)) > 1:
         raise Malformed(
-            f"line {record.line} of '{file}' has {len(record.cells)} fields, but there are {width} columns: put a text "
-            f"with {sep!r} in it in quotation marks"
-            + (", or set data.load_args {quoting: 3} if quotation marks are plain characters" if quotes else "")
+            f"the lines of '{files[endings.index(True)]}' end with carriage returns, and those of "
+            f"'{files[endings.index(False)]}' do not: give files with the same line ends"
         )
-
-
-def _check_lines(record: _Record, file: str, width: int, settings: dict[str, Any], strict: bool) -> None:
-    """Checks that a cell of several lines is enclosed in quotation marks, and not opened by a stray one."""
-    closed = True
-    try:
-        list(csv.reader(record.lines, **_csv_format(settings), strict=True))
-    except csv.Error as error:
-        # pandas also reads text after a closing mark, such as "so" good, as part of the cell.
-        closed = len(record.lines) == 1 and "unexpected end" not in str(error)
-    if (
-        strict
-        and len(record.lines) > 1 < width
-        and all(line.count(settings["sep"]) == width - 1 for line in record.lines)
-    ):
-        closed = False
-    if not closed:
-        raise Malformed(_unclosed(record.line, file, len(record.lines)))
-
-
-def _unclosed(line: int, file: str, lines: int) -> str:
-    return (
-        f"a quotation mark in line {line} of '{file}' is not closed, and would make one cell of {lines} lines: close "
-        "it, or set data.load_args {quoting: 3} if quotation marks are plain characters"
-    )
-
-
-def _refuse_duplicates(header: _Record, file: str, named: bool) -> None:
-    names = [name.removeprefix("\ufeff") for name in header.cells]
-    twice = sorted({name for name in names if name and names.count(name) > 1})
-    if twice and not named:
-        raise Malformed(f"'{file}' has {names.count(twice[0])} columns '{twice[0]}': rename all but one")
-
-
-def _open(file: str, settings: dict[str, Any]) -> IO[str]:
-    opened = open_decompressed(file)
-    encoding, errors = settings["encoding"] or "utf-8-sig", settings["encoding_errors"] or "strict"
-    return io.TextIOWrapper(opened, encoding=encoding, errors=errors, newline="")
+    return Counted(sum(file.rows for file in counted), endings[0])

@@ -2,7 +2,8 @@
 
 The step runs, forward and backward, on fake tensors: they have a shape and a dtype but no memory. Each storage counts
 from the operation that allocates it until its last reference is gone: saved activations, autocast's copies of weights,
-logits and temporaries. What a kernel allocates internally is not seen; the factor ``WORKSPACE`` allows for it.
+logits and temporaries. What a kernel allocates internally is not seen; the factor ``WORKSPACE`` allows for it, and for
+the logits of ``linear_cross_entropy`` a formula.
 """
 
 import math
@@ -36,6 +37,9 @@ PRECISIONS = {
 
 TRUE_DTYPES = {"bf16-true": torch.bfloat16, "16-true": torch.float16, "64-true": torch.float64}
 """The dtype that a ``trainer.precision`` converts parameters and buffers to."""
+
+CHUNKED_LOSS = "torch_nn::_linear_cross_entropy_batch_chunked"
+"""The operation behind ``torch.nn.functional.linear_cross_entropy``, whose logits are internal."""
 
 # Autocast computes these operations in float32 on CUDA, and does not change them on a CPU.
 IN_FLOAT32_ON_CUDA = {
@@ -96,6 +100,18 @@ def peak_bytes(
     return math.ceil(WORKSPACE * tracker.peak)
 
 
+def chunked_loss_bytes(hidden: Tensor, weight: Tensor, chunk: int) -> int:
+    """What ``linear_cross_entropy`` of torch 2.13 allocates beside the loss and the gradients that it returns.
+
+    Args:
+        hidden: Its input, of shape (tokens, features); in low precision, the figure is for CUDA.
+        weight: Of the head, of shape (vocabulary, features).
+        chunk: Tokens of which it computes the logits at a time, in float32 and in the precision of ``hidden``.
+    """
+    width = hidden.element_size()
+    return (width if width >= 4 else 4 + width) * chunk * sum(weight.shape)
+
+
 def fake_like(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """A tensor like another, without a gradient, on the CPU; in another dtype if both are floating-point.
 
@@ -140,6 +156,9 @@ class LiveBytes(TorchDispatchMode):
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
                 self._count(leaf.untyped_storage())
+        if func.name() == CHUNKED_LOSS:
+            hidden, weight, chunk = args[0], args[1], args[8]
+            self.peak = max(self.peak, self.live + chunked_loss_bytes(hidden, weight, chunk))
         return result
 
     def _count(self, storage: torch.UntypedStorage) -> None:

@@ -10,7 +10,7 @@ precision          ``trainer.precision``.
 device             ``gpu`` or ``cpu``: what the activations are estimated for.
 batch              Shapes of the tensors in the longest training batch.
 gpu_memory_bytes   Memory to fit into; null without ``--gpu-memory`` and CUDA device.
-gradient_release   Whether this package supports gradient release.
+gradient_release   Whether the recipe has gradient release on (``model.gradient_release``).
 estimates          For each dtype of the parameters, each optimizer, without and with gradient release:
                    ``name``, ``optimizer`` (class), ``own`` (the recipe's), ``dtype``, ``gradient_release``,
                    ``parameter_memory``, ``gradient_memory``, ``optimizer_state`` (each ``elements``, ``bytes``,
@@ -26,7 +26,6 @@ remarks            What the figures do not include, in sentences.
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import lightning_adafactor
 from lightning_adafactor.memory import StateSize
 from recipes.estimate.memory_size import shown_size
 from recipes.estimate.parts import Estimate, Setting
@@ -39,9 +38,10 @@ ACTIVATIONS = (
     "Activations are an upper bound; parameters, gradients and state are exact, for one process. "
     "Leave a margin for the overhead of the device. MB and GB are 2**20 and 2**30 bytes."
 )
-NO_RELEASE = (
-    "Released: with gradient release, each gradient is applied and freed during the backward pass, so that only the "
-    "largest one counts. It is not in this package yet: the columns show what it would save."
+RELEASED = (
+    "Released: with gradient release (model.gradient_release: true), which steps each block of parameters during the "
+    "backward pass and frees its gradients, so that only those of the largest block count; – where the optimizer does "
+    "not support it."
 )
 
 
@@ -74,16 +74,11 @@ def as_json(
         "device": "gpu" if setting.gpu else "cpu",
         "batch": {key: list(tensor.shape) for key, tensor in setting.data.largest_batch().items()},
         "gpu_memory_bytes": memory,
-        "gradient_release": can_release_gradients(),
+        "gradient_release": setting.releases,
         "estimates": [_row(row, memory) for row in rows],
         "advice": list(advice),
         "remarks": list(remarks),
     }
-
-
-def can_release_gradients() -> bool:
-    """Whether this package exports gradient release under any name."""
-    return any("gradientrelease" in name.lower().replace("_", "") for name in lightning_adafactor.__all__)
 
 
 def _row(row: Estimate, memory: int | None) -> dict[str, Any]:
@@ -134,13 +129,7 @@ def print_table(result: Mapping[str, Any]) -> None:
             console.print(f"{row['name']}: {row['note']}.", highlight=False, markup=False)
     states = (f"{row['name']} {row['optimizer_state']['elements']:,}" for row in first if row["optimizer_state"])
     elements = f"Elements of the optimizer state: {', '.join(states) or 'unknown'}."
-    for sentence in [
-        elements,
-        *result["advice"],
-        *result["remarks"],
-        ACTIVATIONS,
-        *([] if result["gradient_release"] else [NO_RELEASE]),
-    ]:
+    for sentence in [elements, *result["advice"], *result["remarks"], ACTIVATIONS, RELEASED]:
         console.print(sentence, highlight=False, markup=False)
 
 
@@ -163,6 +152,9 @@ def _table(rows: Sequence[Mapping[str, Any]], dtype: str, memory: int | None) ->
         cells = [plain["name"], "unknown" if state is None else shown_size(state["bytes"])]
         for row in (plain, released):
             total = row["total_bytes"]
+            if total is None and plain["total_bytes"] is not None:
+                cells += ["–"] * (2 if memory is None else 3)
+                continue
             cells += [shown_size(row["gradient_memory"]["bytes"]), "unknown" if total is None else shown_size(total)]
             if memory is not None:
                 cells.append(_verdict(row))

@@ -12,6 +12,8 @@ import torch
 from lightning import LightningDataModule, LightningModule
 from torch import Tensor, nn
 
+from lightning_adafactor.gradient_release import find_blocks
+from lightning_adafactor.gradient_release.unsupported import check_optimizer
 from lightning_adafactor.memory import StateSize
 from lightning_adafactor.prediction import bitsandbytes_adamw8bit_state, predict_state
 from recipes.estimate.activations import PRECISIONS, TRUE_DTYPES, peak_bytes
@@ -55,14 +57,15 @@ class Estimate:
         optimizer: Import path of its class.
         own: Whether it is the recipe's own.
         dtype: The dtype of the parameters.
-        gradient_release: Whether each gradient is applied and freed during the backward pass.
+        gradient_release: Whether each block of parameters is stepped and its gradients freed during the backward pass.
         parameters: All parameters.
-        gradients: Those of all trainable parameters or, with gradient release, of the largest one.
+        gradients: Those of all trainable parameters or, with gradient release, of the largest block.
         state: The optimizer's state; None if unknown.
         buffers: Bytes of the buffers.
         activations: Bytes of everything else in forward and backward pass, an upper bound.
         step: Bytes of the temporaries of the optimizer's step, when the activations are freed; an estimate.
-        note: Why the state is unknown, or how it is known.
+        note: Why the state is unknown, or how it is known; or why gradient release is not supported.
+        supported: Whether the optimizer supports gradient release, if the estimate is one with it.
     """
 
     name: str
@@ -77,11 +80,12 @@ class Estimate:
     activations: int
     step: int
     note: str = ""
+    supported: bool = True
 
     @property
     def total(self) -> int | None:
-        """Peak bytes; None if the state is unknown."""
-        if self.state is None:
+        """Peak bytes; None if the state is unknown, or gradient release is not supported."""
+        if self.state is None or not self.supported:
             return None
         temporary = max(self.activations, self.step)
         return self.parameters.bytes + self.gradients.bytes + self.state.bytes + self.buffers + temporary
@@ -116,6 +120,7 @@ class Setting:
         self.module: Any
         self.data: Any
         self.module, self.data = module, data
+        self.module.estimated_device_type = "cuda" if gpu else "cpu"
         self.module.build_on_meta(data)
         if self.precision in TRUE_DTYPES:
             self.module.model.to(TRUE_DTYPES[self.precision])
@@ -210,6 +215,26 @@ class Setting:
         except Exception as error:  # any optimizer can be given: the table shows what it raised
             return None, (str(error).strip() or type(error).__name__).splitlines()[0]
 
+    @property
+    def releases(self) -> bool:
+        """Whether the recipe has gradient release on."""
+        return bool(self.module.gradient_release)
+
+    def largest_block(self) -> StateSize:
+        """The gradients that gradient release keeps at a time."""
+        blocks = (map(self._held, block.params) for block in find_blocks(self.module))
+        return max(map(_size, blocks), key=lambda size: size.bytes, default=StateSize(0, 0))
+
+    def release_unsupported_reason(self, candidate: Candidate) -> str:
+        """Why an optimizer does not support gradient release; empty if it does."""
+        if candidate.make is None:
+            return candidate.unsupported_reason
+        try:
+            check_optimizer(candidate.make(self._parameter_groups(candidate)))
+        except Exception as error:  # any optimizer can be given
+            return str(error)
+        return ""
+
     def step_bytes(self, candidate: Candidate) -> int:
         """The temporaries of an optimizer's step; 0 for those with kernels of their own, which take little."""
         if candidate.make is None:
@@ -244,7 +269,7 @@ def without_duplicates(rows: Sequence[Estimate]) -> list[Estimate]:
 def _rows(setting: Setting, candidates: Iterable[Candidate]) -> Iterator[Estimate]:
     sizes = [_size([parameter]) for parameter in setting.parameters if parameter.requires_grad]
     gradients = StateSize(sum(size.elements for size in sizes), sum(size.bytes for size in sizes))
-    largest = max(sizes, key=lambda size: size.bytes, default=StateSize(0, 0))
+    largest = setting.largest_block()
     for candidate in candidates:
         state, note = setting.state(candidate)
         row = Estimate(
@@ -262,7 +287,9 @@ def _rows(setting: Setting, candidates: Iterable[Candidate]) -> Iterator[Estimat
             note=note,
         )
         yield row
-        yield dataclasses.replace(row, gradient_release=True, gradients=largest, step=0)
+        reason = setting.release_unsupported_reason(candidate)
+        released = dataclasses.replace(row, gradient_release=True, gradients=largest, step=0)
+        yield dataclasses.replace(released, supported=False, note=reason) if reason else released
 
 
 def _size(parameters: Iterable[Tensor]) -> StateSize:

@@ -7,6 +7,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from recipes.sharding.weights import is_sharded, placed_like, whole_gradient
 from recipes.training.lightning_internals import is_accumulating
 
 KEY = "recipes.training.exactness"
@@ -44,7 +45,7 @@ class ExactResume(Callback):
         for name, parameter in pl_module.named_parameters():
             gradient = loaded["gradients"].get(name)
             if gradient is not None:
-                parameter.grad = gradient.to(parameter.device, copy=True)
+                parameter.grad = placed_like(gradient, parameter)
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
@@ -80,10 +81,10 @@ def _unfinished_gradients(trainer: Trainer, pl_module: LightningModule) -> dict[
     if not is_accumulating(trainer):
         return {}
     gradients = {}
+    sharded = is_sharded(pl_module)
     for name, parameter in pl_module.named_parameters():
         if parameter.grad is not None:
-            gradient = parameter.grad.detach().clone()
-            gradients[name] = (
-                trainer.strategy.reduce(gradient, reduce_op="mean") if trainer.world_size > 1 else gradient
-            )
+            gradient = whole_gradient(parameter.grad)
+            averaged = trainer.world_size == 1 or sharded  # FSDP2 averages in each backward pass
+            gradients[name] = gradient if averaged else trainer.strategy.reduce(gradient, reduce_op="mean")
     return gradients

@@ -4,8 +4,13 @@ from collections.abc import Mapping
 from numbers import Real
 from typing import Any
 
+from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import StochasticWeightAveraging
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch.optim import Optimizer
 
+from lightning_adafactor.gradient_release.callback import check_settings
+from lightning_adafactor.gradient_release.unsupported import check_optimizer
 from recipes.messages import RecipeError
 
 ABOVE_0 = ("accumulate_grad_batches", "val_check_interval", "check_val_every_n_epoch")
@@ -52,3 +57,34 @@ def refuse_for_recipe(trainer: Any) -> None:
             "trainer.callbacks: StochasticWeightAveraging copies the model before a recipe has loaded it, and would "
             "average nothing: use lightning.pytorch.callbacks.EMAWeightAveraging or WeightAveraging"
         )
+
+
+def refuse_for_release(trainer: Trainer, module: LightningModule) -> None:
+    """Checks for what ``model.gradient_release`` does not work with, before any data is read.
+
+    Args:
+        trainer: The trainer.
+        module: The recipe.
+
+    Raises:
+        RecipeError: A setting is not supported.
+    """
+    try:
+        check_settings(trainer, module, clipping_follows_trainer=True)
+    except MisconfigurationException as error:
+        raise RecipeError(f"model.gradient_release is true, but {error}") from error
+
+
+def refuse_to_release(optimizer: Optimizer) -> None:
+    """Checks whether an optimizer can step a part of its parameters.
+
+    Args:
+        optimizer: The optimizer.
+
+    Raises:
+        RecipeError: It cannot.
+    """
+    try:
+        check_optimizer(optimizer)
+    except ValueError as error:
+        raise RecipeError(f"model.gradient_release is true, but model.optimizer is unsuitable: {error}") from error

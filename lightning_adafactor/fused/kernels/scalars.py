@@ -7,27 +7,25 @@ import triton.language as tl
 
 from lightning_adafactor.fused.kernels.tables import (
     BETA2_DECAY,
-    COLUMN_TILES,
-    COLUMNS,
     DECAY_BY_ALPHA,
     DECAY_FACTOR,
     EPS2,
-    FIRST_TILE,
     GROUP,
     LR,
     LR_IS_DOUBLE,
-    MATRICES,
+    NUMEL,
     OPTION_COUNT,
+    P_SUMS,
     RELATIVE_STEP,
     RMS,
-    ROW_TILES,
-    ROWS,
     SCALAR_COUNT,
     SCALAR_STEP,
     SCALE_PARAMETER,
     SIGN,
     SPAN,
     STEP,
+    SUM_COUNT,
+    U_SUMS,
     UPDATE_SCALE,
     WARMUP_INIT,
     WEIGHT_DECAY,
@@ -53,7 +51,7 @@ def find_omega(param_table, param, option_table):
 
 
 @triton.jit
-def _sum_in_order(partial, count):
+def sum_in_order(partial, count):
     """Sum of ``count`` partial sums, float64, in an order that depends on the count alone."""
     total = tl.zeros((SPAN,), tl.float64)
     for first in range(0, count, SPAN):
@@ -66,8 +64,8 @@ def _sum_in_order(partial, count):
 def find_scalars(
     param_table,  # int64 (parameters, FIELDS)
     option_table,  # float64 (groups, OPTIONS)
-    squares_of_p,  # float32 (tiles,): partial Σp²
-    squares_of_u,  # float32 (tiles,): partial ΣU²
+    squares_of_p,  # float32 (tiles,): partial Σp²; of shards, the processes' sums, float32 or float64
+    squares_of_u,  # float32 (tiles,): partial ΣU²; likewise
     scalars,  # float32 (parameters, SCALARS), written
     found_inf,  # one float32, or anything without HAS_FOUND_INF
     HAS_FOUND_INF: tl.constexpr,
@@ -76,11 +74,8 @@ def find_scalars(
     if should_step(found_inf, HAS_FOUND_INF):
         param = tl.program_id(0).to(tl.int64)
         group = option_table + load_field(param_table, param, GROUP) * OPTION_COUNT
-        tiles = load_field(param_table, param, MATRICES) * load_field(param_table, param, ROW_TILES)
-        tiles = tiles * load_field(param_table, param, COLUMN_TILES)
-        first = load_field(param_table, param, FIRST_TILE)
-        elements = load_field(param_table, param, MATRICES) * load_field(param_table, param, ROWS)
-        numel = (elements * load_field(param_table, param, COLUMNS)).to(tl.float64)
+        count = load_field(param_table, param, SUM_COUNT)
+        numel = load_field(param_table, param, NUMEL).to(tl.float64)
         t = load_next_step(param_table, param)
         if load_field(param_table, param, LR_IS_DOUBLE) != 0:
             lr = tl.load(load_address(param_table, param, LR, tl.float64))
@@ -94,13 +89,15 @@ def find_scalars(
                 rho = tl.minimum(rho, 1e-6 * t)
         alpha = rho
         if tl.load(group + SCALE_PARAMETER) != 0:
-            rms = tl.sqrt(_sum_in_order(squares_of_p + first, tiles) / numel)
+            of_param = sum_in_order(squares_of_p + load_field(param_table, param, P_SUMS), count)
+            rms = tl.sqrt(of_param / numel)
             smallest = tl.load(group + EPS2)
             alpha = rho * tl.where(rms > smallest, rms, smallest)  # the smallest if NaN, on every device
             recorded = load_field(param_table, param, RMS)
             if recorded != 0:
                 tl.store(recorded.to(tl.pointer_type(tl.float32)), rms.to(tl.float32))
-        rms_of_update = tl.sqrt(_sum_in_order(squares_of_u + first, tiles) / numel)
+        of_update = sum_in_order(squares_of_u + load_field(param_table, param, U_SUMS), count)
+        rms_of_update = tl.sqrt(of_update / numel)
         excess = rms_of_update / tl.load(group + D)
         clip = tl.where(excess > 1.0, excess, 1.0)  # 1 if NaN, on every device
         decay = tl.load(group + WEIGHT_DECAY)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from lightning_adafactor.fused.fields import CHUNK, FIELDS, OPTIONS, SCALARS, Field, Flag, Option, Scalar
+from lightning_adafactor.fused.fields import CHUNK, FIELDS, OPTIONS, SCALARS, Field, Flag, Option, Region, Scalar
 
 PARAM_ADDRESS = tl.constexpr(int(Field.PARAM))
 ROW_VAR = tl.constexpr(int(Field.ROW_VAR))
@@ -27,7 +27,7 @@ GRAD_STRIDES = tl.constexpr(int(Field.GRAD_STRIDES))
 EXP_AVG_STRIDES = tl.constexpr(int(Field.EXP_AVG_STRIDES))
 ROW_TILES = tl.constexpr(int(Field.ROW_TILES))
 COLUMN_TILES = tl.constexpr(int(Field.COLUMN_TILES))
-FIRST_TILE = tl.constexpr(int(Field.FIRST_TILE))
+SUM_COUNT = tl.constexpr(int(Field.SUM_COUNT))
 ROW_SUMS = tl.constexpr(int(Field.ROW_SUMS))
 COLUMN_SUMS = tl.constexpr(int(Field.COLUMN_SUMS))
 MEAN_SUMS = tl.constexpr(int(Field.MEAN_SUMS))
@@ -35,11 +35,27 @@ MEAN_CHUNKS = tl.constexpr(int(Field.MEAN_CHUNKS))
 GROUP = tl.constexpr(int(Field.GROUP))
 INDEX = tl.constexpr(int(Field.INDEX))
 SEED = tl.constexpr(int(Field.SEED))
+P_SUMS = tl.constexpr(int(Field.P_SUMS))
+U_SUMS = tl.constexpr(int(Field.U_SUMS))
+NUMEL = tl.constexpr(int(Field.NUMEL))
+MEAN_SIZE = tl.constexpr(int(Field.MEAN_SIZE))
+WHOLE_ROWS = tl.constexpr(int(Field.WHOLE_ROWS))
+WHOLE_COLUMNS = tl.constexpr(int(Field.WHOLE_COLUMNS))
+ROW_SLOTS = tl.constexpr(int(Field.ROW_SLOTS))
+COLUMN_SLOTS = tl.constexpr(int(Field.COLUMN_SLOTS))
+MEAN_SLOTS = tl.constexpr(int(Field.MEAN_SLOTS))
+HOLDS_FACTOR = tl.constexpr(int(Field.HOLDS_FACTOR))
+REGION_ROW = tl.constexpr(int(Field.REGION_ROW))
+REGION_COLUMN = tl.constexpr(int(Field.REGION_COLUMN))
+REGION_STRIDES = tl.constexpr(int(Field.REGION_STRIDES))
 FIELD_COUNT = tl.constexpr(FIELDS)
 
 IS_FACTORED = tl.constexpr(int(Flag.FACTORED))
 IS_ALIGNED = tl.constexpr(int(Flag.ALIGNED))
 MEAN_OF_COLUMNS = tl.constexpr(int(Flag.MEAN_OF_COLUMNS))
+
+REGION_WHOLE = tl.constexpr(int(Region.WHOLE))
+REGION_ANY = tl.constexpr(int(Region.ANY))
 
 BETA2_DECAY = tl.constexpr(int(Option.BETA2_DECAY))
 ADDED_TO_SQUARES = tl.constexpr(int(Option.ADDED_TO_SQUARES))

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from benchmarks.compile_table import ARCHITECTURES, DTYPES, HEADER, Compiled, Variant, row, variants
-from lightning_adafactor.fused.step import WARPS
+from lightning_adafactor.fused.launches import WARPS
 from lightning_adafactor.fused.table import Tiling
 
 COMPILE = """

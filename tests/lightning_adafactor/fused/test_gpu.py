@@ -55,7 +55,8 @@ def test_kernels_are_chosen_by_default_and_agree_with_the_plain_step(dtype: torc
     theirs = Adafactor(random_params(SHAPES, dtype, "cpu"), weight_decay=0.1, fused=False, compiled=False)
     for optimizer in (ours, theirs):
         train(optimizer, random_gradients, [1, 2, 3])
-    assert ours._fused_step is not None
+    assert ours._kept_steps is not None
+    assert ours._kept_steps.fused is not None
     for param, expected in zip(ours.param_groups[0]["params"], theirs.param_groups[0]["params"], strict=True):
         # where a last bit of float32 differs, a low-precision parameter may be rounded to its neighbour
         tolerance = 2e-6 if dtype == torch.float32 else 1e-4

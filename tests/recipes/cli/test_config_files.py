@@ -4,6 +4,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import yaml
 
 from recipes.cli import config_files
 from recipes.cli.config_files import find_config, key_name, load_config, parse_config, read_config
@@ -69,6 +70,17 @@ def test_a_block_may_be_merged_into_several_others() -> None:
     path = Path("a.yaml")
     path.write_text("a: &a {x: 1}\nb:\n  <<: *a\n  y: 2\nc:\n  <<: *a\n", encoding="utf-8")
     assert read_config(path).settings == {"a": {"x": 1}, "b": {"x": 1, "y": 2}, "c": {"x": 1}}
+
+
+def test_keys_that_begin_with_x_hold_anchors_and_are_no_settings() -> None:
+    text = "x-common: &c {y: '1e-3', z: 1e-3}\n'x-list': [1, &word w]\na:\n  <<: *c\n  x-b: *word\n"
+    Path("a.yaml").write_text(text, encoding="utf-8")
+    config = read_config(Path("a.yaml"))
+    assert config.settings == {"a": {"y": "1e-3", "z": "1e-3", "x-b": "w"}}
+    assert config.lines[("a", "x-b")] == 5
+    assert yaml.safe_load(config.text) == config.settings
+    assert "y: '1e-3'" in config.text
+    assert "z: 1e-3" in config.text
 
 
 def test_keys_are_written_in_dotted_form() -> None:

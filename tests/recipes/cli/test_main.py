@@ -97,6 +97,24 @@ def test_references_reach_from_file_to_file(tiny_recipe: Path, capsys: pytest.Ca
     assert composed["data"]["init_args"]["size"] == 7
 
 
+def test_anchors_under_a_key_that_begins_with_x_are_merged(
+    tiny_recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tiny_recipe / "common.yaml").write_text("x-short: &short {max_epochs: 1}\ntrainer: {<<: *short, max_steps: 2}\n")
+    printed = settings(capsys, *CONFIG, "--config", "common.yaml")
+    assert (printed["trainer"]["max_epochs"], printed["trainer"]["max_steps"]) == (1, 2)
+    assert "x-short" not in printed
+
+
+def test_another_key_with_an_anchor_is_answered_with_that_name(
+    tiny_recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tiny_recipe / "common.yaml").write_text("short: &short\n  max_epochs: 1\ntrainer: *short\n")
+    assert main(["fit", *CONFIG, "--config", "common.yaml"]) == 2
+    answer = "common.yaml, line 1: unknown key 'short'; a key that only holds an anchor is called x-short"
+    assert answer in capsys.readouterr().err
+
+
 def test_references_may_be_typed_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     composed = settings(capsys, *CONFIG, "--trainer.max_epochs", "${data.init_args.batch_size}")
     assert composed["trainer"]["max_epochs"] == 4

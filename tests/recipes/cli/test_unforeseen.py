@@ -4,6 +4,7 @@ import inspect
 import logging
 import re
 import types
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -60,13 +61,12 @@ def test_an_error_in_a_hook_of_a_callback_is_a_sentence(hook: str, capsys: pytes
     sentence = the_sentence(said)
     assert status == 1
     assert f"failed in trainer.callbacks[0] (raising.RaisingCallback.{hook}): ArithmeticError: {hook} does" in sentence
-    if hook == "__init__":
-        assert sentence.endswith("--debug shows the traceback")
-        return
     file = Path(re.search(r"the traceback is in (\S+)$", sentence)[1])
-    assert file.name == "error.txt"
-    assert file.parent.parent == Path("runs/tiny")
-    assert file.read_text(encoding="utf-8").rstrip().endswith(f"ArithmeticError: {hook} does not work")
+    if hook == "__init__":  # there is no run yet
+        assert file.match("runs/error_????-??-??_??-??-??.txt")
+    else:
+        assert file.match("runs/tiny/version_?/error.txt")
+    assert f"\nArithmeticError: {hook} does not work\n" in file.read_text(encoding="utf-8")
 
 
 def test_every_method_of_an_optimizer_is_among_those_that_raise() -> None:
@@ -175,12 +175,38 @@ def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     assert said.splitlines()[-1].startswith("error: training step 3 failed in model")
 
 
-def test_what_cannot_be_written_is_shown_on_request(
+def test_what_cannot_be_written_is_shown_on_request(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("runs").write_text("a file where the folder would be")
+    sentence = the_sentence(run(capsys, "fit", *raising("__init__"))[1])
+    assert sentence.endswith("; --debug shows the traceback")
+
+
+class Stopped(datetime):
+    """A clock that stands still."""
+
+    @classmethod
+    def now(cls, tz: Any = None) -> datetime:
+        return datetime(2026, 1, 2, 3, 4, 5)
+
+
+def test_the_other_commands_write_the_traceback_to_the_folder_of_all_runs_each_to_its_own_file(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("recipes.cli.unforeseen.FILE", "no/such/folder.txt")
-    sentence = the_sentence(run(capsys, "fit", "--model.bug_at", "2")[1])
-    assert sentence.endswith("; --debug shows the traceback")
+    monkeypatch.setattr("recipes.cli.unforeseen.datetime", Stopped)
+    broken = planted("def planted(*args, **kwargs): raise ArithmeticError('no parser')", "/site/library.py")
+    monkeypatch.setattr("argparse.ArgumentParser.parse_known_args", broken)
+    names = ["", "2_", "3_", "4_"]
+    for name, command in zip(names, ["estimate", "generate", "compare", "reproduce"], strict=True):
+        status, said = run(capsys, command)
+        file = f"runs/{name}error_2026-01-02_03-04-05.txt"
+        failed = f"error: recipes {command} failed: ArithmeticError: no parser; the traceback is in {file}"
+        assert (status, the_sentence(said)) == (1, failed)
+        assert Path(file).read_text().endswith("ArithmeticError: no parser\n")
+
+
+def test_the_folder_of_all_runs_is_the_one_that_was_given(capsys: pytest.CaptureFixture[str]) -> None:
+    run(capsys, "fit", *raising("__init__"), "--trainer.default_root_dir", "elsewhere")
+    assert [file.name[:6] for file in Path("elsewhere").iterdir()] == ["error_"]
 
 
 def test_a_long_message_is_cut(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,7 +56,7 @@ def test_empty_cells_after_the_last_column_are_left_out(tmp_path: Path) -> None:
     "lines",
     [
         ['"good\tpos', "bad\tneg"],
-        ['"good\tpos', 'bad"\tneg'],
+        ['"good\tpos', 'bad"\tneg', 'a 5" disk\tpos'],
         ['"good\tpos', '"bad\tneg', 'fine\t"pos'],
         ['a 5" disk\tpos', '"Good" film\tneg'],
     ],
@@ -72,6 +72,68 @@ def test_cells_of_a_tsv_that_are_enclosed_keep_their_tabs_and_lines(tmp_path: Pa
     content = 'text\tlabel\n"three\nlines"\tpos\n"a\ttab and ""marks"""\tneg\n'
 
     assert rows_of(tmp_path / "a.tsv", content) == [("three\nlines", "pos"), ('a\ttab and "marks"', "neg")]
+
+
+@pytest.mark.parametrize("cell", ["a\ttab\nand a line", "\t\n", "a\rreturn", "\r\n\t\r"])
+@pytest.mark.parametrize("sep", [",", "\t"])
+def test_a_file_with_all_cells_enclosed_keeps_every_character(cell: str, sep: str, tmp_path: Path) -> None:
+    rows = [(cell, "pos"), (f"{cell}{sep}{cell}", "neg")]
+    content = written([("text", "label"), *rows], sep, "\n", csv.QUOTE_ALL)
+
+    assert rows_of(tmp_path / ("a.csv" if sep == "," else "a.tsv"), content) == rows
+
+
+@pytest.mark.parametrize(
+    ("quoting", "rows"),
+    [(0, [("good\tpos\nbad", "neg")]), (3, [('"good', "pos"), ('bad"', "neg")])],
+    ids=["enclosing", "plain"],
+)
+def test_marks_that_enclose_a_cell_or_belong_to_two_rows_are_answered_with_both_arguments(
+    quoting: int, rows: list[tuple[str, str]], tmp_path: Path
+) -> None:
+    content = 'text\tlabel\n"good\tpos\nbad"\tneg\n'
+
+    message = refusal(tmp_path / "a.tsv", content)
+
+    assert "the quotation marks in lines 2 to 3 of" in message
+    assert f"{{quoting: {quoting}}}" in message
+    assert rows_of(tmp_path / "a.tsv", content, {"quoting": quoting}) == rows
+
+
+def test_a_row_of_three_fields_shows_that_marks_enclose_cells(tmp_path: Path) -> None:
+    rows = [("good\tpos\nbad", "neg"), ("a\ttab", "pos")]
+
+    assert rows_of(tmp_path / "a.tsv", written([("text", "label"), *rows], "\t", "\n")) == rows
+
+
+@pytest.mark.parametrize("sep", [",", "\t"])
+def test_a_carriage_return_within_a_row_is_answered_with_the_argument_that_keeps_it(sep: str, tmp_path: Path) -> None:
+    file, content = tmp_path / ("a.csv" if sep == "," else "a.tsv"), f"text{sep}label\ngood\rfilm{sep}pos\n"
+
+    message = refusal(file, content)
+
+    assert "line 2 of" in message
+    assert '{lineterminator: "\\n"}' in message
+    assert rows_of(file, content, {"lineterminator": "\n"}) == [("good\rfilm", "pos")]
+
+
+@pytest.mark.parametrize("end", ["\r", "\r\n", "\r\r\n"])
+def test_every_kind_of_line_ends_is_read(end: str, tmp_path: Path) -> None:
+    content = end.join(["text,label", "good,pos", ",neg", "bad,neg", ""])
+
+    assert [(text or "", label) for text, label in rows_of(tmp_path / "a.csv", content)] == [
+        ("good", "pos"),
+        ("", "neg"),
+        ("bad", "neg"),
+    ]
+
+
+def test_files_with_different_line_ends_are_reported(tmp_path: Path) -> None:
+    for number, end in enumerate("\n\r"):
+        (tmp_path / f"{number}.csv").write_bytes(TABLE.replace("\n", end).encode())
+
+    with pytest.raises(RecipeError, match=r"lines of '.*1\.csv' end with carriage returns, and those of '.*0\.csv' do"):
+        load_split(str(tmp_path / "*.csv"), key="data.train")
 
 
 @pytest.mark.parametrize(
@@ -218,21 +280,40 @@ def test_brackets_in_texts_are_no_levels_of_json(tmp_path: Path) -> None:
     assert rows_of(tmp_path / "a.jsonl", '{"text": "' + "[" * 1000 + '"}\n') == [("[" * 1000,)]
 
 
-CELLS = st.text(st.sampled_from('ab ,\t"\n\u00e9;'), max_size=6)
+CELLS = st.text(st.sampled_from('ab ,\t"\n\r\u00e9;'), max_size=6)
 TABLES = st.lists(st.tuples(CELLS, st.sampled_from(["pos", "neg", "NA", "1.0"])), min_size=1, max_size=6)
-LINES = st.lists(st.text(st.sampled_from('ab,\t"'), min_size=1, max_size=8), min_size=1, max_size=6)
-FUZZ: dict[str, Any] = {
-    "deadline": None,
-    "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-}
+LINES = st.lists(st.text(st.sampled_from('ab,\t"\r'), min_size=1, max_size=8), min_size=1, max_size=6)
+QUOTINGS = st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_NONNUMERIC, csv.QUOTE_ALL])
+SEPARATORS, ENDS = st.sampled_from(",\t"), st.sampled_from(["\n", "\r\n"])
 
 
-def check_written_table(rows: list[tuple[str, str]], sep: str, folder: Path) -> None:
-    written = io.StringIO()
-    csv.writer(written, delimiter=sep, lineterminator="\r\n").writerows([("text", "label"), *rows])
+def fuzz(examples: int) -> settings:
+    return settings(
+        max_examples=examples,
+        deadline=None,
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    )
+
+
+def written(rows: list[tuple[str, str]], sep: str, end: str, quoting: Any = csv.QUOTE_MINIMAL) -> str:
+    """A table as the csv module of Python writes it."""
+    file = io.StringIO()
+    csv.writer(file, delimiter=sep, lineterminator=end, quoting=quoting).writerows(rows)
+    return file.getvalue()
+
+
+def check_written_table(rows: list[tuple[str, str]], sep: str, end: str, quoting: Any, folder: Path) -> None:
+    """A table with all texts enclosed is read as written; of another one, no row is read otherwise."""
+    content = written([("text", "label"), *rows], sep, end, quoting)
     file = folder / ("a.csv" if sep == "," else "a.tsv")
-
-    assert [(text or "", label) for text, label in rows_of(file, written.getvalue())] == rows
+    try:
+        found = rows_of(file, content)
+    except RecipeError:
+        assert quoting == csv.QUOTE_MINIMAL
+        assert any(sign in text for text, _ in rows for sign in "\t\r")
+        return
+    reference = csv.reader(io.StringIO(content, newline=""), delimiter=sep)
+    assert [(text or "", label) for text, label in found] == [tuple(row) for row in reference if row][1:]
 
 
 def check_any_lines(lines: list[str], sep: str, folder: Path) -> None:
@@ -242,32 +323,49 @@ def check_any_lines(lines: list[str], sep: str, folder: Path) -> None:
         [row for row in csv.reader(io.StringIO(content, newline=""), delimiter=sep, quoting=quoting) if row][1:]
         for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_NONE)
     ]
-    expected = [[tuple([*row, "", ""][:2]) for row in rows if not any(row[2:])] for rows in readings]
+    expected = [
+        [tuple([*row, "", ""][:2]) for row in rows] for rows in readings if not any(any(row[2:]) for row in rows)
+    ]
     file = folder / ("a.csv" if sep == "," else "a.tsv")
     try:
         rows = [(text or "", label or "") for text, label in rows_of(file, content)]
     except RecipeError:
         return
     assert rows in expected
-    assert len(rows) in [len(rows) for rows in readings]
 
 
-@settings(max_examples=8, **FUZZ)
-@given(rows=TABLES, sep=st.sampled_from(",\t"))
-def test_whatever_the_csv_module_writes_is_read_as_written(
-    rows: list[tuple[str, str]], sep: str, tmp_path: Path
+@fuzz(8)
+@given(rows=TABLES, sep=SEPARATORS, end=ENDS, quoting=QUOTINGS)
+def test_whatever_the_csv_module_writes_is_read_as_it_reads_it(
+    rows: list[tuple[str, str]], sep: str, end: str, quoting: Any, tmp_path: Path
 ) -> None:
-    check_written_table(rows, sep, tmp_path)
+    check_written_table(rows, sep, end, quoting, tmp_path)
 
 
-@settings(max_examples=8, **FUZZ)
-@given(lines=LINES, sep=st.sampled_from(",\t"))
+@fuzz(8)
+@given(lines=LINES, sep=SEPARATORS)
 def test_any_lines_are_read_as_the_csv_module_does_or_refused(lines: list[str], sep: str, tmp_path: Path) -> None:
     check_any_lines(lines, sep, tmp_path)
 
 
-@settings(max_examples=8, **FUZZ)
+@fuzz(8)
 @given(rows=st.lists(st.fixed_dictionaries({"text": st.text(max_size=8)}), min_size=1, max_size=6))
 def test_any_lines_of_json_are_read_as_the_json_module_does(rows: list[dict[str, str]], tmp_path: Path) -> None:
     content = "".join(json.dumps(row) + "\n" for row in rows)
     assert rows_of(tmp_path / "a.jsonl", content) == [(row["text"],) for row in rows]
+
+
+@pytest.mark.slow
+@fuzz(300)
+@given(rows=TABLES, sep=SEPARATORS, end=ENDS, quoting=QUOTINGS)
+def test_many_written_tables_are_read_as_the_csv_module_does(
+    rows: list[tuple[str, str]], sep: str, end: str, quoting: Any, tmp_path: Path
+) -> None:
+    check_written_table(rows, sep, end, quoting, tmp_path)
+
+
+@pytest.mark.slow
+@fuzz(300)
+@given(lines=LINES, sep=SEPARATORS)
+def test_many_lines_are_read_as_the_csv_module_does_or_refused(lines: list[str], sep: str, tmp_path: Path) -> None:
+    check_any_lines(lines, sep, tmp_path)

@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from recipes.estimate.activations import WORKSPACE, peak_bytes
+from recipes.language_modeling import loss
 
 ROWS, TOKENS = 8, 64
 STATED_FACTOR = 1.25
@@ -72,15 +73,16 @@ def estimated(
     return peak, sum(parameter.nbytes for parameter in model.parameters())
 
 
-def measured(name: str, precision: str, **settings: Any) -> int:
+def measured(name: str, precision: str, loss_of: Callable[..., Tensor] | None = None, **settings: Any) -> int:
     """The peak that torch's profiler sees allocated in a real second step on a CPU, gradients included."""
     model = build(name, "cpu", **settings)
 
     def step() -> None:
         with torch.autocast("cpu", torch.bfloat16) if precision == "bf16-mixed" else nullcontext():
-            loss = model(**batch_of(name)()).loss
+            batch = batch_of(name)()
+            result = loss_of(model, batch) if loss_of else model(**batch).loss
         model.zero_grad()  # as Lightning does it: the last step's gradients live on through the forward pass
-        loss.backward()
+        result.backward()
 
     step()
     live = peak = sum(parameter.grad.nbytes for parameter in model.parameters())
@@ -187,3 +189,30 @@ def test_the_module_is_not_changed() -> None:
     assert {name: id(tensor) for name, tensor in [*model.named_parameters(), *model.named_buffers()]} == before
     assert all(parameter.is_meta and parameter.grad is None for parameter in model.parameters())
     assert model.lm_head.weight is model.transformer.wte.weight
+
+
+CHUNKED = LlamaConfig(
+    vocab_size=20_000,
+    hidden_size=32,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    intermediate_size=64,
+    use_cache=False,
+    tie_word_embeddings=True,
+)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_logits_of_a_loss_in_chunks_count(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MODELS, "chunked", (AutoModelForCausalLM, CHUNKED))
+    monkeypatch.setattr(loss, "CHUNK_BYTES", 1)  # 64 tokens: 5 MB of logits in float32
+
+    def chunked(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        return loss.chunked_loss(model, batch["input_ids"], batch["labels"])
+
+    model = build("chunked", "meta", dtype)
+    activations = peak_bytes(model, batch_of("chunked"), lambda batch: chunked(model, batch), "32-true", gpu=False)
+    peak = measured("chunked", "32-true", chunked, dtype=dtype)
+
+    gradients = sum(parameter.nbytes for parameter in model.parameters())
+    assert peak <= activations + gradients <= STATED_FACTOR * peak

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import yaml
 
-import lightning_adafactor
 from recipes.cli import optimizer_files
 from recipes.cli.main import main
 
@@ -173,16 +172,34 @@ def test_the_number_of_elements_of_each_state_is_printed(usual: tuple[dict[str, 
         assert f"{row['name']} {row['optimizer_state']['elements']:,}" in printed
 
 
-def test_gradient_release_keeps_the_largest_gradient_and_is_reported_as_not_supported(
-    usual: tuple[dict[str, Any], str],
-) -> None:
+def test_gradient_release_keeps_the_gradients_of_the_largest_block(usual: tuple[dict[str, Any], str]) -> None:
     result, printed = usual
 
     released = rows(result, own=True, gradient_release=True)[0]
 
-    assert released["gradient_memory"]["elements"] == 32 * 16  # positions: more than the 20 words
-    assert result["gradient_release"] is any("release" in name.lower() for name in lightning_adafactor.__all__)
-    assert ("is not in this package yet" in printed) is not result["gradient_release"]
+    assert released["gradient_memory"]["elements"] == 2224  # the encoder's only layer
+    assert result["gradient_release"] is False
+    assert "model.gradient_release: true" in printed
+
+
+def test_an_optimizer_that_does_not_support_gradient_release_has_no_total_with_it(
+    usual: tuple[dict[str, Any], str],
+) -> None:
+    released = rows(usual[0], name="adamw", gradient_release=True)[0]
+
+    assert released["total_bytes"] is None
+    assert released["fits"] is None
+    assert "AdamW cannot" in released["note"]
+
+
+def test_the_largest_block_is_the_peak_in_the_report_of_a_run_with_gradient_release(classifier: str) -> None:
+    settings = [classifier, "--model.gradient_release=true"]
+    result = estimate(*settings, "--optimizer", "adamw")
+
+    assert main(["fit", *settings]) == 0
+
+    assert result["gradient_release"] is True
+    assert rows(result, own=True, gradient_release=True)[0]["gradient_memory"] == report("tiny-cls")["gradient_memory"]
 
 
 def test_bfloat16_halves_parameters_and_gradients(usual: tuple[dict[str, Any], str]) -> None:
@@ -374,7 +391,7 @@ def test_a_missing_config_is_one_sentence(capsys: pytest.CaptureFixture) -> None
 def test_a_module_that_cannot_be_estimated_is_named(tiny_recipe: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["estimate", "--config=tiny.yaml"]) == 2
 
-    assert "TinyModel cannot be estimated: it is no recipes.recipe.Recipe" in capsys.readouterr().err
+    assert "TinyModel cannot be estimated: it does not subclass recipes.recipe.Recipe" in capsys.readouterr().err
 
 
 def test_help_explains_the_options(capsys: pytest.CaptureFixture) -> None:
