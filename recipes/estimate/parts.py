@@ -24,6 +24,7 @@ from recipes.recipe import Recipe
 from recipes.recipe_data import RecipeData
 from recipes.runs.report import import_path
 from recipes.training import optimizer as optimization
+from recipes.training.device_support import unsupported_reason
 
 ALIASES = {"None": "32-true", "32": "32-true", "64": "64-true", "16": "16-mixed", "bf16": "bf16-mixed"}
 FORMULAS = {"bitsandbytes.optim.AdamW8bit": bitsandbytes_adamw8bit_state}
@@ -47,6 +48,18 @@ class Candidate:
     make: Callable[[list[dict[str, Any]]], torch.optim.Optimizer] | None
     unsupported_reason: str = ""
     own: bool = False
+
+    @classmethod
+    def made_by(
+        cls,
+        make: Callable[[list[dict[str, Any]]], torch.optim.Optimizer],
+        name: str,
+        class_path: str,
+        own: bool = False,
+    ) -> "Candidate":
+        """A candidate of this environment: without ``make`` if its library is for GPUs and there is none."""
+        reason = unsupported_reason(optimization.class_of(make), "cuda" if torch.cuda.is_available() else "cpu")
+        return cls(name, class_path, None if reason else make, reason, own)
 
 
 @dataclass(frozen=True)

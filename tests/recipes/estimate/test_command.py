@@ -3,14 +3,17 @@
 import contextlib
 import io
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from recipes.cli import optimizer_files
 from recipes.cli.main import main
+from recipes.estimate.parts import Candidate
 
 TRAINER = """\
 trainer:
@@ -428,3 +431,19 @@ def test_help_explains_the_options(capsys: pytest.CaptureFixture) -> None:
     printed = " ".join(capsys.readouterr().out.split())
     assert "Activations are an upper bound" in printed
     assert "--gpu-memory SIZE" in printed
+
+
+class GpuOnly(torch.optim.SGD):
+    """Seems to be from a library whose kernels are for GPUs."""
+
+
+GpuOnly.__module__ = "flashoptim.optimizers"
+
+
+def test_the_state_of_an_optimizer_for_gpus_is_unknown_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+    candidate = Candidate.made_by(partial(GpuOnly, lr=0.1), "flash", "flashoptim.FlashAdamW")
+
+    assert candidate.make is None
+    assert candidate.unsupported_reason == "FlashOptim's kernels need an NVIDIA GPU"
