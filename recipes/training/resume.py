@@ -57,7 +57,7 @@ class OptimizerAsGiven(Callback):
                 other = before if before != name else f"another one, with the options {', '.join(sorted(saved))}"
                 raise RecipeError(
                     f"--ckpt_path {trainer.ckpt_path}: the optimizer is {name}, and the state in the checkpoint is of "
-                    f"{other}: a run goes on with the optimizer it was begun with, or starts anew without --ckpt_path"
+                    f"{other}: resume with the optimizer of the run, or start a new run without --ckpt_path"
                 )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
