@@ -151,6 +151,12 @@ def test_null_on_the_command_line_is_null_as_in_a_file(options: list[str], capsy
     assert made["init_args"]["lr"] == 0.01  # its own default: the file's lr is another class's
 
 
+@pytest.mark.parametrize("key", ["optimizer.lr", "interrupt_with", "width"])
+def test_null_is_a_mistake_where_a_class_needs_a_value(key: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("fit", f"--model.{key}", "null") == 2
+    assert f"model.{key} is null: expected a" in capsys.readouterr().err
+
+
 def test_a_negative_number_may_follow_its_option(capsys: pytest.CaptureFixture[str]) -> None:
     assert settings(capsys, *CONFIG, "--model.rate", "-1e-3")["model"]["init_args"]["rate"] == -1e-3
 
