@@ -14,7 +14,7 @@ def shard_blocks(model: nn.Module, mesh: DeviceMesh, policy: MixedPrecisionPolic
 
     Each unit gathers its parameters before its forward and backward pass and frees them afterwards: a process holds the
     whole of one block at a time, and of the rest (which includes an embedding whose weights are those of the head).
-    torch would keep the rest gathered until a backward pass, which does not come in an evaluation: a checkpoint could not
+    torch would keep the rest gathered until a backward pass, which does not come in an evaluation: no checkpoint could
     be loaded after it.
 
     Args:
