@@ -135,7 +135,7 @@ def _read(
     class_path = recipe.optimizer_class
     name = f"{class_path.rpartition('.')[2]} (own)"
     remarks = list(_process_remarks(recipe.trainer_settings, processes))
-    return setting, Candidate(name, class_path, recipe.model.optimizer, own=True), memory, remarks
+    return setting, Candidate.made_by(recipe.model.optimizer, name, class_path, own=True), memory, remarks
 
 
 def _process_remarks(trainer: Mapping[str, Any], processes: "Processes | None") -> Iterator[str]:
@@ -158,4 +158,4 @@ def _candidate(choice: Choice, command_line: CommandLine) -> "Candidate":
     if choice.missing_module:
         return Candidate(choice.name, choice.class_path, None, f"{choice.missing_module} is not installed")
     recipe = ParsedRecipe(with_optimizer(command_line, choice.config))
-    return Candidate(choice.name, choice.class_path, recipe.model.optimizer)
+    return Candidate.made_by(recipe.model.optimizer, choice.name, choice.class_path)

@@ -10,7 +10,7 @@ precision          ``trainer.precision``.
 device             ``gpu`` or ``cpu``: what the activations are estimated for.
 batch              Shapes of the tensors in the longest training batch.
 gpu_memory_bytes   Memory to fit into; null without ``--gpu-memory`` and CUDA device.
-gradient_release   Whether this package supports gradient release.
+gradient_release   Whether the recipe has gradient release on (``model.gradient_release``).
 processes          ``data`` and ``tensor``: over how many devices FSDP2 and tensor parallelism shard the model (1 and 1
                    for one device), or DDP the batches if ``replicated``.
 estimates          For each dtype of the parameters, each optimizer, without and with gradient release:
@@ -32,7 +32,6 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import lightning_adafactor
 from lightning_adafactor.memory import StateSize
 from recipes.estimate.memory_size import shown_size
 from recipes.estimate.parts import Estimate, Setting
@@ -45,9 +44,10 @@ ACTIVATIONS = (
     "Activations are an upper bound; parameters, gradients and state are exact, for one process{of}. "
     "Leave a margin for the overhead of the device. MB and GB are 2**20 and 2**30 bytes."
 )
-NO_RELEASE = (
-    "Released: with gradient release, each gradient is applied and freed during the backward pass, so that only the "
-    "largest one counts. It is not in this package yet: the columns show what it would save."
+RELEASED = (
+    "Released: with gradient release (model.gradient_release: true), which steps each block of parameters during the "
+    "backward pass and frees its gradients, so that only those of the largest block count; – where the optimizer does "
+    "not support it."
 )
 
 
@@ -80,17 +80,12 @@ def as_json(
         "device": "gpu" if setting.gpu else "cpu",
         "batch": {key: list(tensor.shape) for key, tensor in setting.data.largest_batch().items()},
         "gpu_memory_bytes": memory,
-        "gradient_release": can_release_gradients(),
+        "gradient_release": setting.releases,
         "processes": dataclasses.asdict(setting.processes),
         "estimates": [_row(row, memory) for row in rows],
         "advice": list(advice),
         "remarks": list(remarks),
     }
-
-
-def can_release_gradients() -> bool:
-    """Whether this package exports gradient release under any name."""
-    return any("gradientrelease" in name.lower().replace("_", "") for name in lightning_adafactor.__all__)
 
 
 def _row(row: Estimate, memory: int | None) -> dict[str, Any]:
@@ -149,7 +144,7 @@ def print_table(result: Mapping[str, Any]) -> None:
         *result["remarks"],
         *_of_processes(result),
         ACTIVATIONS.format(of=_of(result["processes"])),
-        *([] if result["gradient_release"] else [NO_RELEASE]),
+        RELEASED,
     ]:
         console.print(sentence, highlight=False, markup=False)
 
@@ -199,6 +194,9 @@ def _table(rows: Sequence[Mapping[str, Any]], dtype: str, memory: int | None) ->
         cells = [plain["name"], "unknown" if state is None else shown_size(state["bytes"])]
         for row in (plain, released):
             total = row["total_bytes"]
+            if total is None and plain["total_bytes"] is not None:
+                cells += ["–"] * (2 if memory is None else 3)
+                continue
             cells += [shown_size(row["gradient_memory"]["bytes"]), "unknown" if total is None else shown_size(total)]
             if memory is not None:
                 cells.append(_verdict(row))

@@ -8,7 +8,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from recipes.messages import RecipeError, TrainingDiverged
+from recipes.messages import RecipeError, TrainingDiverged, TrainingHopeless
 from recipes.training import peers
 from recipes.training.resume import how_to_resume
 
@@ -26,7 +26,7 @@ class EndOtherRanks(Callback):
             _end_children(trainer, exception)
         elif isinstance(exception, KeyboardInterrupt | SIGTERMException):
             peers.current.ignore()  # the signal has stopped all of them
-        elif not peers.may_report(wait=not isinstance(exception, RecipeError | TrainingDiverged)):
+        elif not peers.may_report(wait=not isinstance(exception, RecipeError | TrainingDiverged | TrainingHopeless)):
             for logger in trainer.loggers:
                 logger.finalize("failed")
             peers.current.wait_for_the_end()

@@ -3,15 +3,17 @@
 import contextlib
 import io
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
-import lightning_adafactor
 from recipes.cli import optimizer_files
 from recipes.cli.main import main
+from recipes.estimate.parts import Candidate
 
 TRAINER = """\
 trainer:
@@ -173,16 +175,34 @@ def test_the_number_of_elements_of_each_state_is_printed(usual: tuple[dict[str, 
         assert f"{row['name']} {row['optimizer_state']['elements']:,}" in printed
 
 
-def test_gradient_release_keeps_the_largest_gradient_and_is_reported_as_not_supported(
-    usual: tuple[dict[str, Any], str],
-) -> None:
+def test_gradient_release_keeps_the_gradients_of_the_largest_block(usual: tuple[dict[str, Any], str]) -> None:
     result, printed = usual
 
     released = rows(result, own=True, gradient_release=True)[0]
 
-    assert released["gradient_memory"]["elements"] == 32 * 16  # positions: more than the 20 words
-    assert result["gradient_release"] is any("release" in name.lower() for name in lightning_adafactor.__all__)
-    assert ("is not in this package yet" in printed) is not result["gradient_release"]
+    assert released["gradient_memory"]["elements"] == 2224  # the encoder's only layer
+    assert result["gradient_release"] is False
+    assert "model.gradient_release: true" in printed
+
+
+def test_an_optimizer_that_does_not_support_gradient_release_has_no_total_with_it(
+    usual: tuple[dict[str, Any], str],
+) -> None:
+    released = rows(usual[0], name="adamw", gradient_release=True)[0]
+
+    assert released["total_bytes"] is None
+    assert released["fits"] is None
+    assert "AdamW cannot" in released["note"]
+
+
+def test_the_largest_block_is_the_peak_in_the_report_of_a_run_with_gradient_release(classifier: str) -> None:
+    settings = [classifier, "--model.gradient_release=true"]
+    result = estimate(*settings, "--optimizer", "adamw")
+
+    assert main(["fit", *settings]) == 0
+
+    assert result["gradient_release"] is True
+    assert rows(result, own=True, gradient_release=True)[0]["gradient_memory"] == report("tiny-cls")["gradient_memory"]
 
 
 def test_bfloat16_halves_parameters_and_gradients(usual: tuple[dict[str, Any], str]) -> None:
@@ -411,3 +431,19 @@ def test_help_explains_the_options(capsys: pytest.CaptureFixture) -> None:
     printed = " ".join(capsys.readouterr().out.split())
     assert "Activations are an upper bound" in printed
     assert "--gpu-memory SIZE" in printed
+
+
+class GpuOnly(torch.optim.SGD):
+    """Seems to be from a library whose kernels are for GPUs."""
+
+
+GpuOnly.__module__ = "flashoptim.optimizers"
+
+
+def test_the_state_of_an_optimizer_for_gpus_is_unknown_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+    candidate = Candidate.made_by(partial(GpuOnly, lr=0.1), "flash", "flashoptim.FlashAdamW")
+
+    assert candidate.make is None
+    assert candidate.unsupported_reason == "FlashOptim's kernels need an NVIDIA GPU"
