@@ -250,7 +250,7 @@ class Recipe(LightningModule, Generic[Data]):
         Lightning calls it before each step, also where nothing is to be clipped.
         """
         if not is_sharded(self):
-            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)  # type: ignore[arg-type]
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
             return
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         sum_gradients(parameters)
@@ -267,7 +267,7 @@ class Recipe(LightningModule, Generic[Data]):
             folder: The folder; created if it does not exist.
         """
         assert self.model is not None
-        model = self.model
+        model: Any = self.model
         if is_sharded(model):
             state = full_state_dict(model)
             if not self.trainer.is_global_zero:
@@ -275,6 +275,6 @@ class Recipe(LightningModule, Generic[Data]):
             with torch.device("meta"):
                 model = self.make_model(self.data, weights=False)
             model.load_state_dict(state, assign=True)
-            model.tie_weights()  # type: ignore[operator]
+            model.tie_weights()
             model.generation_config = getattr(self.model, "generation_config", None)
-        save(model, self.data.tokenizer, folder)  # type: ignore[arg-type]
+        save(model, self.data.tokenizer, folder)

@@ -96,7 +96,7 @@ def _refuse_launcher(command: str) -> None:
         if mark in os.environ and os.environ.get(size, "1") not in ("", "1"):
             raise RecipeError(
                 f"{command} was started in {os.environ[size]} processes, and runs in one: start it with python instead "
-                f"of {launcher}; the trainings of compare and reproduce start the processes of trainer.devices themselves"
+                f"of {launcher}; the trainings of compare and reproduce start those of trainer.devices themselves"
             )
 
 

@@ -13,8 +13,9 @@ def shard_blocks(model: nn.Module, mesh: DeviceMesh, policy: MixedPrecisionPolic
     """Shards the parameters of a model over the processes of a mesh, in place.
 
     Each unit gathers its parameters before its forward and backward pass and frees them afterwards: a process holds the
-    whole of one block at a time. The rest of the model (and an embedding whose weights are those of the head) stays
-    gathered from the forward to the backward pass.
+    whole of one block at a time, and of the rest (which includes an embedding whose weights are those of the head).
+    torch would keep the rest gathered until a backward pass, which does not come in an evaluation: no checkpoint could
+    be loaded after it.
 
     Args:
         model: The model, on any device.
@@ -23,7 +24,7 @@ def shard_blocks(model: nn.Module, mesh: DeviceMesh, policy: MixedPrecisionPolic
     """
     for unit in units(model):
         fully_shard(unit, mesh=mesh, mp_policy=policy)
-    fully_shard(model, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
 
 
 def units(model: nn.Module) -> list[nn.Module]:

@@ -1,7 +1,7 @@
 """The full weights of a sharded model: read once and distributed, and collected again."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, distributed, nn
@@ -23,7 +23,8 @@ def full_state_dict(module: nn.Module) -> dict[str, Tensor]:
     """
     if not is_sharded(module):
         return module.state_dict()
-    return get_model_state_dict(module, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    return cast("dict[str, Tensor]", get_model_state_dict(module, options=options))
 
 
 def distribute(model: nn.Module, whole: nn.Module | None, device: torch.device) -> None:

@@ -86,3 +86,24 @@ def test_a_model_that_cannot_be_divided_ends_all_processes_with_one_sentence(
     assert 2 in run.statuses
     assert 0 not in run.statuses
     assert "transformers has no plan to divide BertForSequenceClassification" in run.output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "dtype"),
+    [
+        (["--model.gather_dtype=bfloat16", "--model.reduce_dtype=bfloat16"], torch.float32),
+        (["--model.dtype=bfloat16"], torch.bfloat16),
+    ],
+)
+def test_fsdp2_gathers_and_reduces_in_bfloat16(
+    options: list[str], dtype: torch.dtype, tiny_lm: Path, tales_csv: Path, tmp_path: Path
+) -> None:
+    config = runs.language_model(tmp_path, tiny_lm, tales_csv)
+
+    one = train(tmp_path / "1", config, ONE)
+    two = train(tmp_path / "2", config, runs.FSDP2, *options)
+
+    assert not any(two.statuses), two.output[-3000:]
+    torch.testing.assert_close(two.losses, one.losses, rtol=0.02, atol=0.0)
+    assert {weight.dtype for weight in two.weights.values()} == {dtype}
