@@ -26,6 +26,7 @@ from recipes.runs.history import RunHistory
 from recipes.runs.report import import_path
 from recipes.sharding.clipping import clip_by_norm, clip_by_value
 from recipes.sharding.model import sharded_model
+from recipes.sharding.tensor_parallel import sum_gradients
 from recipes.sharding.weights import full_state_dict, is_sharded
 from recipes.training.optimizer import Schedule, configure
 from recipes.training.unsupported import refuse_for_recipe, refuse_for_release, refuse_to_release
@@ -146,6 +147,9 @@ class Recipe(LightningModule, Generic[Data]):
             refuse_for_release(self.trainer, self)
             if not any(isinstance(callback, GradientRelease) for callback in present):
                 callbacks.append(GradientRelease())
+        for callback in (*present, *callbacks):
+            if isinstance(callback, GradientRelease):
+                callback.clipping_follows_trainer = True
         return callbacks
 
     def configure_model(self) -> None:
@@ -241,12 +245,18 @@ class Recipe(LightningModule, Generic[Data]):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clips the gradients as the trainer is set to; sharded ones by the norm of the whole."""
-        if not gradient_clip_val or not is_sharded(self):
-            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        """Clips the gradients as the trainer is set to; sharded ones by the norm of the whole.
+
+        Lightning calls it before each step, also where nothing is to be clipped.
+        """
+        if not is_sharded(self):
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)  # type: ignore[arg-type]
             return
-        clip = clip_by_value if gradient_clip_algorithm == "value" else clip_by_norm
-        clip(self.trainer.precision_plugin.main_params(optimizer), float(gradient_clip_val))
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        sum_gradients(parameters)
+        if gradient_clip_val:
+            clip = clip_by_value if gradient_clip_algorithm == "value" else clip_by_norm
+            clip(parameters, float(gradient_clip_val))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes model and tokenizer in Hugging Face's format.

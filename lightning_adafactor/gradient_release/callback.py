@@ -32,6 +32,8 @@ class GradientRelease(Callback):
     Args:
         by: "block" to step a transformer block, or another module, at a time; "parameter" to step each parameter
             alone, which holds the least memory and takes the most calls.
+        clipping_follows_trainer: Whether a ``configure_gradient_clipping`` of the module's own clips only if
+            ``trainer.gradient_clip_val`` is set; otherwise a module that has one is not supported.
 
     Raises:
         MisconfigurationException: Something is not supported: accumulation, clipping of gradients, a gradient scaler
@@ -39,8 +41,9 @@ class GradientRelease(Callback):
             several optimizers, an optimizer that has no ``step_parameters``, or its ``on_nonfinite``.
     """
 
-    def __init__(self, by: By = "block") -> None:
+    def __init__(self, by: By = "block", clipping_follows_trainer: bool = False) -> None:
         self.by: By = by
+        self.clipping_follows_trainer = clipping_follows_trainer
         self._released: ReleasedGradients | None = None
         self._trainable: list[bool] = []
 
@@ -52,7 +55,7 @@ class GradientRelease(Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Checks the settings before anything is loaded."""
         if stage == "fit":
-            check_settings(trainer, pl_module)
+            check_settings(trainer, pl_module, self.clipping_follows_trainer)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begins the release, with the parameters that are trained at first."""
@@ -105,12 +108,13 @@ def _trainable(trainer: pl.Trainer) -> list[bool]:
     ]
 
 
-def check_settings(trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+def check_settings(trainer: pl.Trainer, pl_module: pl.LightningModule, clipping_follows_trainer: bool = False) -> None:
     """Checks what is known before anything is loaded; the optimizer is checked when the training starts.
 
     Args:
         trainer: The trainer.
         pl_module: The module.
+        clipping_follows_trainer: As for :class:`GradientRelease`.
 
     Raises:
         MisconfigurationException: A setting is not supported.
@@ -124,7 +128,7 @@ def check_settings(trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         problem = f"GradientAccumulationScheduler accumulates gradients, and {unsupported.ACCUMULATES}"
     elif trainer.gradient_clip_val:
         problem = f"trainer.gradient_clip_val is {trainer.gradient_clip_val}, and {unsupported.CLIPS}"
-    elif is_overridden("configure_gradient_clipping", pl_module):
+    elif not clipping_follows_trainer and is_overridden("configure_gradient_clipping", pl_module):
         problem = f"{type(pl_module).__name__} has a configure_gradient_clipping, and {unsupported.CLIPS}"
     elif isinstance(trainer.precision_plugin, MixedPrecision) and trainer.precision_plugin.scaler is not None:
         problem = f"trainer.precision is {trainer.precision}, and {unsupported.SCALES}"

@@ -44,6 +44,5 @@ def explain(group: dict[str, Any], param: Tensor) -> Choice:
         group: Its group.
         param: The parameter; if it has a gradient, its layout in memory is considered too.
     """
-    if group["capturable"] and is_sharded(param):
-        raise RuntimeError(f"capturable=True is not supported: {_NOT_CAPTURED}")
+    choose(group, param)
     return implementation.explain(group, local(param), None if param.grad is None else local(param.grad))

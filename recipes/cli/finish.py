@@ -11,6 +11,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from recipes.recipe import Recipe
 from recipes.recipe_data import RecipeData
 from recipes.runs.fingerprint import metrics_sha256, weights_sha256
+from recipes.runs.folder import check_exists
 from recipes.runs.plot import draw
 from recipes.runs.provenance import provenance
 from recipes.runs.report import about_training, as_json, best_evaluation, print_table
@@ -41,6 +42,8 @@ def finish(
         return
     else:
         weights = recipe.state_dict()
+    if trainer.is_global_zero:
+        check_exists(folder)
     recipe.save_pretrained(folder / "model")
     details = recipe.report_details()
     if not trainer.is_global_zero:

@@ -23,7 +23,7 @@ from recipes.cli.given import plain_keys
 from recipes.cli.interpolation import explain_interpolation
 from recipes.cli.jsonargparse_internals import arguments_of
 from recipes.cli.lent_arguments import take_nothing_over
-from recipes.cli.mistakes import explain, refuse_empty_groups, sentence
+from recipes.cli.mistakes import explain, refuse_empty_groups, refuse_null, sentence
 from recipes.cli.parser import RecipeParser, parser_settings, words_for
 from recipes.cli.unforeseen import Circumstances, explain_error
 from recipes.cli.unwritable_defaults import leave_out_unwritable_defaults
@@ -31,7 +31,7 @@ from recipes.messages import RecipeError, TrainingDiverged, TrainingHopeless, te
 from recipes.ranges import PositiveInt
 from recipes.recipe import Recipe
 from recipes.runs.config import RecordConfig, recorded_config
-from recipes.runs.folder import RunFolder, claim, config_name, give_back, next_folder, runs_root
+from recipes.runs.folder import RunFolder, check_exists, claim, config_name, give_back, next_folder, runs_root
 from recipes.training import checkpoints, ckpt_path
 from recipes.training.defaults import default_callbacks, loggers_of
 from recipes.training.precision import float32_instead
@@ -196,6 +196,7 @@ class RecipeCLI(LightningCLI):
             raise RecipeError(sentence(str(error), command)) from error
         except OmegaConfBaseException as error:
             raise explain_interpolation(error, command, given) from error
+        refuse_null(self.command_parser, given)
         for note in take_nothing_over(given, self.config[command]):
             tell(note)
         leave_out_unwritable_defaults(self.config)
@@ -285,7 +286,7 @@ class RecipeCLI(LightningCLI):
             raise
         except ValueError as error:
             raise RecipeError(f"trainer: {' '.join(str(error).split())}") from error
-        checkpoints.write_whole_files(trainer)
+        checkpoints.write_whole_files(trainer, self.run_folder.path if self.run_folder else None)
         return trainer
 
     def before_fit(self) -> None:
@@ -305,8 +306,11 @@ class RecipeCLI(LightningCLI):
         """Tests the best checkpoint, saves the model and writes the report, if the module is a recipe's."""
         if self.run_folder is None:
             return
+        if is_first_rank():
+            check_exists(self.run_folder.path)
         if not isinstance(self.model, Recipe):
-            tell(f"{type(self.model).__name__} is trained; it is no recipes.recipe.Recipe: no model/ and no report")
+            name = type(self.model).__name__
+            tell(f"{name} is trained; only subclasses of recipes.recipe.Recipe write model/ and a report")
             return
         from recipes.cli.finish import finish
 

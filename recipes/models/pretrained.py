@@ -29,7 +29,8 @@ def load_config(name: str, key: str, **kwargs: Any) -> "PretrainedConfig":
     """
     from transformers import AutoConfig
 
-    return _load(AutoConfig.from_pretrained, name, key, "a model", **{"trust_remote_code": False, **kwargs})
+    with quiet():  # it warns of labels in another number than before, which are wanted
+        return _load(AutoConfig.from_pretrained, name, key, "a model", **{"trust_remote_code": False, **kwargs})
 
 
 def load_tokenizer(
@@ -191,6 +192,13 @@ def _load(load: Any, name: str, key: str, what: str, **kwargs: Any) -> Any:
                 "(in generate: --trust-remote-code)"
             ) from error
         cause = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if Path(name).is_file():
+            raise RecipeError(
+                f"{key}: '{name}' is a file; expected a name on the hub or a folder with config.json, such "
+                "as model/ in the folder of a run (a checkpoint is loaded with --ckpt_path)"
+            ) from error
+        if (Path(name) / "model" / "config.json").is_file() and not (Path(name) / "config.json").is_file():
+            raise RecipeError(f"{key}: '{name}' is the folder of a run: its model is in '{name}/model'") from error
         if Path(name).is_dir():
             raise RecipeError(f"{key}: {what} cannot be loaded from the folder '{name}': {cause}") from error
         raise RecipeError(

@@ -53,7 +53,7 @@ class AdamMini(Adam_mini):
         self.world_size = 1  # every process has whole parameters; else the library gathers norms from all devices
         options = {"lr": lr, "beta1": betas[0], "beta2": betas[1], "eps": eps, "weight_decay": weight_decay}
         self.param_groups = [{**options, **group} for group in ruled]
-        self.head_numel = next((group["head_numel"] for group in ruled if "head_numel" in group), self.head_numel)
+        self.head_numel = next((group["head_numel"] for group in ruled if "head_numel" in group), 1)
 
     @staticmethod
     def split_groups(groups: Sequence[Mapping[str, Any]], model: nn.Module) -> list[dict[str, Any]]:

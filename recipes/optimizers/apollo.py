@@ -1,4 +1,4 @@
-"""APOLLO: AdamW's step sizes for each row or column of the hidden matrices, from random projections of the gradients."""
+"""APOLLO: a step size for each row or column of the hidden matrices, from random projections of their gradients."""
 
 from collections.abc import Iterable
 from typing import Any, Literal
@@ -24,7 +24,6 @@ class APOLLOAdamW(ProjectionsInState, LibraryAdamW):
         scale: The update of the hidden matrices is multiplied by its square root; 1 for APOLLO, 128 for APOLLO-Mini.
         scale_type: What has a step size of its own: ``channel`` for APOLLO, ``tensor`` for APOLLO-Mini.
         proj: ``random``, or ``svd`` for a singular value decomposition of the gradient.
-        proj_type: Which side of a matrix is projected: ``std`` the shorter one, ``reverse_std`` the longer one.
         scale_front: Whether the update is scaled before its growth is limited; for trainings with a short warm-up.
         disable_nl: Whether to leave out the limit of the update's growth, a factor of 1.01 per step.
 
@@ -47,7 +46,6 @@ class APOLLOAdamW(ProjectionsInState, LibraryAdamW):
         scale: float = 1.0,
         scale_type: Literal["channel", "tensor"] = "channel",
         proj: Literal["random", "svd"] = "random",
-        proj_type: Literal["std", "reverse_std", "right", "left"] = "std",
         scale_front: bool = False,
         disable_nl: bool = False,
     ) -> None:
@@ -59,10 +57,10 @@ class APOLLOAdamW(ProjectionsInState, LibraryAdamW):
             "scale": scale,
             "scale_type": scale_type,
             "proj": proj,
-            "proj_type": proj_type,
+            "proj_type": "std",  # the library scales the update only along the longer side
         }
         groups = [{**(low_rank if group[KEY] else {}), **group} for group in marked(params)]
-        super().__init__(groups, lr, tuple(betas), eps, weight_decay, correct_bias, scale_front, disable_nl)
+        LibraryAdamW.__init__(self, groups, lr, tuple(betas), eps, weight_decay, correct_bias, scale_front, disable_nl)
 
     def make_projector(self, group: dict[str, Any], state: dict[str, Any]) -> Any:
         """Makes the projector of a hidden matrix; a random one begins with the seed in the state."""

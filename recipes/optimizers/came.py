@@ -36,7 +36,7 @@ class CAME(LibraryCAME):
             raise ValueError(f"lr is {lr} and betas {betas}: lr must be above 0, and betas at least 0 and below 1")
         super().__init__(params, lr, tuple(eps), clip_threshold, tuple(betas), weight_decay)
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:  # type: ignore[override]
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Loads a state; ``Optimizer`` would convert it to the dtype of bfloat16 parameters."""
         super().load_state_dict(dict(state_dict))
         numbers = chain.from_iterable(group["params"] for group in state_dict["param_groups"])

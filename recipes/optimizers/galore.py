@@ -48,7 +48,8 @@ class GaLoreAdamW(ProjectionsInState, LibraryAdamW):
             raise ValueError(f"rank is {rank} and update_proj_gap {update_proj_gap}: both must be at least 1")
         low_rank = {"rank": rank, "update_proj_gap": update_proj_gap, "scale": scale, "proj_type": proj_type}
         groups = [{**(low_rank if group[KEY] else {}), **group} for group in marked(params)]
-        super().__init__(groups, lr, tuple(betas), eps, weight_decay, correct_bias, no_deprecation_warning=True)
+        betas = (betas[0], betas[1])
+        LibraryAdamW.__init__(self, groups, lr, betas, eps, weight_decay, correct_bias, no_deprecation_warning=True)
 
     def make_projector(self, group: dict[str, Any], state: dict[str, Any]) -> Any:
         """Makes the projector of a hidden matrix."""

@@ -12,9 +12,9 @@ KEY = "hidden_matrices"
 def split_groups(groups: Sequence[Mapping[str, Any]], model: nn.Module) -> list[dict[str, Any]]:
     """Splits each group into hidden matrices and the rest, and marks them with the option :data:`KEY`.
 
-    Hidden matrices are the two-dimensional parameters between the embeddings and the head. Embeddings are the weights of
-    ``nn.Embedding``. The head of a model of transformers is everything outside of its ``base_model``; of another model,
-    none is known, and its last matrix counts as hidden.
+    Hidden matrices are the two-dimensional parameters between the embeddings and the head. Embeddings are the weights
+    of ``nn.Embedding``. The head of a model of transformers is everything outside of its ``base_model``; of another
+    model, none is known, and its last matrix counts as hidden.
 
     Args:
         groups: Parameter groups.
@@ -37,7 +37,7 @@ def marked(params: Iterable[Any]) -> list[dict[str, Any]]:
     """
     given = list(params)
     groups = [{"params": given}] if given and isinstance(given[0], Tensor) else [dict(group) for group in given]
-    result = []
+    result: list[dict[str, Any]] = []
     for group in groups:
         group["params"] = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
         matrices = {id(each) for each in group["params"] if each.ndim == 2}

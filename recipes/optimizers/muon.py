@@ -78,7 +78,7 @@ class MuonWithAdamW(Optimizer):
         self._make_parts()
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Takes a step of both parts.
 
         Args:

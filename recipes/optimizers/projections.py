@@ -29,7 +29,7 @@ class ProjectionsInState(Optimizer):
         raise NotImplementedError
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Takes a step.
 
         Args:
@@ -54,8 +54,8 @@ class ProjectionsInState(Optimizer):
         for state in states:
             projector = state.pop("projector")
             state["projection"] = _without_the_rest(projector.ortho_matrix)
-            if "seed" in state:
-                state["seed"] = projector.seed
+            if hasattr(projector, "seed"):
+                state["seed"] = projector.seed  # of the next projection
         return loss
 
 

@@ -47,6 +47,5 @@ class RecordConfig(SaveConfigCallback):
         if self._folder is None:
             return
         file = Path(self._folder) / FILE
-        file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("x", encoding="utf-8") as written:
             written.write(recorded_config(self.parser, self.config))

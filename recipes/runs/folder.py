@@ -4,6 +4,7 @@ A run takes its number by creating the folder, which succeeds for one process on
 get different folders, and older ones are never written to.
 """
 
+import errno
 import os
 import re
 from collections.abc import Iterator
@@ -91,6 +92,16 @@ def give_back(run: RunFolder) -> None:
             folder.rmdir()
         except OSError:
             return
+
+
+def check_exists(run: Path) -> None:
+    """Checks that a run's folder has not been removed: what is written there would create it again.
+
+    Raises:
+        FileNotFoundError: It has been removed or moved.
+    """
+    if not run.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "the run's folder has been removed or moved", str(run))
 
 
 def settings_of(run: Path) -> dict[str, Any]:

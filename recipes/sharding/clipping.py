@@ -1,7 +1,7 @@
 """Gradient clipping where parameters are sharded in different ways, or some of them not at all.
 
-torch's ``clip_grad_norm_`` takes DTensors of one mesh only: FSDP2 over tensor parallelism has two, and tensor parallelism
-alone leaves norms and embeddings as plain tensors.
+torch's ``clip_grad_norm_`` takes DTensors of one mesh only: FSDP2 over tensor parallelism has two, and tensor
+parallelism alone leaves norms and embeddings as plain tensors.
 """
 
 from collections.abc import Iterable

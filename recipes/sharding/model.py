@@ -9,7 +9,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from recipes.sharding.blocks import shard_blocks
-from recipes.sharding.tensor_parallel import parallelize, sum_gradients
+from recipes.sharding.tensor_parallel import parallelize
 from recipes.sharding.weights import distribute
 
 DATA, TENSOR = "data_parallel", "tensor_parallel"
@@ -44,8 +44,6 @@ def sharded_model(
     if mesh[DATA].size() > 1:
         shard_blocks(model, mesh[DATA], policy)
     distribute(model, whole, device)
-    if mesh[TENSOR].size() > 1:
-        sum_gradients(model)
     torch.set_rng_state(facts[0])
     if facts[1] is not None:
         model.generation_config = facts[1]

@@ -1,7 +1,7 @@
 """Tensor parallelism: a model's matrices divided over processes that read the same rows, as transformers plans it."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
@@ -27,7 +27,7 @@ STYLES: dict[str, Callable[[], ParallelStyle]] = {
     "rowwise_split_input": lambda: RowwiseParallel(input_layouts=Replicate()),
     "rowwise_rep": lambda: RowwiseParallel(input_layouts=Replicate()),
     "embedding_rowwise": lambda: RowwiseParallel(input_layouts=Replicate()),
-    # Norms of the queries and keys of this process's heads. They normalize the last dimension: any other can be sharded.
+    # Norms of the queries and keys of this process's heads: they normalize the last dimension alone.
     "replicated_with_grad_allreduce": lambda: SequenceParallel(sequence_dim=1, use_local_output=True),
 }
 """torch's style for each of transformers' that are supported."""
@@ -50,23 +50,22 @@ def parallelize(model: Any, mesh: DeviceMesh) -> None:
     """
     size = mesh.size()
     plan = plan_of(model, size)
-    _refuse_uneven(model, plan, size)
+    refuse_uneven(model, plan, size)
     shared = shared_names(model)
     parallelize_module(model, mesh, {name: STYLES[style]() for name, style in plan.items()}, src_data_rank=None)
     share(model, shared)
 
 
-def sum_gradients(model: nn.Module) -> None:
-    """Lets each gradient be the sum over processes where each has that of its own heads only.
+def sum_gradients(parameters: Iterable[Tensor]) -> None:
+    """Sums gradients over processes where each has the part of its own heads, as of the norms of queries and keys.
 
-    FSDP2 does the same for the parameters that it shards.
-
-    Args:
-        model: A model after :func:`parallelize`, with its final parameters.
+    FSDP2 does so itself for the parameters that it shards. All processes call this, before the optimizer's step.
     """
-    for parameter in model.parameters():
-        if isinstance(parameter, DTensor):
-            parameter.register_hook(_summed)
+    for parameter in parameters:
+        gradient = parameter.grad
+        if isinstance(gradient, DTensor) and any(placement.is_partial() for placement in gradient.placements):
+            assert isinstance(parameter, DTensor)
+            parameter.grad = gradient.redistribute(placements=parameter.placements)
 
 
 def plan_of(model: Any, size: int) -> dict[str, str]:
@@ -128,7 +127,8 @@ def _is_divisible(end: Any, size: int) -> bool:
     return end.weight.shape[0] % size == 0 and getattr(end, "padding_idx", None) is None
 
 
-def _refuse_uneven(model: Any, plan: dict[str, str], size: int) -> None:
+def refuse_uneven(model: Any, plan: dict[str, str], size: int) -> None:
+    """Raises a RecipeError if the number of processes does not divide the heads or the width of a matrix."""
     config = model.config.get_text_config()
     sizes = {name: getattr(config, name, None) for name in ("num_attention_heads", "num_key_value_heads")}
     if "colwise" in plan.values():
@@ -148,10 +148,3 @@ def _uneven(model: nn.Module, what: str, number: int, size: int) -> RecipeError:
         f"{KEY} is {size}, which does not divide {what} of {type(model).__name__}, {number}: use one that does "
         f"({', '.join(divisors)}), or FSDP2 (--config trainer/fsdp2.yaml)"
     )
-
-
-def _summed(gradient: Tensor) -> Tensor:
-    """A gradient without ``Partial`` placements."""
-    if isinstance(gradient, DTensor) and any(placement.is_partial() for placement in gradient.placements):
-        return gradient.redistribute(placements=[Replicate() if p.is_partial() else p for p in gradient.placements])
-    return gradient

@@ -3,16 +3,17 @@
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.cli import OptimizerCallable
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torchmetrics import MetricCollection
 
 from lightning_adafactor import Adafactor
-from recipes.messages import RecipeError
+from recipes.messages import RecipeError, tell
 from recipes.models.pretrained import check_vocabulary
 from recipes.ranges import FractionBelow1
 from recipes.recipe import Recipe
 from recipes.text_classification.data import TextClassificationData
+from recipes.text_classification.labels import trained_labels
 from recipes.text_classification.metrics import classification_metrics
 from recipes.text_classification.predictions import PredictionWriter
 
@@ -93,6 +94,18 @@ class TextClassifier(Recipe[TextClassificationData]):
                 setattr(config, name, self.dropout)
         return config
 
+    def make_model(self, data: TextClassificationData, weights: bool) -> nn.Module:
+        """The encoder with its head; the head of a model that was trained on other labels is initialized again."""
+        model = super().make_model(data, weights)
+        trained = trained_labels(self.load_config())
+        if weights and trained and trained != data.labels:
+            _initialize_head(model, len(data.labels))
+            tell(
+                f"model.pretrained: '{self.pretrained}' was trained on the labels {_some(trained)}, and data.train has "
+                f"{_some(data.labels)}: its output layer is initialized at random"
+            )
+        return model
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Saves the names of the labels, in the order of the outputs."""
         checkpoint["labels"] = list(self.data.labels)
@@ -106,8 +119,8 @@ class TextClassifier(Recipe[TextClassificationData]):
         trained = checkpoint.get("labels")
         if trained is not None and trained != self.data.labels:
             raise RecipeError(
-                f"--ckpt_path: the checkpoint was trained on the labels {', '.join(map(repr, trained[:5]))}, and the "
-                f"data has {', '.join(map(repr, self.data.labels[:5]))}: give the data.train that it was trained on"
+                f"--ckpt_path: the checkpoint was trained on the labels {_some(trained)}, and the data has "
+                f"{_some(self.data.labels)}: give the data.train that it was trained on"
             )
 
     def forward(self, **inputs: Tensor) -> Tensor:
@@ -138,3 +151,18 @@ class TextClassifier(Recipe[TextClassificationData]):
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Probabilities of shape (batch, labels) in float32."""
         return self(**batch).softmax(dim=-1)
+
+
+def _initialize_head(model: Any, labels: int) -> None:
+    """Initializes the layers outside the encoder that have an output for each label, as transformers does."""
+    for name, layer in model.named_modules():
+        outside = not name.startswith(f"{model.base_model_prefix}.")
+        if outside and isinstance(layer, nn.Linear) and layer.out_features == labels:
+            nn.init.normal_(layer.weight, std=getattr(model.config, "initializer_range", 0.02))
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+def _some(labels: list[str]) -> str:
+    """The first five labels, for a message."""
+    return ", ".join(map(repr, labels[:5])) + (", ..." if len(labels) > 5 else "")

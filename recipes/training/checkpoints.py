@@ -13,6 +13,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.trainer.states import TrainerFn
 
 from recipes.messages import RecipeError
+from recipes.runs.folder import check_exists
 from recipes.training import lightning_internals, whole_files
 from recipes.training.stop_signals import StopSignals
 
@@ -26,10 +27,24 @@ class WholeFiles(TorchCheckpointIO):
 
     Lightning writes through the temporary folder: where that is on another file system, an interrupted or failed copy
     leaves a truncated checkpoint in place of the good one.
+
+    Args:
+        run: The folder of the run. Once it has been removed, nothing is saved, so that it is not created again with
+            half of its files. None: not checked.
     """
 
+    def __init__(self, run: Path | None = None) -> None:
+        super().__init__()
+        self.run = run
+
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Writes a local file with :func:`recipes.training.whole_files.write`, any other as Lightning does."""
+        """Writes a local file with :func:`recipes.training.whole_files.write`, any other as Lightning does.
+
+        Raises:
+            FileNotFoundError: The folder of the run has been removed.
+        """
+        if self.run is not None:
+            check_exists(self.run)
         if "://" in str(path) or storage_options is not None:
             super().save_checkpoint(checkpoint, path, storage_options)
             return
@@ -54,10 +69,15 @@ class WholeFiles(TorchCheckpointIO):
         whole_files.sum_of(Path(path)).unlink(missing_ok=True)
 
 
-def write_whole_files(trainer: Trainer) -> None:
-    """Makes a trainer use :class:`WholeFiles`, unless its strategy or settings have a checkpoint IO of their own."""
+def write_whole_files(trainer: Trainer, run: Path | None) -> None:
+    """Makes a trainer use :class:`WholeFiles`, unless its strategy or settings have a checkpoint IO of their own.
+
+    Args:
+        trainer: The trainer.
+        run: The folder of the run, if there is one.
+    """
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
-        trainer.strategy.checkpoint_io = WholeFiles()
+        trainer.strategy.checkpoint_io = WholeFiles(run)
 
 
 def verify(path: str | Path) -> None:

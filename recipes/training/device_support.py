@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from recipes.messages import RecipeError
 
 GPU_ONLY = {"adafactor8bit": "adafactor8bit", "flashoptim": "FlashOptim", "gefen": "Gefen-X"}
-"""Libraries whose kernels are for NVIDIA GPUs, with their names; elsewhere they fail, or use slow operations instead."""
+"""Libraries whose kernels are for NVIDIA GPUs, with their names; elsewhere they fail or use slow operations."""
 LIBRARIES = ("bitsandbytes", "torchao")
 """Libraries that load compiled code, or compile it, at their first step."""
 ELEMENTS = 4096
@@ -18,8 +18,19 @@ ELEMENTS = 4096
 REMEDY = "choose another optimizer, such as configs/optimizer/adafactor.yaml"
 
 
+def unsupported_reason(kind: type[Optimizer], device: str) -> str:
+    """Why an optimizer does not support a device, as far as its library says it; empty if it may.
+
+    Args:
+        kind: The optimizer's class.
+        device: The type of the device, such as ``cuda``.
+    """
+    name = GPU_ONLY.get(kind.__module__.partition(".")[0])
+    return f"{name}'s kernels need an NVIDIA GPU" if name and device != "cuda" else ""
+
+
 def refuse_device(kind: type[Optimizer], device: torch.device) -> None:
-    """Checks the device of the parameters by the optimizer's library, before the optimizer is made.
+    """Checks the device of the parameters before the optimizer is made.
 
     Args:
         kind: The optimizer's class.
@@ -28,12 +39,8 @@ def refuse_device(kind: type[Optimizer], device: torch.device) -> None:
     Raises:
         RecipeError: The library is for NVIDIA GPUs, and the device is none.
     """
-    name = GPU_ONLY.get(kind.__module__.partition(".")[0])
-    if name and device.type != "cuda":
-        raise RecipeError(
-            f"model.optimizer is {name}'s {kind.__name__}, which does not support this machine's {device.type}: its "
-            f"kernels need an NVIDIA GPU; {REMEDY}"
-        )
+    if reason := unsupported_reason(kind, device.type):
+        raise RecipeError(_message(kind, device, reason))
 
 
 def check_device_support(make: OptimizerCallable, built: Optimizer) -> None:
@@ -60,13 +67,13 @@ def check_device_support(make: OptimizerCallable, built: Optimizer) -> None:
         try:
             make([parameter]).step()
         except Exception as error:  # each library has its own exceptions
-            raise RecipeError(_message(built, like.device, library, error)) from error
+            reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            raise RecipeError(_message(type(built), like.device, reason.rstrip("."))) from error
 
 
-def _message(built: Optimizer, device: torch.device, library: str, error: Exception) -> str:
-    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__).rstrip(".")
+def _message(kind: type[Optimizer], device: torch.device, reason: str) -> str:
     remedy = REMEDY
     if "compiler" in reason.lower():
         remedy = "install a compiler (Debian, Ubuntu: apt install g++) or set the environment variable CXX to it"
-    name = f"{library}'s {type(built).__name__}"
+    name = f"{kind.__module__.partition('.')[0]}'s {kind.__name__}"
     return f"model.optimizer is {name}, which does not support this machine's {device.type}: {reason}; {remedy}"

@@ -1,5 +1,6 @@
 """The optimizer of a recipe: parameter groups without weight decay, and a learning-rate schedule."""
 
+from collections.abc import Callable
 from functools import partial
 from inspect import isclass
 from typing import Any, Literal
@@ -29,7 +30,7 @@ Schedule = Literal[
 NO_WEIGHT_DECAY = (r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)")
 
 
-def parameter_groups(model: nn.Module, optimizer: OptimizerCallable | None = None) -> list[dict[str, Any]]:
+def parameter_groups(model: nn.Module, optimizer: Callable[..., Optimizer] | None = None) -> list[dict[str, Any]]:
     """Two groups of the trainable parameters: those with weight decay, and biases and norms without.
 
     An optimizer whose class has a static method ``split_groups(groups, model)`` splits them further, as those of
@@ -58,12 +59,12 @@ def parameter_groups(model: nn.Module, optimizer: OptimizerCallable | None = Non
     return split(groups, model) if split else groups
 
 
-def class_of(optimizer: OptimizerCallable | None) -> type[Optimizer]:
+def class_of(optimizer: Callable[..., Optimizer] | None) -> type[Optimizer]:
     """The class of the optimizer that a callable makes; ``Optimizer`` itself if it is unknown.
 
     Args:
-        optimizer: A class; a ``functools.partial`` of one, or of a function whose first argument is one, as jsonargparse
-            makes it; any other callable is asked for an optimizer of an empty parameter.
+        optimizer: A class, or a ``functools.partial`` of one, or of a function whose first argument is one, as
+            jsonargparse makes it; any other callable is asked for an optimizer of an empty parameter.
     """
     if optimizer is None:
         return Optimizer

@@ -8,7 +8,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from recipes.messages import RecipeError, TrainingDiverged
+from recipes.messages import RecipeError, TrainingDiverged, TrainingHopeless
 from recipes.training import peers
 from recipes.training.resume import how_to_resume
 
@@ -26,7 +26,7 @@ class EndOtherRanks(Callback):
             _end_children(trainer, exception)
         elif isinstance(exception, KeyboardInterrupt | SIGTERMException):
             peers.current.ignore()  # the signal has stopped all of them
-        elif not peers.may_report(wait=not isinstance(exception, RecipeError | TrainingDiverged)):
+        elif not peers.may_report(wait=not isinstance(exception, RecipeError | TrainingDiverged | TrainingHopeless)):
             for logger in trainer.loggers:
                 logger.finalize("failed")
             peers.current.wait_for_the_end()
@@ -50,7 +50,7 @@ def connect(trainer: Trainer) -> None:
     assert address is not None
     connections = peers.accept(listener, size, address[2]) if listener is not None else peers.connect(address, rank)
     complete = len(connections) == (size - 1 if rank == 0 else 1)
-    if not trainer.strategy.reduce_boolean_decision(complete):  # type: ignore[attr-defined]
+    if not trainer.strategy.reduce_boolean_decision(complete):
         for connection in connections.values():
             connection.close()
         rank_zero_warn(

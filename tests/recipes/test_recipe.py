@@ -20,7 +20,9 @@ def share(data: Any, pretrained: Path, rank: int) -> list[int]:
     data.tokenize_for(str(pretrained))
     data.trainer = SimpleNamespace(
         state=SimpleNamespace(fn="fit"),
-        distributed_sampler_kwargs={"num_replicas": NODES * PER_NODE, "rank": rank},
+        strategy=None,
+        world_size=NODES * PER_NODE,
+        global_rank=rank,
     )
     data.setup("fit")
     return list(data.train_dataloader().sampler)
@@ -64,7 +66,7 @@ def evaluated_by(world_size: int, module: Any, data: Any, metrics: Any) -> dict[
     """The metrics that processes get together, each with its own batches."""
     ranks, passes = [], set()
     for rank in range(world_size):
-        data.trainer.distributed_sampler_kwargs = {"num_replicas": world_size, "rank": rank}
+        data.trainer.world_size, data.trainer.global_rank = world_size, rank
         own, loader = metrics.clone(), data.val_dataloader()
         for batch in loader:
             labels = batch.pop("labels")
@@ -117,7 +119,7 @@ def test_token_metrics_are_the_same_to_the_last_digit_on_all_of_them(tiny_lm: Pa
 def loaded(module: Any, data: Any, pretrained: Path) -> Any:
     """The module with its model, in evaluation mode."""
     data.tokenize_for(str(pretrained))
-    data.trainer = SimpleNamespace(state=SimpleNamespace(fn="fit"), distributed_sampler_kwargs=None)
+    data.trainer = SimpleNamespace(state=SimpleNamespace(fn="fit"), strategy=None, world_size=1, global_rank=0)
     data.setup("fit")
     module.model = module.make_model(data, weights=True)
     return module.eval()

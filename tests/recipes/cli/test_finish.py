@@ -28,7 +28,7 @@ def test_a_module_that_is_no_recipe_is_trained_and_a_note_says_what_is_left_out(
 
     assert main(["fit", "--config", "tiny.yaml", "--model=own_module.WithPretrained"]) == 0
 
-    assert "note: WithPretrained is trained; it is no recipes.recipe.Recipe: no model/ and no report" in (
+    assert "note: WithPretrained is trained; only subclasses of recipes.recipe.Recipe write" in (
         capsys.readouterr().err
     )
     assert Path("runs/tiny/version_0/checkpoints/last.ckpt").is_file()

@@ -129,12 +129,13 @@ def test_every_way_to_say_that_the_disk_is_full_is_known(error: Exception, wrapp
 # The folder of the run is gone
 
 
-@pytest.mark.parametrize("hook", ["on_fit_start", "on_train_batch_end", "on_train_end"])
+@pytest.mark.parametrize("hook", ["setup", "on_fit_start", "on_train_batch_end", "on_train_epoch_end", "on_train_end"])
 def test_a_run_whose_folder_is_removed_says_so(hook: str, capsys: pytest.CaptureFixture[str]) -> None:
     removing = ["--trainer.callbacks", "raising.Remover", "--trainer.callbacks.hook", hook]
     status, said = run(capsys, "fit", *removing, "--trainer.num_sanity_val_steps", "0")
     assert status == 1
     assert "failed, for the run's folder runs/own/version_0 has been removed or moved during the run" in said
+    assert not Path("runs/own/version_0").exists()
 
 
 # Settings that do not fit together

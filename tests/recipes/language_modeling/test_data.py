@@ -23,8 +23,8 @@ def loaded(
     data = LanguageModelingData(train if isinstance(train, list) or train is None else str(train), **arguments)
     data.tokenize_for(None if model is None else str(model))
     state = SimpleNamespace(fn=fn)
-    shard = {"num_replicas": world_size, "rank": rank}
-    data.trainer = SimpleNamespace(state=state, distributed_sampler_kwargs=shard)  # type: ignore[assignment]
+    processes = {"strategy": None, "world_size": world_size, "global_rank": rank}
+    data.trainer = SimpleNamespace(state=state, **processes)  # type: ignore[assignment]
     data.prepare_data()
     data.setup(fn)
     return data

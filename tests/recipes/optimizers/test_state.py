@@ -55,6 +55,8 @@ MAKE = Callable[[list[dict[str, Any]]], Optimizer]
 def making(name: str) -> MAKE:
     optimizer = yaml.safe_load((FILES / f"{name}.yaml").read_text(encoding="utf-8"))["model"]["init_args"]["optimizer"]
     module, _, cls = optimizer["class_path"].rpartition(".")
+    if module != "torch.optim":
+        pytest.importorskip(module, reason="needs the extras 8bit and optimizers", exc_type=ImportError)
     return partial(getattr(import_module(module), cls), **optimizer["init_args"])
 
 

@@ -231,6 +231,24 @@ def test_other_labels_give_a_fine_tuned_model_a_new_head(
     assert again.model.classifier.weight.shape[0] == 5
 
 
+def test_other_labels_of_the_same_number_do_not_get_the_outputs_of_the_old_ones(
+    tiny_model: Path, wires: pandas.DataFrame, wires_csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = TextClassifier(str(tiny_model), adafactor)
+    fit(model, data_of(wires_csv), max_steps=1)
+    model.save_pretrained(tmp_path / "model")
+    wires.assign(desk=wires.desk + "s").to_csv(tmp_path / "plural.csv", index=False)
+
+    again = TextClassifier(str(tmp_path / "model"), adafactor)
+    fit(again, data_of(tmp_path / "plural.csv"), max_steps=0)
+
+    assert "was trained on the labels 'fruit', 'metal', 'tool', and data.train has 'fruits'" in capsys.readouterr().err
+    assert model.model is not None
+    assert again.model is not None
+    assert not torch.equal(again.model.classifier.weight, model.model.classifier.weight)
+    assert torch.equal(again.model.classifier.bias, torch.zeros(3))
+
+
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tiny_model: Path, wires_csv: Path, tmp_path: Path) -> None:
     def run(epochs: int, **arguments: Any) -> tuple[TextClassifier, Trainer]:
         seed_everything(1, verbose=False)
@@ -282,6 +300,8 @@ MISTAKES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], list[s
         {},
         ["model.schedule", "null"],
     ),
+    "a checkpoint as the model": ({"pretrained": "last.ckpt"}, {}, {}, ["model.pretrained", "--ckpt_path"]),
+    "a run as the model": ({"pretrained": "run"}, {}, {}, ["'run' is the folder of a run", "run/model"]),
     "wrong schedule arguments": (
         {"schedule_args": {"cycles": 2}},
         {},
@@ -306,6 +326,8 @@ def test_a_mistake_is_reported_in_a_sentence(
     for folder in ("bare", "pickled", "damaged"):
         shutil.copytree(tiny_model, folder)
         Path(folder, "model.safetensors").unlink()
+    shutil.copytree(tiny_model, "run/model")
+    torch.save({"state_dict": {}}, "last.ckpt")
     torch.save({}, "pickled/pytorch_model.bin")
     Path("damaged/model.safetensors").write_bytes(b"\x00" * 64)
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
