@@ -115,7 +115,8 @@ def variants(capabilities: Sequence[int] = tuple(ARCHITECTURES), *, all_checks: 
         for found_inf in (False, True):
             for kernel in ("update_factors", "find_scalars"):
                 yield Variant(kernel, capability, checks=(False, found_inf))
-            yield Variant("average_squares", capability, checks=(False, found_inf), region="any")
+            for kernel in ("average_squares", "find_scalars"):
+                yield Variant(kernel, capability, checks=(False, found_inf), region="any")
         for kernel in ("collect_squares", "collect_totals"):
             yield Variant(kernel, capability, region="any")
         for (param, grad), checks in itertools.product(PAIRS, both):
@@ -160,6 +161,7 @@ def compile_variant(variant: Variant) -> Compiled:
         "HAS_FOUND_INF": variant.checks[1],
         "MOMENTUM": variant.momentum,
         "STOCHASTIC": variant.stochastic,
+        "SHARDS": variant.region != "whole",
         "REGION": int(Region[variant.region.upper()]),
         "AVERAGES_VECTORS": (variant.kernel == "sum_updates") == (variant.region != "whole"),
     }

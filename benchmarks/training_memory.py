@@ -7,7 +7,7 @@ import functools
 import statistics
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -52,19 +52,18 @@ class Mode:
     name: str
     optimizer: str = "Adafactor"
     release: bool = False
-    loss: str = "full"
+    loss: Literal["full", "chunked"] = "full"
     checkpointing: bool = False
-    dtype: str = "float32"
+    dtype: Literal["float32", "bfloat16"] = "float32"
 
 
-_ALL = {"release": True, "loss": "chunked", "checkpointing": True}
 MODES = (
     Mode("AdamW", "AdamW"),
     Mode("Adafactor"),
     Mode("+ gradient release", release=True),
     Mode("+ chunked loss", release=True, loss="chunked"),
-    Mode("+ checkpointing", **_ALL),
-    Mode("bfloat16 with all", dtype="bfloat16", **_ALL),
+    Mode("+ checkpointing", release=True, loss="chunked", checkpointing=True),
+    Mode("bfloat16 with all", release=True, loss="chunked", checkpointing=True, dtype="bfloat16"),
 )
 """Each but the first adds something to the one before it."""
 
@@ -160,7 +159,7 @@ class Training:
         self.module, data = prepare(mode, architecture, rows, tokens)
         with device:
             self.module.model = self.module.make_model(data, weights=True)
-        self.module.log = lambda *_, **__: None  # type: ignore[method-assign, assignment]
+        self.module.log = lambda *_, **__: None  # type: ignore[method-assign]
         self.optimizer = OPTIMIZERS[mode.optimizer](parameter_groups(self.module.model))
         if mode.release:
             from lightning_adafactor import release_gradients

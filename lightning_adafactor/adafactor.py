@@ -62,15 +62,15 @@ class Adafactor(Optimizer):
         warmup_init: With ``relative_step``, also bound the step size by 1e-6·t.
         beta1: Decay factor of an exponential moving average of the updates (costs one number per element);
             None keeps no average.
-        fused: Take the step in five Triton launches for all parameters of a device and dtype, without synchronizing
-            with the device. None does so for CUDA parameters where Triton is installed; True raises where that is not
-            possible; False leaves the step to ``compiled`` or to plain torch operations. As with torch's fused
-            optimizers, True also makes ``torch.amp.GradScaler`` leave unscaling to the step, and Lightning then refuses
-            to clip gradients in mixed precision; None and False leave unscaling to the scaler.
+        fused: Take the step in five Triton launches (of sharded parameters eight) for all parameters of a device and
+            dtype, without synchronizing with the device. None does so for CUDA parameters where Triton is installed;
+            True raises where that is not possible; False leaves the step to ``compiled`` or to plain torch operations.
+            As with torch's fused optimizers, True also makes ``torch.amp.GradScaler`` leave unscaling to the step, and
+            Lightning then refuses to clip gradients in mixed precision; None and False leave unscaling to the scaler.
         compiled: Take the step in compiled loops, one call for all parameters on the CPU. None does so where the
             library has been built; True raises where it has not; False takes the step in plain torch operations.
         capturable: Allow the step to be captured in a CUDA graph; pass ``lr`` as a tensor on the device to change it
-            between replays. Needs the fused step.
+            between replays. Needs the fused step, and is not supported for sharded parameters.
         stochastic_rounding: Round written bfloat16 parameters up or down at random, so that updates below half
             a unit in the last place are not lost. None means yes. Other dtypes are rounded to nearest.
         seed: Key of the random numbers of stochastic rounding; saved with the state.

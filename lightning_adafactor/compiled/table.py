@@ -186,17 +186,22 @@ def pack(entries: Iterable[Entry], exchange: Exchange | None = None) -> tuple[by
         if not contiguous or unsupported_layout(param, grad, exp_avg) is not None:
             others.append(number)
             continue
-        dtypes, strides = (dtype, grad.dtype), (param.stride(), grad.stride())
+        strides = [param.stride(), grad.stride()]
+        dtypes = [dtype, grad.dtype]
         if exp_avg is not None:
-            dtypes, strides = (*dtypes, exp_avg.dtype), (*strides, exp_avg.stride())
+            strides.append(exp_avg.stride())
+            dtypes.append(exp_avg.dtype)
         region = entry.region
-        found = _operands(param.shape, dtypes, *strides, *(() if region is None else (region.rows_between,)))
+        if region is not None:
+            strides.append(region.rows_between)
+        found = _operands(param.shape, tuple(dtypes), *strides)
         if found is None:  # only where shards of a batch are numbered
             others.append(number)
             continue
         operands, sizes, between = found
         average = _NO_OPERAND if exp_avg is None else (exp_avg.data_ptr(), *operands[2])
-        sums, whole = _NO_SUMS, sizes
+        sums: tuple[int, ...] = _NO_SUMS
+        whole = sizes
         if exchange is not None:
             sums, whole, more_flags = exchange.row_of(number)
             flags |= more_flags

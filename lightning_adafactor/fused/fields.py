@@ -48,7 +48,7 @@ class Field(IntEnum):
     EXP_AVG_STRIDES = 25  # likewise
     ROW_TILES = 30  # tiles in a column of tiles of one matrix
     COLUMN_TILES = 31  # tiles in a row of tiles
-    SUM_COUNT = 32  # how many numbers Σp² and ΣU² are added up from: one for each tile, or a single one for a shard
+    FIRST_TILE = 32  # number of the parameter's first tile in the bucket
     ROW_SUMS = 33  # offset in the workspace: partial row sums of G², (column tiles, matrices, rows)
     COLUMN_SUMS = 34  # offset: partial column sums, (row tiles, matrices, columns)
     MEAN_SUMS = 35  # offset: partial sums of R for mean(R), (matrices, chunks)
@@ -56,24 +56,33 @@ class Field(IntEnum):
     GROUP = 37  # row of the options table
     INDEX = 38  # position in the optimizer, for the random bits
     SEED = 39  # key of the random bits
-    P_SUMS = 40  # place of the first of these numbers among the sums of p²
-    U_SUMS = 41  # the same among the sums of U²
-    NUMEL = 42  # elements of the whole parameter
-    MEAN_SIZE = 43  # rows of the whole parameter, which mean(R) is the mean over (see MEAN_OF_COLUMNS)
-    # of shards alone; places are those in the buffer of sums that processes exchange (see shard.Shard)
-    WHOLE_ROWS = 44  # n of the whole parameter
-    WHOLE_COLUMNS = 45  # m of the whole parameter
-    ROW_SLOTS = 46  # place of ΣG² over columns, (matrices, rows)
-    COLUMN_SLOTS = 47  # place of ΣG² over rows, (matrices, columns)
-    MEAN_SLOTS = 48  # place of ΣR, (matrices,), or -1
-    HOLDS_FACTOR = 49  # whether this process adds the old R to ΣR
-    REGION_ROW = 50  # the number of its first row among all rows of the whole parameter, matrix after matrix
-    REGION_COLUMN = 51  # the number of its first column
-    REGION_STRIDES = 52  # how many rows of the whole parameter lie between neighbours in i0, i1, i2
+    MEAN_SIZE = 40  # rows of the whole parameter, which mean(R) is the mean over (see MEAN_OF_COLUMNS)
+    SHARD = 41  # address of the parameter's row of the table of shards, or 0
 
 
-FIELDS = 55
+FIELDS = 42
 """Columns of the table of parameters."""
+
+
+class ShardField(IntEnum):
+    """int64 columns that describe a shard. Places are those in the buffers that processes exchange (see ``Shard``)."""
+
+    NUMEL = 0  # elements of the whole parameter
+    WHOLE_ROWS = 1  # n of the whole parameter
+    WHOLE_COLUMNS = 2  # m of the whole parameter
+    ROW_SLOTS = 3  # place of ΣG² over columns, (matrices, rows)
+    COLUMN_SLOTS = 4  # place of ΣG² over rows, (matrices, columns)
+    MEAN_SLOTS = 5  # place of ΣR, (matrices,), or -1
+    PARAM_SLOT = 6  # place of Σp²; anything without ``scale_parameter``
+    UPDATE_SLOT = 7  # place of ΣU² in the second buffer
+    HOLDS_FACTOR = 8  # whether this process adds the old R to ΣR
+    FIRST_ROW = 9  # the number of its first row among all rows of the whole parameter, matrix after matrix
+    FIRST_COLUMN = 10  # the number of its first column
+    ROWS_BETWEEN = 11  # how many rows of the whole parameter lie between neighbours in i0, i1, i2
+
+
+SHARD_FIELDS = 14
+"""Columns of the table of shards."""
 
 
 class Region(IntEnum):

@@ -106,17 +106,21 @@ class Launches:
             num_warps=WARPS,
         )
 
-    def find_scalars(self, squares_of_p: Tensor | None = None, squares_of_u: Tensor | None = None) -> None:
-        """The scalars of the step, from the table's partial sums or from those of all processes."""
+    def find_scalars(self) -> None:
+        """The scalars of the step."""
+        self._find_scalars(self.table.squares_of_p, self.table.squares_of_u, shards=False)
+
+    def _find_scalars(self, squares_of_p: Tensor, squares_of_u: Tensor, *, shards: bool) -> None:
         table = self.table
         kernels.find_scalars[(len(table.params),)](
             table.params,
             table.options,
-            table.squares_of_p if squares_of_p is None else squares_of_p,
-            table.squares_of_u if squares_of_u is None else squares_of_u,
+            squares_of_p,
+            squares_of_u,
             table.scalars,
             self.found_inf,
             **self.checks,
+            SHARDS=shards,
             num_warps=WARPS,
         )
 
@@ -179,6 +183,10 @@ class ShardLaunches(Launches):
     def collect_updates(self, sums: Tensor) -> None:
         """This process's ΣU²."""
         self._collect_totals(self.table.totals_after, sums)
+
+    def find_scalars_of_shards(self, squares: Tensor, updates: Tensor) -> None:
+        """The scalars of the step from the sums of all processes."""
+        self._find_scalars(squares, updates, shards=True)
 
     def _collect_totals(self, totals: Tensor, sums: Tensor) -> None:
         if len(totals):

@@ -17,10 +17,12 @@ from lightning_adafactor.entry import Entry
 from lightning_adafactor.fused.fields import CHUNK, FIELDS, MAX_DIMS, OPTIONS, SCALARS, Field, Flag, Option, Region
 from lightning_adafactor.rule import Rule
 
+REGION = "region"
+"""Among the strides of a layout: how many rows of the whole parameter lie between neighbours (of shards)."""
+
 MAX_BATCH_STRIDES = MAX_DIMS - 2
 """The most strides that a batch of matrices may need."""
 
-_REGION = "region"  # among a layout's strides: the numbers of rows in the whole parameter
 _VECTOR_BYTES = 16
 _VECTOR_ELEMENTS = 8
 _MAX_ALIGNED_ROW = 2**23  # times 256 rows of a tile: the kernels' offsets in a tile are int32
@@ -80,7 +82,7 @@ def layout(entry: Entry) -> Layout:
         last = {name: (stride[-1] if stride else 1) for name, stride in strides.items()}
         return Layout((1, 1, 1), {name: (0, 0, 0, 0, stride) for name, stride in last.items()}, 1, entry.param.numel())
     if entry.region is not None:
-        strides[_REGION] = entry.region.rows_between
+        strides[REGION] = entry.region.rows_between
     sizes: list[int] = []
     merged: dict[str, list[int]] = {name: [] for name in strides}
     for dim, size in enumerate(shape[:-2]):
@@ -103,7 +105,7 @@ def _is_aligned(entry: Entry, shape: Layout) -> bool:
     """Whether every access to the parameter may be 128 bits wide, and offsets in a tile fit into 32 bits."""
     tensors = [tensor for tensor in (entry.param, entry.grad, entry.exp_avg) if tensor is not None]
     aligned = all(tensor.data_ptr() % _VECTOR_BYTES == 0 for tensor in tensors)
-    in_memory = [strides for name, strides in shape.strides.items() if name != _REGION]
+    in_memory = [strides for name, strides in shape.strides.items() if name != REGION]
     adjacent = all(strides[-1] == 1 for strides in in_memory)
     steps = [step for strides in in_memory for step in strides[:-1]]
     short = all(strides[-2] < _MAX_ALIGNED_ROW for strides in in_memory)
@@ -267,11 +269,10 @@ class WorkTable:
             shape = layout(entry)
             row = self._describe(entry, shape, groups[id(entry.rule)])
             rows.append(row)
-            row[Field.P_SUMS] = row[Field.U_SUMS] = first_tile
+            row[Field.FIRST_TILE] = first_tile
             row_tiles, column_tiles = row[Field.ROW_TILES], row[Field.COLUMN_TILES]
             tiles.append(_product(number, shape.matrices, row_tiles, column_tiles))
             first_tile += len(tiles[-1])
-            row[Field.SUM_COUNT] = len(tiles[-1])
             if entry.factored:
                 row_chunks, column_chunks = -(-shape.rows // CHUNK), -(-shape.columns // CHUNK)
                 row[Field.MEAN_CHUNKS] = column_chunks if entry.transposed else row_chunks
@@ -290,10 +291,7 @@ class WorkTable:
         self.scalars = torch.empty(len(entries), SCALARS, dtype=torch.float32, device=self.device)
 
     def _allocate_sums(self, rows: list[list[int]], used: int, tiles: int) -> None:
-        """Allocates memory for partial sums: ``used`` numbers of the workspace, and two for each tile.
-
-        The finished rows of the table of parameters may still be changed.
-        """
+        """Allocates partial sums: ``used`` numbers and two for each tile. The table's rows may still be changed."""
         self.workspace = torch.empty(used, dtype=torch.float32, device=self.device)
         self.squares_of_p = torch.empty(tiles, dtype=torch.float32, device=self.device)
         self.squares_of_u = torch.empty(tiles, dtype=torch.float32, device=self.device)
@@ -321,11 +319,9 @@ class WorkTable:
         row[Field.MATRICES] = shape.matrices
         row[Field.BATCH_1], row[Field.BATCH_2] = shape.batch[-2:]
         row[Field.ROWS], row[Field.COLUMNS] = shape.rows, shape.columns
-        row[Field.NUMEL] = shape.matrices * shape.rows * shape.columns
         row[Field.MEAN_SIZE] = shape.columns if entry.transposed else shape.rows
-        for name, strides in shape.strides.items():
-            field = _STRIDES[name]
-            strides = strides[:MAX_BATCH_STRIDES] if name == _REGION else strides
+        for name, field in _STRIDES.items():
+            strides = shape.strides.get(name, ())
             row[field : field + len(strides)] = strides
         if entry.factored:
             row[Field.ROW_TILES] = -(-shape.rows // self.tiling.rows)
@@ -341,7 +337,6 @@ _STRIDES = {
     "param": Field.PARAM_STRIDES,
     "grad": Field.GRAD_STRIDES,
     "exp_avg": Field.EXP_AVG_STRIDES,
-    _REGION: Field.REGION_STRIDES,
 }
 
 

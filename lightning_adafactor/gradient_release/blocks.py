@@ -63,7 +63,7 @@ def _units(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module, bool]
     """Names and modules whose parameters form a block: all of them, or only the module's own."""
     for child_name, child in module.named_children():
         full_name = f"{name}.{child_name}" if name else child_name
-        if _is_list(module) and not _is_list(child):
+        if _is_list(module) and not (_is_list(child) and type(child) is type(module)):
             yield full_name, child, True
         else:
             yield from _units(child, full_name)

@@ -37,15 +37,18 @@ class CompiledStages:
         self.others = PlainStages([shards[number] for number in others], squares, updates, grad_scale)
 
     def sum_squares(self) -> None:
+        """First stage."""
         self._call(Phase.SUM_SQUARES)
         self.others.sum_squares()
 
     def sum_updates(self, found_inf: Tensor | None) -> None:
+        """Second stage."""
         if found_inf is None or found_inf.item() == 0:
             self._call(Phase.SUM_UPDATES)
         self.others.sum_updates(found_inf)
 
     def apply_updates(self, found_inf: Tensor | None) -> None:
+        """Third stage."""
         if found_inf is None or found_inf.item() == 0:
             self._call(Phase.APPLY_UPDATES)
         self.others.apply_updates(found_inf)

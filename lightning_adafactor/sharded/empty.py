@@ -25,9 +25,10 @@ class EmptyStages:
         self.shards, self.squares = shards, squares
 
     def sum_squares(self) -> None:
-        pass
+        """First stage."""
 
     def sum_updates(self, found_inf: Tensor | None) -> None:
+        """Second stage."""
         for shard in self.shards:
             entry = shard.entry
             t = entry.step.double() + 1.0
@@ -44,6 +45,7 @@ class EmptyStages:
                     _set(average, average * (1.0 - weight) + weight * (sums / size + added), found_inf)
 
     def apply_updates(self, found_inf: Tensor | None) -> None:
+        """Third stage."""
         for shard in self.shards:
             rms = shard.entry.rms
             if rms is not None and shard.parameter_sum is not None:

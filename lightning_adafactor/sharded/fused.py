@@ -59,6 +59,7 @@ class FusedStages:
             self.tables.append(table)
 
     def sum_squares(self) -> None:
+        """First stage."""
         with on_device(self.device):
             for table in self.tables:
                 launch = ShardLaunches(table, self.grad_scale, None)
@@ -66,6 +67,7 @@ class FusedStages:
                 launch.collect_squares(self.squares)
 
     def sum_updates(self, found_inf: Tensor | None) -> None:
+        """Second stage."""
         with on_device(self.device):
             for table in self.tables:
                 launch = ShardLaunches(table, self.grad_scale, found_inf)
@@ -74,8 +76,9 @@ class FusedStages:
                 launch.collect_updates(self.updates)
 
     def apply_updates(self, found_inf: Tensor | None) -> None:
+        """Third stage."""
         with on_device(self.device):
             for table in self.tables:
                 launch = ShardLaunches(table, self.grad_scale, found_inf)
-                launch.find_scalars(self.squares, self.updates)
+                launch.find_scalars_of_shards(self.squares, self.updates)
                 launch.apply_updates()

@@ -34,15 +34,18 @@ class PlainStages:
         ]
 
     def sum_squares(self) -> None:
+        """First stage."""
         for work in self.work:
             work.sum_squares()
 
     def sum_updates(self, found_inf: Tensor | None) -> None:
+        """Second stage."""
         if found_inf is None or found_inf.item() == 0:
             for work in self.work:
                 work.sum_updates()
 
     def apply_updates(self, found_inf: Tensor | None) -> None:
+        """Third stage."""
         if found_inf is not None and found_inf.item() != 0:
             return
         scaled = [place for work in self.work if (place := work.shard.parameter_sum) is not None]

@@ -10,8 +10,8 @@ from torch import Tensor
 class Stages(Protocol):
     """The step of some shards, in three stages. Between them the sums of all processes are added up.
 
-    An implementation takes shards that have elements, the two buffers of sums (filled with zeros; float32, or float64 if
-    a parameter is) and ``grad_scale``. ``sharded.plain`` is the reference.
+    An implementation takes shards that have elements, the two buffers of sums and ``grad_scale``. The buffers are
+    filled with zeros, float32 or, if a parameter is, float64. ``sharded.plain`` is the reference.
     """
 
     def sum_squares(self) -> None:

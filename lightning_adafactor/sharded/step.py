@@ -74,6 +74,7 @@ class ShardedAdafactor:
     def __init__(self, tilings: dict[torch.dtype, Tiling] | None = None) -> None:
         self.tilings = tilings or {}
         self._tables: Tables = {}
+        self._plans: dict[torch.device, _Plan] = {}
 
     def __call__(
         self, entries: Iterable[ShardedEntry], *, grad_scale: Tensor | None = None, found_inf: Tensor | None = None
@@ -100,13 +101,12 @@ class ShardedAdafactor:
         self, entries: Sequence[ShardedEntry], device: torch.device, grad_scale: Tensor | None, found_inf: Tensor | None
     ) -> Tensor | None:
         """Takes the step of the parameters on one device; returns ``found_inf`` of all processes that share them."""
-        dtypes = {state_dtype(entry.entry.param) for entry in entries}
-        dtype = torch.float64 if torch.float64 in dtypes else torch.float32  # of the sums, which travel together
-        squares, updates = Reduction(dtype, device), Reduction(dtype, device)
-        slots = [_Slots(entry, squares, updates) for entry in entries]
-        inf = None if found_inf is None else squares.reserve_for_all(entries[0].layout, updates)
-        shards = [slot.shard(squares, updates) for slot in slots]
-        stages = self._stages(entries, shards, squares.allocate(), updates.allocate(), grad_scale)
+        signature = _signature(entries, found_inf)
+        plan = self._plans.get(device)
+        if plan is None or plan.signature != signature:
+            plan = self._plans[device] = _Plan(entries, device, found_inf)
+        squares, updates, inf = plan.squares, plan.updates, plan.inf
+        stages = self._stages(entries, plan.shards(entries), squares.allocate(), updates.allocate(), grad_scale)
 
         overflow = None
         if inf is not None and found_inf is not None:
@@ -154,6 +154,52 @@ class ShardedAdafactor:
         return stages
 
 
+def _signature(entries: Sequence[ShardedEntry], found_inf: Tensor | None) -> list[object]:
+    """All that the places of sums depend on."""
+    return [
+        found_inf is None,
+        *(
+            (each.layout, each.entry.param.shape, each.entry.param.dtype, each.entry.rule.scale_parameter)
+            for each in entries
+        ),
+    ]
+
+
+class _Plan:
+    """The places of all sums; kept from step to step, because to find them takes longer than a small shard's step.
+
+    Args:
+        entries: The parameters of the step on one device.
+        device: The device.
+        found_inf: As of the step; whether it is given matters.
+
+    Attributes:
+        signature: What it depends on.
+        squares: Where ΣG² over rows and over columns, ΣR, Σp² and ``found_inf`` are added up.
+        updates: Where ΣU² is added up.
+        inf: The slot of ``found_inf`` in ``squares``.
+    """
+
+    def __init__(self, entries: Sequence[ShardedEntry], device: torch.device, found_inf: Tensor | None) -> None:
+        self.signature = _signature(entries, found_inf)
+        dtypes = {state_dtype(entry.entry.param) for entry in entries}
+        dtype = torch.float64 if torch.float64 in dtypes else torch.float32  # of the sums, which travel together
+        self.squares, self.updates = Reduction(dtype, device), Reduction(dtype, device)
+        slots = [_Slots(entry, self.squares, self.updates) for entry in entries]
+        self.inf = None if found_inf is None else self.squares.reserve_for_all(entries[0].layout, self.updates)
+        self._places = [slot.places(self.squares, self.updates) for slot in slots]
+
+    def shards(self, entries: Sequence[ShardedEntry]) -> list[Shard]:
+        """The shards of this step."""
+        return [
+            Shard(each.entry, each.layout.shape, *places) for each, places in zip(entries, self._places, strict=True)
+        ]
+
+
+_Places = tuple[bool, int | None, int | None, int | None, int | None, int]
+"""``holds_factor`` and the places of a ``Shard``."""
+
+
 class _Slots:
     """The sums of a parameter that several processes add up.
 
@@ -166,7 +212,7 @@ class _Slots:
     """
 
     def __init__(self, sharded: ShardedEntry, squares: Reduction, updates: Reduction) -> None:
-        self.entry, self.layout = entry, layout = sharded.entry, sharded.layout
+        entry, layout = sharded.entry, sharded.layout
         self.parameter_sum = squares.reserve(1, layout, layout.all) if entry.rule.scale_parameter else None
         self.update_sum = updates.reserve(1, layout, layout.all)
         self.row_sums: int | None = None
@@ -183,19 +229,11 @@ class _Slots:
                 matrices = math.prod(entry.param.shape[:-2])
                 self.mean_sums = squares.reserve(matrices, layout, sorted((*own, *other)))
 
-    def shard(self, squares: Reduction, updates: Reduction) -> Shard:
-        """The shard with the places of its sums, once all slots are reserved."""
-        return Shard(
-            entry=self.entry,
-            shape=self.layout.shape,
-            holds_factor=self.holds_factor,
-            row_sums=_place(squares, self.row_sums),
-            column_sums=_place(squares, self.column_sums),
-            mean_sums=_place(squares, self.mean_sums),
-            parameter_sum=_place(squares, self.parameter_sum),
-            update_sum=updates.place(self.update_sum),
+    def places(self, squares: Reduction, updates: Reduction) -> _Places:
+        """Where the sums are, once all slots are reserved."""
+        row_sums, column_sums, mean_sums, parameter_sum = (
+            None if slot is None else squares.place(slot)
+            for slot in (self.row_sums, self.column_sums, self.mean_sums, self.parameter_sum)
         )
-
-
-def _place(reduction: Reduction, slot: int | None) -> int | None:
-    return None if slot is None else reduction.place(slot)
+        update_sum = updates.place(self.update_sum)
+        return self.holds_factor, row_sums, column_sums, mean_sums, parameter_sum, update_sum

@@ -8,6 +8,8 @@ from recipes.cli.config_files import ConfigFile, Key
 
 MISSING: Any = object()
 """The value of an option that was given without one."""
+NULL = "null"
+"""The word on the command line that stands for None."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,13 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
             yield from flatten(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
+
+
+def holds_null(value: Any) -> bool:
+    """Whether a value is null, or holds one at any depth."""
+    if isinstance(value, Mapping):
+        return any(map(holds_null, value.values()))
+    return any(map(holds_null, value)) if isinstance(value, list) else value in (None, NULL)
 
 
 def plain_keys(settings: Mapping[str, Any], group: str) -> Iterator[str]:

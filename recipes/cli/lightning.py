@@ -23,7 +23,7 @@ from recipes.cli.given import plain_keys
 from recipes.cli.interpolation import explain_interpolation
 from recipes.cli.jsonargparse_internals import arguments_of
 from recipes.cli.lent_arguments import take_nothing_over
-from recipes.cli.mistakes import explain, refuse_empty_groups, sentence
+from recipes.cli.mistakes import explain, refuse_empty_groups, refuse_null, sentence
 from recipes.cli.parser import RecipeParser, parser_settings, words_for
 from recipes.cli.unforeseen import Circumstances, explain_error
 from recipes.cli.unwritable_defaults import leave_out_unwritable_defaults
@@ -196,6 +196,7 @@ class RecipeCLI(LightningCLI):
             raise RecipeError(sentence(str(error), command)) from error
         except OmegaConfBaseException as error:
             raise explain_interpolation(error, command, given) from error
+        refuse_null(self.command_parser, given)
         for note in take_nothing_over(given, self.config[command]):
             tell(note)
         leave_out_unwritable_defaults(self.config)

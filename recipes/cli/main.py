@@ -77,6 +77,7 @@ def _run(args: list[str]) -> int:
     quiet.no_bars_in_files()
     quiet.silence()
     if args[0] in OWN_COMMANDS:
+        _refuse_launcher(args[0])
         return int(importlib.import_module(OWN_COMMANDS[args[0]].module).main(args[1:]))
 
     command_line = CommandLine.parse(args[1:])  # a missing file or invalid YAML is reported before torch is loaded
@@ -86,6 +87,17 @@ def _run(args: list[str]) -> int:
 
     RecipeCLI(args[0], command_line)
     return SUCCESS
+
+
+def _refuse_launcher(command: str) -> None:
+    """Raises a RecipeError if torchrun or srun has started a command that runs in one process in several."""
+    variables = {"torchrun": ("TORCHELASTIC_RUN_ID", "WORLD_SIZE"), "srun": ("SLURM_STEP_ID", "SLURM_STEP_NUM_TASKS")}
+    for launcher, (mark, size) in variables.items():
+        if mark in os.environ and os.environ.get(size, "1") not in ("", "1"):
+            raise RecipeError(
+                f"{command} was started in {os.environ[size]} processes, and runs in one: start it with python instead "
+                f"of {launcher}; the trainings of compare and reproduce start the processes of trainer.devices themselves"
+            )
 
 
 @contextmanager

@@ -5,7 +5,7 @@ in which they were given, until it rejects one.
 """
 
 from argparse import Action, ArgumentError
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, NoReturn
@@ -14,9 +14,10 @@ from jsonargparse import ArgumentParser, Namespace
 
 from recipes.cli.class_paths import class_parser, default_class, did_you_mean, find_class
 from recipes.cli.config_files import EXTENSION, Key, key_name
-from recipes.cli.given import MISSING, Given
+from recipes.cli.foreign_names import KEYS
+from recipes.cli.given import MISSING, NULL, Given, holds_null
 from recipes.cli.jsonargparse_internals import arguments_of, type_of
-from recipes.cli.type_words import choices_in, classes_in, expected, takes_scalars
+from recipes.cli.type_words import choices_in, classes_in, expected, takes_null, takes_scalars
 from recipes.messages import RecipeError
 
 SPECIFICATION = ("class_path", "init_args", "dict_kwargs")
@@ -33,6 +34,12 @@ def explain(parser: ArgumentParser, given: Iterable[Given]) -> None:
         if missing := required - search.arguments[name]:
             named = f"{source.where(key)}{key_name(key)}"
             raise RecipeError(f"{named} needs {' and '.join(sorted(missing))} under init_args")
+
+
+def refuse_null(parser: ArgumentParser, given: Sequence[Given]) -> None:
+    """Raises a :class:`RecipeError` for a null that its type does not allow: in arguments of classes it parses."""
+    if any(holds_null(source.settings) for source in given):
+        explain(parser, given)
 
 
 def refuse_empty_groups(parser: ArgumentParser, given: Iterable[Given]) -> None:
@@ -84,6 +91,8 @@ class _Search:
         classes = classes_in(hint)
         if value is MISSING:
             self.fail(key, f"is given no value: expected {expected(hint)}")
+        if value in (None, NULL) and not takes_null(hint) and (argument.required or argument.default is not None):
+            self.fail(key, f"is null: expected {expected(hint)}")
         if classes and isinstance(value, list):
             for i, item in enumerate(value):
                 self.value(parser, argument, item, (*key, i))
@@ -132,7 +141,8 @@ class _Search:
             choices += ["help", "print_config"]
         near = get_close_matches(str(key[-1]).removesuffix("+"), choices, n=2)
         listed = f"; expected one of {', '.join(choices)}" if len(choices) <= LISTED_AT_MOST else ""
-        remedy = did_you_mean(near) or listed
+        elsewhere = KEYS.get(str(key[-1]))
+        remedy = f"; use {elsewhere}" if elsewhere and key_name(key) not in elsewhere else did_you_mean(near) or listed
         if len(key) == 1 and self.source.file and key[0] in self.source.file.anchors:
             remedy = f"; a key that only holds an anchor is called {EXTENSION}{key[0]}"
         raise RecipeError(f"{self.source.where(key)}unknown key '{key_name(key)}'{remedy}")

@@ -12,7 +12,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from recipes.cli.command_line import CONFIG, CommandLine, Option
 from recipes.cli.commands import COMMANDS
 from recipes.cli.config_files import ConfigFile
-from recipes.cli.given import Given
+from recipes.cli.given import Given, holds_null
 from recipes.cli.interpolation import absolute_in
 from recipes.cli.lent_arguments import take_nothing_over
 
@@ -132,15 +132,9 @@ def _loses_null(option: Option) -> bool:
     if parts[0] not in CLASSES or len(parts) < 3 or option.name.endswith("+") or not str(option.value).strip():
         return False
     try:
-        return _holds_null(yaml.safe_load(str(option.value)))
+        return holds_null(yaml.safe_load(str(option.value)))
     except yaml.YAMLError:
         return False
-
-
-def _holds_null(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return any(map(_holds_null, value.values()))
-    return any(map(_holds_null, value)) if isinstance(value, list) else value is None
 
 
 def _as_yaml(option: Option) -> str:

@@ -2,6 +2,7 @@
 
 import collections.abc
 import inspect
+import types
 import typing
 from collections.abc import Iterable
 from typing import Any
@@ -46,6 +47,16 @@ def choices_in(hint: Any) -> list[str]:
     if typing.get_origin(hint) is not typing.Literal:
         choices = [choice for argument in choices for choice in choices_in(argument)]
     return list(dict.fromkeys(map(str, choices)))
+
+
+def takes_null(hint: Any) -> bool:
+    """Whether a type accepts null, or is not known."""
+    unknown = hint in (None, Any, inspect.Parameter.empty)
+    return unknown or hint is type(None) or any(map(takes_null, _alternatives(hint)))
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType, typing.Annotated) else ()
 
 
 def takes_scalars(hint: Any) -> bool:

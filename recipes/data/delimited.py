@@ -95,6 +95,8 @@ def _head(file: str, key: str, args: dict[str, Any], rows: int = 0) -> tuple[lis
         head = pandas.read_csv(file, nrows=rows, dtype=str, **pandas_args(args))
     except UnicodeError as error:
         raise cannot_decode(key, file, error) from error
+    except pandas.errors.EmptyDataError as error:
+        raise RecipeError(f"{key}: '{file}' is empty: expected a line of column names, and rows below") from error
     except (*DAMAGED, ValueError, TypeError) as error:  # pandas' own errors are ValueErrors
         raise RecipeError(f"{key}: '{file}' cannot be read as a table: {first_line(error)}") from error
     return [str(column) for column in head.columns], head.values.tolist()

@@ -61,9 +61,15 @@ def load_split(
         endings = ", ".join(READERS)
         raise RecipeError(
             f"{key} is '{source}', which is neither a file ({endings}) nor, without data.path, a split's "
-            "name: give a file or set data.path to a dataset of the hub"
+            f"name: give a file{_fraction(source)} or set data.path to a dataset of the hub"
         )
     return _load_hub(source, key, path, name, load_args or {})
+
+
+def _fraction(source: str) -> str:
+    """The fraction that a percentage stands for, for a message."""
+    percent = source.removesuffix("%").strip()
+    return f", the fraction {int(percent) / 100}" if source.endswith("%") and percent.isdecimal() else ""
 
 
 def check_columns(rows: "Dataset", columns: Mapping[str, str], key: str, source: Any = None) -> None:
@@ -96,6 +102,8 @@ def _column_hint(column: str, names: list[str], source: Any) -> str:
     near = get_close_matches(column, names, 1)
     if near:
         return f"; did you mean '{near[0]}'?"
+    if isinstance(first, str) and READERS.get(suffix(first)) == "json" and len(names) == 1:
+        return f"; if that key holds the rows, set data.load_args {{field: {names[0]}}}"
     return "; name the columns of a file without a header with data.load_args {column_names: [...]}" * delimited
 
 

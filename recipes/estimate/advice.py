@@ -34,7 +34,9 @@ def advise(setting: Setting, rows: Sequence[Estimate], memory: int | None) -> li
         advice.append(f"- gradient release (model.gradient_release: true): {_verdict(released, memory)}")
         fits |= _excess(released, memory) <= 0
     if setting.can_checkpoint():
-        row = dataclasses.replace(own, activations=setting.activation_bytes(checkpointing=True))
+        row = dataclasses.replace(
+            own, activations=setting.activation_bytes(checkpointing=True, released=own.gradient_release)
+        )
         advice.append(f"- activation checkpointing (model.gradient_checkpointing: true): {_verdict(row, memory)}")
         fits |= _excess(row, memory) <= 0
     if size := largest_batch(setting, own, memory):
@@ -50,14 +52,14 @@ def largest_batch(setting: Setting, row: Estimate, memory: int, checkpointing: b
     if row.step > spare:
         return 0
     most = int(setting.data.batch_size)
-    at_most, at_least = (setting.activation_bytes(size, checkpointing) for size in (most, 1))
+    at_most, at_least = (setting.activation_bytes(size, checkpointing, row.gradient_release) for size in (most, 1))
     if at_most <= spare:
         return most
     if at_least > spare:
         return 0
     # Activations grow almost linearly with the batch: start where the line says, and go down until it fits.
     size = 1 + int((most - 1) * (spare - at_least) / (at_most - at_least))
-    while setting.activation_bytes(size, checkpointing) > spare:
+    while setting.activation_bytes(size, checkpointing, row.gradient_release) > spare:
         size -= 1
     return size
 
@@ -68,7 +70,7 @@ def _all_together(setting: Setting, rows: Sequence[Estimate], memory: int) -> st
     checkpointing = True if setting.can_checkpoint() else None
     setting = setting.held_in(getattr(torch, frugal.dtype))
     size = largest_batch(setting, frugal, memory, checkpointing)
-    least = setting.activation_bytes(1, checkpointing)
+    least = setting.activation_bytes(1, checkpointing, frugal.gradient_release)
     changes = [frugal.name, f"{frugal.dtype} parameters"]
     changes += ["gradient release"] if frugal.gradient_release and not setting.releases else []
     changes += ["activation checkpointing"] if checkpointing else []

@@ -11,19 +11,25 @@ device             ``gpu`` or ``cpu``: what the activations are estimated for.
 batch              Shapes of the tensors in the longest training batch.
 gpu_memory_bytes   Memory to fit into; null without ``--gpu-memory`` and CUDA device.
 gradient_release   Whether the recipe has gradient release on (``model.gradient_release``).
+processes          ``data`` and ``tensor``: over how many devices FSDP2 and tensor parallelism shard the model (1 and 1
+                   for one device), or DDP the batches if ``replicated``.
 estimates          For each dtype of the parameters, each optimizer, without and with gradient release:
                    ``name``, ``optimizer`` (class), ``own`` (the recipe's), ``dtype``, ``gradient_release``,
                    ``parameter_memory``, ``gradient_memory``, ``optimizer_state`` (each ``elements``, ``bytes``,
                    ``megabytes``, MiB), ``buffer_bytes``, ``activation_bytes`` (an upper bound), ``step_bytes``
                    (an estimate of the temporaries of the optimizer's step, when the activations are freed),
-                   ``total_bytes`` (the sum, of the last two only the larger), ``fits``, ``spare_bytes``
+                   ``gathered`` (bytes that FSDP2 gathers: ``largest`` block, ``parameters`` at the peak, and whole
+                   ``gradients`` before they are reduced), ``bucket_bytes`` (of DDP's copy of the gradients),
+                   ``total_bytes`` (the sum; of the step and of activations with what is gathered only the larger),
+                   ``fits``, ``spare_bytes``
                    (negative: missing), ``note``. Unknown values are null.
 advice             What to change if the recipe does not fit, in sentences.
 remarks            What the figures do not include, in sentences.
 ================== ==================================================================================
 """
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lightning_adafactor.memory import StateSize
@@ -35,7 +41,7 @@ if TYPE_CHECKING:
 
 WIDTH_IN_FILES = 118
 ACTIVATIONS = (
-    "Activations are an upper bound; parameters, gradients and state are exact, for one process. "
+    "Activations are an upper bound; parameters, gradients and state are exact, for one process{of}. "
     "Leave a margin for the overhead of the device. MB and GB are 2**20 and 2**30 bytes."
 )
 RELEASED = (
@@ -75,6 +81,7 @@ def as_json(
         "batch": {key: list(tensor.shape) for key, tensor in setting.data.largest_batch().items()},
         "gpu_memory_bytes": memory,
         "gradient_release": setting.releases,
+        "processes": dataclasses.asdict(setting.processes),
         "estimates": [_row(row, memory) for row in rows],
         "advice": list(advice),
         "remarks": list(remarks),
@@ -95,6 +102,8 @@ def _row(row: Estimate, memory: int | None) -> dict[str, Any]:
         "buffer_bytes": row.buffers,
         "activation_bytes": row.activations,
         "step_bytes": row.step,
+        "gathered": dataclasses.asdict(row.gathered),
+        "bucket_bytes": row.buckets,
         "total_bytes": row.total,
         "fits": None if spare is None else spare >= 0,
         "spare_bytes": spare,
@@ -129,8 +138,41 @@ def print_table(result: Mapping[str, Any]) -> None:
             console.print(f"{row['name']}: {row['note']}.", highlight=False, markup=False)
     states = (f"{row['name']} {row['optimizer_state']['elements']:,}" for row in first if row["optimizer_state"])
     elements = f"Elements of the optimizer state: {', '.join(states) or 'unknown'}."
-    for sentence in [elements, *result["advice"], *result["remarks"], ACTIVATIONS, RELEASED]:
+    for sentence in [
+        elements,
+        *result["advice"],
+        *result["remarks"],
+        *_of_processes(result),
+        ACTIVATIONS.format(of=_of(result["processes"])),
+        RELEASED,
+    ]:
         console.print(sentence, highlight=False, markup=False)
+
+
+def _of(processes: Mapping[str, Any]) -> str:
+    number = processes["data"] * processes["tensor"]
+    return f" of {number}" if number > 1 else ""
+
+
+def _of_processes(result: Mapping[str, Any]) -> Iterator[str]:
+    """What is gathered or copied because there are several processes."""
+    processes, first = result["processes"], result["estimates"][0]
+    if first["bucket_bytes"]:
+        yield f"DDP over {processes['data']} processes: totals include its copy of the gradients."
+    elif processes["data"] * processes["tensor"] > 1:
+        own = {key: shown_size(size) for key, size in first["gathered"].items()}
+        dims = [f"FSDP2 over {processes['data']}"] * (processes["data"] > 1)
+        dims += [f"tensor parallelism over {processes['tensor']}"] * (processes["tensor"] > 1)
+        yield (
+            f"{' and '.join(dims)}: the figures are those of the fullest device."
+            + (
+                f" The largest block has {own['largest']} of {first['dtype']} parameters when it is gathered. Totals "
+                f"include, beside activations, {own['parameters']} of gathered parameters (with the next block, which "
+                f"is gathered ahead, and what is in no block) and {own['gradients']} of whole gradients."
+                if processes["data"] > 1
+                else ""
+            )
+        )
 
 
 def _table(rows: Sequence[Mapping[str, Any]], dtype: str, memory: int | None) -> "Table":

@@ -1,4 +1,4 @@
-"""The parts of a training's memory, for several optimizers: from shapes, without loading weights."""
+"""The parts of a training's memory on one device, for several optimizers: from shapes, without loading weights."""
 
 import copy
 import dataclasses
@@ -16,7 +16,8 @@ from lightning_adafactor.gradient_release import find_blocks
 from lightning_adafactor.gradient_release.unsupported import check_optimizer
 from lightning_adafactor.memory import StateSize
 from lightning_adafactor.prediction import bitsandbytes_adamw8bit_state, predict_state
-from recipes.estimate.activations import PRECISIONS, TRUE_DTYPES, peak_bytes
+from recipes.estimate.activations import PRECISIONS, TRUE_DTYPES, Peak, peak_bytes
+from recipes.estimate.mesh import Gathered, Processes, gathered, local, sharded
 from recipes.estimate.step import step_bytes
 from recipes.messages import RecipeError
 from recipes.recipe import Recipe
@@ -75,8 +76,10 @@ class Estimate:
         gradients: Those of all trainable parameters or, with gradient release, of the largest block.
         state: The optimizer's state; None if unknown.
         buffers: Bytes of the buffers.
-        activations: Bytes of everything else in forward and backward pass, an upper bound.
+        activations: Bytes that forward and backward pass take beyond these gradients, an upper bound.
         step: Bytes of the temporaries of the optimizer's step, when the activations are freed; an estimate.
+        gathered: What FSDP2 gathers in the forward and backward pass.
+        buckets: Bytes of the buckets in which DDP sums gradients.
         note: Why the state is unknown, or how it is known; or why gradient release is not supported.
         supported: Whether the optimizer supports gradient release, if the estimate is one with it.
     """
@@ -92,6 +95,8 @@ class Estimate:
     buffers: int
     activations: int
     step: int
+    gathered: Gathered = dataclasses.field(default_factory=Gathered)
+    buckets: int = 0
     note: str = ""
     supported: bool = True
 
@@ -100,8 +105,9 @@ class Estimate:
         """Peak bytes; None if the state is unknown, or gradient release is not supported."""
         if self.state is None or not self.supported:
             return None
-        temporary = max(self.activations, self.step)
-        return self.parameters.bytes + self.gradients.bytes + self.state.bytes + self.buffers + temporary
+        temporary = max(self.activations + self.gathered.total, self.step)
+        lasting = self.parameters.bytes + self.gradients.bytes + self.state.bytes + self.buffers + self.buckets
+        return lasting + temporary
 
 
 class Setting:
@@ -112,13 +118,22 @@ class Setting:
         data: Its data; it has ``largest_batch()`` and ``batch_size``.
         precision: ``trainer.precision``.
         gpu: Whether to estimate for a GPU; else for a CPU.
+        processes: The processes of the run; if they share the model, all is called within ``fake_processes``.
 
     Raises:
         RecipeError: The module or the data cannot be estimated, or the precision is not supported.
     """
 
-    def __init__(self, module: LightningModule, data: LightningDataModule, precision: Any, gpu: bool) -> None:
+    def __init__(
+        self,
+        module: LightningModule,
+        data: LightningDataModule,
+        precision: Any,
+        gpu: bool,
+        processes: Processes | None = None,
+    ) -> None:
         self.gpu = gpu
+        self.processes = processes or Processes()
         for owner, contract in ((module, Recipe), (data, RecipeData)):
             if not isinstance(owner, contract):
                 raise RecipeError(
@@ -137,8 +152,9 @@ class Setting:
         self.module.build_on_meta(data)
         if self.precision in TRUE_DTYPES:
             self.module.model.to(TRUE_DTYPES[self.precision])
+        self._sharded = sharded(self.module.model, self.processes) if self.processes.are_sharded else None
         self._dtype: torch.dtype | None = None
-        self._activations: dict[tuple[Any, ...], int] = {}
+        self._peaks: dict[tuple[Any, ...], Peak] = {}
 
     def held_in(self, dtype: torch.dtype) -> "Setting":
         """The same recipe with all floating-point parameters held in ``dtype``."""
@@ -148,8 +164,16 @@ class Setting:
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """All parameters, tied ones once."""
-        return [self._held(parameter) for parameter in self.module.parameters()]
+        """All parameters, tied ones once; DTensors where processes share them."""
+        return [self._held(parameter) for parameter in (self._sharded or self.module).parameters()]
+
+    def gathered(self) -> Gathered:
+        """What FSDP2 gathers."""
+        if self._sharded is None:
+            return Gathered()
+        names = (self.module.gather_dtype, self.module.reduce_dtype)
+        gather, reduce = (None if name is None else getattr(torch, name) for name in names)
+        return gathered(self._sharded, self.processes.data, gather or self._dtype, reduce)
 
     def _held(self, parameter: nn.Parameter) -> nn.Parameter:
         if self._dtype is None or not parameter.is_floating_point():
@@ -168,21 +192,25 @@ class Setting:
         """Bytes of the buffers, each once."""
         return sum(buffer.numel() * buffer.element_size() for buffer in self.module.buffers())
 
-    def activation_bytes(self, batch_size: int | None = None, checkpointing: bool | None = None) -> int:
-        """The peak bytes of a step beside parameters, gradients and state; see :mod:`recipes.estimate.activations`.
+    def activation_bytes(
+        self, batch_size: int | None = None, checkpointing: bool | None = None, released: bool = False
+    ) -> int:
+        """What forward and backward pass take beyond the gradients; see :mod:`recipes.estimate.activations`.
 
         Args:
             batch_size: Examples in the batch; None for ``data.batch_size``.
             checkpointing: Whether activations are recomputed in the backward pass; None for the recipe's setting.
+            released: With gradient release: beyond the gradients of the largest block.
         """
         batch_size = batch_size or int(self.data.batch_size)
         key = (self.dtype, batch_size, checkpointing)
-        if key not in self._activations:
+        if key not in self._peaks:
             with self._changed(batch_size, checkpointing):
-                self._activations[key] = peak_bytes(
+                self._peaks[key] = peak_bytes(
                     self.module, self.data.largest_batch, self._loss, self.precision, self.gpu, self._dtype
                 )
-        return self._activations[key]
+        peak = self._peaks[key]
+        return peak.released - self._largest_block(self.module).bytes if released else peak.plain - peak.gradients
 
     def _loss(self, batch: Any) -> Tensor:
         loss = self.module.training_step(batch, 0)
@@ -218,7 +246,7 @@ class Setting:
             if formula is None:
                 return None, candidate.unsupported_reason
             return formula(
-                self.parameters
+                [nn.Parameter(local(parameter), parameter.requires_grad) for parameter in self.parameters]
             ), f"{candidate.unsupported_reason}; from the formula for its default arguments"
         try:
             with warnings.catch_warnings():
@@ -234,8 +262,11 @@ class Setting:
         return bool(self.module.gradient_release)
 
     def largest_block(self) -> StateSize:
-        """The gradients that gradient release keeps at a time."""
-        blocks = (map(self._held, block.params) for block in find_blocks(self.module))
+        """The gradients that gradient release keeps on this device at a time."""
+        return self._largest_block(self._sharded or self.module)
+
+    def _largest_block(self, model: nn.Module) -> StateSize:
+        blocks = (map(self._held, block.params) for block in find_blocks(model))
         return max(map(_size, blocks), key=lambda size: size.bytes, default=StateSize(0, 0))
 
     def release_unsupported_reason(self, candidate: Candidate) -> str:
@@ -252,10 +283,12 @@ class Setting:
         """The temporaries of an optimizer's step; 0 for those with kernels of their own, which take little."""
         if candidate.make is None:
             return 0
-        return step_bytes(candidate.make, self._parameter_groups(candidate), self.gpu) or 0
+        groups = self._parameter_groups(candidate)
+        groups = [{**group, "params": [nn.Parameter(local(each)) for each in group["params"]]} for group in groups]
+        return step_bytes(candidate.make, groups, self.gpu) or 0
 
     def _parameter_groups(self, candidate: Candidate) -> list[dict[str, Any]]:
-        groups = optimization.parameter_groups(self.module.model, candidate.make)
+        groups = optimization.parameter_groups(self._sharded or self.module.model, candidate.make)
         return [{**group, "params": [self._held(parameter) for parameter in group["params"]]} for group in groups]
 
 
@@ -297,16 +330,25 @@ def _rows(setting: Setting, candidates: Iterable[Candidate]) -> Iterator[Estimat
             buffers=setting.buffer_bytes(),
             activations=setting.activation_bytes(),
             step=setting.step_bytes(candidate),
+            gathered=setting.gathered(),
+            buckets=gradients.bytes if setting.processes.replicated and setting.processes.number > 1 else 0,
             note=note,
         )
         yield row
         reason = setting.release_unsupported_reason(candidate)
-        released = dataclasses.replace(row, gradient_release=True, gradients=largest, step=0)
+        released = dataclasses.replace(
+            row,
+            gradient_release=True,
+            gradients=largest,
+            activations=setting.activation_bytes(released=True),
+            step=0,
+        )
         yield dataclasses.replace(released, supported=False, note=reason) if reason else released
 
 
 def _size(parameters: Iterable[Tensor]) -> StateSize:
-    parameters = list(parameters)
+    """The size of what this process holds of parameters."""
+    parameters = [local(parameter) for parameter in parameters]
     return StateSize(
         sum(parameter.numel() for parameter in parameters),
         sum(parameter.numel() * parameter.element_size() for parameter in parameters),

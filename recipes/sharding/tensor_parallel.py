@@ -50,7 +50,7 @@ def parallelize(model: Any, mesh: DeviceMesh) -> None:
     """
     size = mesh.size()
     plan = plan_of(model, size)
-    _refuse_uneven(model, plan, size)
+    refuse_uneven(model, plan, size)
     shared = shared_names(model)
     parallelize_module(model, mesh, {name: STYLES[style]() for name, style in plan.items()}, src_data_rank=None)
     share(model, shared)
@@ -127,7 +127,8 @@ def _is_divisible(end: Any, size: int) -> bool:
     return end.weight.shape[0] % size == 0 and getattr(end, "padding_idx", None) is None
 
 
-def _refuse_uneven(model: Any, plan: dict[str, str], size: int) -> None:
+def refuse_uneven(model: Any, plan: dict[str, str], size: int) -> None:
+    """Raises a RecipeError if the number of processes does not divide the heads or the width of a matrix."""
     config = model.config.get_text_config()
     sizes = {name: getattr(config, name, None) for name in ("num_attention_heads", "num_key_value_heads")}
     if "colwise" in plan.values():

@@ -60,7 +60,7 @@ def _newest_valid(run: Path, which: str) -> Path | None:
     wanted = _in_run(run, which)
     if wanted is None:
         return None
-    others = sorted(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    others = sorted(folder.rglob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
     corrupted: list[Path] = []
     for path in dict.fromkeys([wanted, *others]):
         if not path.is_file() or not _is_valid(path):
@@ -110,7 +110,7 @@ def _in_run(run: Path, which: str) -> Path | None:
     """A run's best or last checkpoint, or the other one if only that exists."""
     folder = run / "checkpoints"
     last = folder / LAST
-    best = sorted((path for path in folder.glob("*.ckpt") if path.name != LAST), key=lambda path: path.stat().st_mtime)
+    best = sorted((path for path in folder.rglob("*.ckpt") if path.name != LAST), key=lambda path: path.stat().st_mtime)
     if which == "best" and len(best) > 1:
         recorded = _recorded_best(folder, best)
         best = [recorded] if recorded else best
@@ -120,7 +120,7 @@ def _in_run(run: Path, which: str) -> Path | None:
 
 def _recorded_best(folder: Path, candidates: list[Path]) -> Path | None:
     """The best checkpoint as recorded in the newest one, for runs that keep several."""
-    newest_first = sorted(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime, reverse=True)
+    newest_first = sorted(folder.rglob("*.ckpt"), key=lambda path: path.stat().st_mtime, reverse=True)
     newest = next((path for path in newest_first if _is_valid(path)), None)
     if newest is None:
         return None

@@ -105,7 +105,7 @@ def _local(parameter: Tensor) -> Tensor:
 def _kept(trainer: Trainer) -> str:
     """The last checkpoint file; a path that a callback was about to write does not count."""
     folders = {getattr(callback, "dirpath", None) for callback in trainer.checkpoint_callbacks}
-    files = [file for folder in folders if folder for file in Path(folder).glob("*.ckpt")]
+    files = [file for folder in folders if folder for file in Path(folder).rglob("*.ckpt")]
     if not files:
         return "no checkpoint had been written yet"
     return f"the last good checkpoint is {max(files, key=lambda file: file.stat().st_mtime_ns)}"

@@ -50,7 +50,7 @@ def connect(trainer: Trainer) -> None:
     assert address is not None
     connections = peers.accept(listener, size, address[2]) if listener is not None else peers.connect(address, rank)
     complete = len(connections) == (size - 1 if rank == 0 else 1)
-    if not trainer.strategy.reduce_boolean_decision(complete):  # type: ignore[attr-defined]
+    if not trainer.strategy.reduce_boolean_decision(complete):
         for connection in connections.values():
             connection.close()
         rank_zero_warn(

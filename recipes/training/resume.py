@@ -59,7 +59,7 @@ class OptimizerAsGiven(Callback):
                 other = before if before != name else f"another one, with the options {', '.join(sorted(saved))}"
                 raise RecipeError(
                     f"--ckpt_path {trainer.ckpt_path}: the optimizer is {name}, and the state in the checkpoint is of "
-                    f"{other}: a run goes on with the optimizer it was begun with, or starts anew without --ckpt_path"
+                    f"{other}: resume with the optimizer of the run, or start a new run without --ckpt_path"
                 )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -110,7 +110,7 @@ def how_to_resume(trainer: Trainer) -> str:
     if last.path and Path(last.path).is_file():
         return f"resume with --ckpt_path {last.path}"
     run = Path(trainer.default_root_dir)
-    return f"resume with --ckpt_path {run}" if any((run / "checkpoints").glob("*.ckpt")) else ""
+    return f"resume with --ckpt_path {run}" if any((run / "checkpoints").rglob("*.ckpt")) else ""
 
 
 def _options(group: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from lightning_adafactor.fused.kernels.tables import (
     DECAY_FACTOR,
     EXP_AVG,
     EXP_AVG_STRIDES,
+    FIRST_COLUMN,
+    FIRST_ROW,
     FLAGS,
     GRAD_STRIDES,
     INDEX,
@@ -19,10 +21,8 @@ from lightning_adafactor.fused.kernels.tables import (
     IS_FACTORED,
     PARAM_STRIDES,
     REGION_ANY,
-    REGION_COLUMN,
-    REGION_ROW,
-    REGION_STRIDES,
     REGION_WHOLE,
+    ROWS_BETWEEN,
     SCALAR_COUNT,
     SCALAR_STEP,
     SEED,
@@ -30,6 +30,7 @@ from lightning_adafactor.fused.kernels.tables import (
     UPDATE_SCALE,
     load_field,
     load_option,
+    load_shard_field,
     load_unscale,
     should_step,
 )
@@ -91,10 +92,10 @@ def _first_row(param_table, param, matrix, n, row, REGION: tl.constexpr):
     else:
         size_1 = load_field(param_table, param, BATCH_1)
         size_2 = load_field(param_table, param, BATCH_2)
-        first = load_field(param_table, param, REGION_ROW) + row
-        first += matrix // size_2 // size_1 * load_field(param_table, param, REGION_STRIDES)
-        first += (matrix // size_2) % size_1 * load_field(param_table, param, REGION_STRIDES + 1)
-        return first + matrix % size_2 * load_field(param_table, param, REGION_STRIDES + 2)
+        first = load_shard_field(param_table, param, FIRST_ROW) + row
+        first += matrix // size_2 // size_1 * load_shard_field(param_table, param, ROWS_BETWEEN)
+        first += (matrix // size_2) % size_1 * load_shard_field(param_table, param, ROWS_BETWEEN + 1)
+        return first + matrix % size_2 * load_shard_field(param_table, param, ROWS_BETWEEN + 2)
 
 
 @triton.jit
@@ -106,16 +107,17 @@ def _bits_of_block(
     ``column`` is the block's first one in the tensor that is updated.
     """
     t = tl.load(scalars + param * SCALAR_COUNT + SCALAR_STEP).to(tl.int32)
-    index = load_field(param_table, param, INDEX).to(tl.int32)
-    seed = load_field(param_table, param, SEED)
     if REGION != REGION_WHOLE:
-        column += load_field(param_table, param, REGION_COLUMN)
+        column += load_shard_field(param_table, param, FIRST_COLUMN)
     if REGION == REGION_ANY:
         columns, rows = tl.broadcast((column + tl.arange(0, COLUMNS))[None, :], row[:, None])
-        return _random_bits_of_each(seed, columns, rows.to(tl.int32), t, index)
+        index = load_field(param_table, param, INDEX).to(tl.int32)
+        return _random_bits_of_each(load_field(param_table, param, SEED), columns, rows.to(tl.int32), t, index)
     else:
         lanes = (column // 8 + tl.arange(0, COLUMNS // 8)).to(tl.int32)
         counter_0, counter_1 = tl.broadcast(lanes[None, :], row.to(tl.int32)[:, None])
+        index = load_field(param_table, param, INDEX).to(tl.int32)
+        seed = load_field(param_table, param, SEED)
         return _random_bits(seed, counter_0, counter_1, t, index, ROWS, COLUMNS)
 
 
@@ -253,17 +255,20 @@ def apply_updates(
         unscale = load_unscale(grad_scale, HAS_GRAD_SCALE)
         flags = load_field(param_table, place[0], FLAGS)
         TILE: tl.constexpr = TILE_ROWS * TILE_COLUMNS
-        BLOCK: tl.constexpr = BLOCK_ROWS * TILE_COLUMNS
+        # a Philox block for each element takes registers
+        ROWS_AT_ONCE: tl.constexpr = BLOCK_ROWS // (2 if REGION == REGION_ANY else 1)
+        BLOCK: tl.constexpr = ROWS_AT_ONCE * TILE_COLUMNS
         if flags & IS_FACTORED != 0:
             if flags & IS_ALIGNED != 0:
                 _apply_to_matrix(
                     param_table, grads, option_table, workspace, scalars, unscale, place,
-                    P, G, TILE_ROWS, TILE_COLUMNS, BLOCK_ROWS, STAGES, True, MOMENTUM, STOCHASTIC, REGION,
+                    P, G, TILE_ROWS, TILE_COLUMNS, ROWS_AT_ONCE, STAGES, True, MOMENTUM, STOCHASTIC, REGION,
                 )  # fmt: skip
             else:
                 _apply_to_matrix(
                     param_table, grads, option_table, workspace, scalars, unscale, place,
-                    P, G, TILE_ROWS, TILE_COLUMNS, BLOCK_ROWS // UNALIGNED_SPLIT, 1, False, MOMENTUM, STOCHASTIC, REGION,
+                    P, G, TILE_ROWS, TILE_COLUMNS, ROWS_AT_ONCE // UNALIGNED_SPLIT, 1, False,
+                    MOMENTUM, STOCHASTIC, REGION,
                 )  # fmt: skip
         elif flags & IS_ALIGNED != 0:
             _apply_to_vector(

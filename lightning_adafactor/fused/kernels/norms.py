@@ -115,7 +115,8 @@ def sum_updates(
         unscale = load_unscale(grad_scale, HAS_GRAD_SCALE)
         flags = load_field(param_table, place[0], FLAGS)
         TILE: tl.constexpr = TILE_ROWS * TILE_COLUMNS
-        BLOCK: tl.constexpr = BLOCK_ROWS * TILE_COLUMNS
+        # to hold old and new V takes registers
+        BLOCK: tl.constexpr = BLOCK_ROWS * TILE_COLUMNS // (UNALIGNED_SPLIT if AVERAGES_VECTORS else 1)
         if flags & IS_FACTORED != 0:
             if flags & IS_ALIGNED != 0:
                 _sum_updates_of_matrix(
@@ -135,5 +136,5 @@ def sum_updates(
         else:
             _sum_updates_of_vector(
                 param_table, grads, option_table, squares_of_u, unscale, place,
-                tile, G, TILE, BLOCK // UNALIGNED_SPLIT, 1, False, AVERAGES_VECTORS,
+                tile, G, TILE, BLOCK_ROWS * TILE_COLUMNS // UNALIGNED_SPLIT, 1, False, AVERAGES_VECTORS,
             )  # fmt: skip

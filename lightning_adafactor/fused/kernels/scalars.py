@@ -7,32 +7,38 @@ import triton.language as tl
 
 from lightning_adafactor.fused.kernels.tables import (
     BETA2_DECAY,
+    COLUMN_TILES,
+    COLUMNS,
     DECAY_BY_ALPHA,
     DECAY_FACTOR,
     EPS2,
+    FIRST_TILE,
     GROUP,
     LR,
     LR_IS_DOUBLE,
+    MATRICES,
     NUMEL,
     OPTION_COUNT,
-    P_SUMS,
+    PARAM_SLOT,
     RELATIVE_STEP,
     RMS,
+    ROW_TILES,
+    ROWS,
     SCALAR_COUNT,
     SCALAR_STEP,
     SCALE_PARAMETER,
     SIGN,
     SPAN,
     STEP,
-    SUM_COUNT,
-    U_SUMS,
     UPDATE_SCALE,
+    UPDATE_SLOT,
     WARMUP_INIT,
     WEIGHT_DECAY,
     D,
     load_address,
     load_field,
     load_option,
+    load_shard_field,
     should_step,
 )
 
@@ -69,13 +75,24 @@ def find_scalars(
     scalars,  # float32 (parameters, SCALARS), written
     found_inf,  # one float32, or anything without HAS_FOUND_INF
     HAS_FOUND_INF: tl.constexpr,
+    SHARDS: tl.constexpr,  # the parameters are shards
 ):
     """One parameter's update scale and decay factor; counts its step and records RMS(p)."""
     if should_step(found_inf, HAS_FOUND_INF):
         param = tl.program_id(0).to(tl.int64)
         group = option_table + load_field(param_table, param, GROUP) * OPTION_COUNT
-        count = load_field(param_table, param, SUM_COUNT)
-        numel = load_field(param_table, param, NUMEL).to(tl.float64)
+        if SHARDS:
+            first_p = load_shard_field(param_table, param, PARAM_SLOT)
+            first_u = load_shard_field(param_table, param, UPDATE_SLOT)
+            count = 1
+            numel = load_shard_field(param_table, param, NUMEL).to(tl.float64)
+        else:
+            count = load_field(param_table, param, MATRICES) * load_field(param_table, param, ROW_TILES)
+            count = count * load_field(param_table, param, COLUMN_TILES)
+            first_p = load_field(param_table, param, FIRST_TILE)
+            first_u = first_p
+            elements = load_field(param_table, param, MATRICES) * load_field(param_table, param, ROWS)
+            numel = (elements * load_field(param_table, param, COLUMNS)).to(tl.float64)
         t = load_next_step(param_table, param)
         if load_field(param_table, param, LR_IS_DOUBLE) != 0:
             lr = tl.load(load_address(param_table, param, LR, tl.float64))
@@ -89,15 +106,13 @@ def find_scalars(
                 rho = tl.minimum(rho, 1e-6 * t)
         alpha = rho
         if tl.load(group + SCALE_PARAMETER) != 0:
-            of_param = sum_in_order(squares_of_p + load_field(param_table, param, P_SUMS), count)
-            rms = tl.sqrt(of_param / numel)
+            rms = tl.sqrt(sum_in_order(squares_of_p + first_p, count) / numel)
             smallest = tl.load(group + EPS2)
             alpha = rho * tl.where(rms > smallest, rms, smallest)  # the smallest if NaN, on every device
             recorded = load_field(param_table, param, RMS)
             if recorded != 0:
                 tl.store(recorded.to(tl.pointer_type(tl.float32)), rms.to(tl.float32))
-        of_update = sum_in_order(squares_of_u + load_field(param_table, param, U_SUMS), count)
-        rms_of_update = tl.sqrt(of_update / numel)
+        rms_of_update = tl.sqrt(sum_in_order(squares_of_u + first_u, count) / numel)
         excess = rms_of_update / tl.load(group + D)
         clip = tl.where(excess > 1.0, excess, 1.0)  # 1 if NaN, on every device
         decay = tl.load(group + WEIGHT_DECAY)

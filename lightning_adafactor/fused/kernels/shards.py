@@ -1,7 +1,7 @@
 """Between the passes over shards: sums into the buffers that processes exchange, and R and C from them.
 
 Each processes what ``update_factors`` does for whole parameters, but with the processes' sums in between. Places are
-those of ``fields.Field``.
+those of ``fields.ShardField``.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from lightning_adafactor.fused.kernels.tables import (
     WHOLE_ROWS,
     load_field,
     load_option,
+    load_shard_field,
     should_step,
 )
 from lightning_adafactor.fused.kernels.tiles import load_item
@@ -46,10 +47,16 @@ def _load_by_axis(param_table, param, is_column, of_rows: tl.constexpr, of_colum
 
 
 @triton.jit
+def _load_shard_by_axis(param_table, param, is_column, of_rows: tl.constexpr, of_columns: tl.constexpr):
+    rows, columns = load_shard_field(param_table, param, of_rows), load_shard_field(param_table, param, of_columns)
+    return tl.where(is_column, columns, rows)
+
+
+@triton.jit
 def _load_factor(param_table, option_table, param, matrix, size, at, is_column):
     """What R or C is updated with: (pointers to its chunk, size of the other axis of the whole, ω, added to G²)."""
     factor = _load_by_axis(param_table, param, is_column, ROW_VAR, COL_VAR).to(tl.pointer_type(tl.float32))
-    other_size = _load_by_axis(param_table, param, is_column, WHOLE_COLUMNS, WHOLE_ROWS).to(tl.float32)
+    other_size = _load_shard_by_axis(param_table, param, is_column, WHOLE_COLUMNS, WHOLE_ROWS).to(tl.float32)
     omega = find_omega(param_table, param, option_table)
     added = load_option(param_table, param, option_table, ADDED_TO_SQUARES).to(tl.float32)
     return factor + matrix * size + at, other_size, omega, added
@@ -92,12 +99,12 @@ def collect_squares(
         at,
         inside,
     )
-    slots = sums + _load_by_axis(param_table, param, is_column, ROW_SLOTS, COLUMN_SLOTS) + matrix * size
+    slots = sums + _load_shard_by_axis(param_table, param, is_column, ROW_SLOTS, COLUMN_SLOTS) + matrix * size
     tl.store(slots + at, total, mask=inside)
     if _is_mean_axis(param_table, param, is_column):
         average, other_size, omega, added = _load_factor(param_table, option_table, param, matrix, size, at, is_column)
         part = omega * total / other_size
-        if load_field(param_table, param, HOLDS_FACTOR) != 0:
+        if load_shard_field(param_table, param, HOLDS_FACTOR) != 0:
             part += (1.0 - omega) * tl.load(average, mask=inside, other=0.0) + omega * added
         part = tl.sum(tl.where(inside, part, 0.0), axis=0)
         tl.store(_mean_part(param_table, workspace, param, matrix, chunk), part)
@@ -132,14 +139,14 @@ def average_squares(
         size = _load_by_axis(param_table, param, is_column, ROWS, COLUMNS)
         at = chunk * CHUNK_SIZE + tl.arange(0, CHUNK_SIZE)
         inside = at < size
-        slots = sums + _load_by_axis(param_table, param, is_column, ROW_SLOTS, COLUMN_SLOTS) + matrix * size
+        slots = sums + _load_shard_by_axis(param_table, param, is_column, ROW_SLOTS, COLUMN_SLOTS) + matrix * size
         total = tl.load(slots + at, mask=inside, other=0.0).to(tl.float32)
         average, other_size, omega, added = _load_factor(param_table, option_table, param, matrix, size, at, is_column)
         updated = tl.load(average, mask=inside, other=0.0) * (1.0 - omega) + omega * (total / other_size + added)
         tl.store(average, updated, mask=inside)
         if _is_mean_axis(param_table, param, is_column):
             part = tl.sum(tl.where(inside, updated, 0.0), axis=0)
-            mean_slots = load_field(param_table, param, MEAN_SLOTS)
+            mean_slots = load_shard_field(param_table, param, MEAN_SLOTS)
             if mean_slots >= 0:  # other processes have other rows: their sum replaces that of the chunks
                 whole = tl.load(sums + mean_slots + matrix).to(tl.float32)
                 part = tl.where(chunk == 0, whole, 0.0)

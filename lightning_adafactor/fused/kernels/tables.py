@@ -5,7 +5,18 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from lightning_adafactor.fused.fields import CHUNK, FIELDS, OPTIONS, SCALARS, Field, Flag, Option, Region, Scalar
+from lightning_adafactor.fused.fields import (
+    CHUNK,
+    FIELDS,
+    OPTIONS,
+    SCALARS,
+    Field,
+    Flag,
+    Option,
+    Region,
+    Scalar,
+    ShardField,
+)
 
 PARAM_ADDRESS = tl.constexpr(int(Field.PARAM))
 ROW_VAR = tl.constexpr(int(Field.ROW_VAR))
@@ -27,7 +38,7 @@ GRAD_STRIDES = tl.constexpr(int(Field.GRAD_STRIDES))
 EXP_AVG_STRIDES = tl.constexpr(int(Field.EXP_AVG_STRIDES))
 ROW_TILES = tl.constexpr(int(Field.ROW_TILES))
 COLUMN_TILES = tl.constexpr(int(Field.COLUMN_TILES))
-SUM_COUNT = tl.constexpr(int(Field.SUM_COUNT))
+FIRST_TILE = tl.constexpr(int(Field.FIRST_TILE))
 ROW_SUMS = tl.constexpr(int(Field.ROW_SUMS))
 COLUMN_SUMS = tl.constexpr(int(Field.COLUMN_SUMS))
 MEAN_SUMS = tl.constexpr(int(Field.MEAN_SUMS))
@@ -35,20 +46,22 @@ MEAN_CHUNKS = tl.constexpr(int(Field.MEAN_CHUNKS))
 GROUP = tl.constexpr(int(Field.GROUP))
 INDEX = tl.constexpr(int(Field.INDEX))
 SEED = tl.constexpr(int(Field.SEED))
-P_SUMS = tl.constexpr(int(Field.P_SUMS))
-U_SUMS = tl.constexpr(int(Field.U_SUMS))
-NUMEL = tl.constexpr(int(Field.NUMEL))
 MEAN_SIZE = tl.constexpr(int(Field.MEAN_SIZE))
-WHOLE_ROWS = tl.constexpr(int(Field.WHOLE_ROWS))
-WHOLE_COLUMNS = tl.constexpr(int(Field.WHOLE_COLUMNS))
-ROW_SLOTS = tl.constexpr(int(Field.ROW_SLOTS))
-COLUMN_SLOTS = tl.constexpr(int(Field.COLUMN_SLOTS))
-MEAN_SLOTS = tl.constexpr(int(Field.MEAN_SLOTS))
-HOLDS_FACTOR = tl.constexpr(int(Field.HOLDS_FACTOR))
-REGION_ROW = tl.constexpr(int(Field.REGION_ROW))
-REGION_COLUMN = tl.constexpr(int(Field.REGION_COLUMN))
-REGION_STRIDES = tl.constexpr(int(Field.REGION_STRIDES))
+SHARD = tl.constexpr(int(Field.SHARD))
 FIELD_COUNT = tl.constexpr(FIELDS)
+
+NUMEL = tl.constexpr(int(ShardField.NUMEL))
+WHOLE_ROWS = tl.constexpr(int(ShardField.WHOLE_ROWS))
+WHOLE_COLUMNS = tl.constexpr(int(ShardField.WHOLE_COLUMNS))
+ROW_SLOTS = tl.constexpr(int(ShardField.ROW_SLOTS))
+COLUMN_SLOTS = tl.constexpr(int(ShardField.COLUMN_SLOTS))
+MEAN_SLOTS = tl.constexpr(int(ShardField.MEAN_SLOTS))
+PARAM_SLOT = tl.constexpr(int(ShardField.PARAM_SLOT))
+UPDATE_SLOT = tl.constexpr(int(ShardField.UPDATE_SLOT))
+HOLDS_FACTOR = tl.constexpr(int(ShardField.HOLDS_FACTOR))
+FIRST_ROW = tl.constexpr(int(ShardField.FIRST_ROW))
+FIRST_COLUMN = tl.constexpr(int(ShardField.FIRST_COLUMN))
+ROWS_BETWEEN = tl.constexpr(int(ShardField.ROWS_BETWEEN))
 
 IS_FACTORED = tl.constexpr(int(Flag.FACTORED))
 IS_ALIGNED = tl.constexpr(int(Flag.ALIGNED))
@@ -90,6 +103,12 @@ def load_field(param_table, param, field: tl.constexpr):
 @triton.jit
 def load_address(param_table, param, field: tl.constexpr, dtype: tl.constexpr):
     return tl.load(param_table + param * FIELD_COUNT + field).to(tl.pointer_type(dtype))
+
+
+@triton.jit
+def load_shard_field(param_table, param, field: tl.constexpr):
+    """A field of a parameter's row of the table of shards."""
+    return tl.load(load_address(param_table, param, SHARD, tl.int64) + field)
 
 
 @triton.jit

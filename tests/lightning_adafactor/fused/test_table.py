@@ -59,7 +59,7 @@ def test_tiles_of_a_parameter_are_numbered_from_its_first() -> None:
     table = WorkTable([entry_of(torch.zeros(shape)) for shape in SHAPES], TILING)
     owners = table.tiles[:, 0].tolist()
     assert owners == sorted(owners)
-    assert table.params[:, Field.P_SUMS].tolist() == [owners.index(number) for number in range(len(SHAPES))]
+    assert table.params[:, Field.FIRST_TILE].tolist() == [owners.index(number) for number in range(len(SHAPES))]
 
 
 def test_chunks_cover_every_row_and_column_of_matrices_once() -> None:

@@ -10,7 +10,7 @@ import torch
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import Replicate, Shard
 
-from lightning_adafactor import Adafactor, TransformersAdafactor
+from lightning_adafactor import Adafactor
 from lightning_adafactor.sharded.step import ShardedAdafactor
 from tests.lightning_adafactor import specs
 from tests.lightning_adafactor.compiled import test_step as compiled_step

@@ -151,6 +151,12 @@ def test_null_on_the_command_line_is_null_as_in_a_file(options: list[str], capsy
     assert made["init_args"]["lr"] == 0.01  # its own default: the file's lr is another class's
 
 
+@pytest.mark.parametrize("key", ["optimizer.lr", "interrupt_with", "width"])
+def test_null_is_a_mistake_where_a_class_needs_a_value(key: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("fit", f"--model.{key}", "null") == 2
+    assert f"model.{key} is null: expected a" in capsys.readouterr().err
+
+
 def test_a_negative_number_may_follow_its_option(capsys: pytest.CaptureFixture[str]) -> None:
     assert settings(capsys, *CONFIG, "--model.rate", "-1e-3")["model"]["init_args"]["rate"] == -1e-3
 
@@ -529,3 +535,15 @@ def test_two_processes_stop_together_at_a_nan_loss() -> None:
     assert "Traceback" not in ended.stderr
     kept = torch.load("runs/tiny/version_0/checkpoints/last.ckpt", weights_only=True)
     assert kept["global_step"] == 2
+
+
+@pytest.mark.parametrize("command", ["compare", "reproduce", "generate", "estimate"])
+def test_torchrun_does_not_start_a_command_of_one_process_in_several(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+
+    assert main([command, "--help"]) == 2
+
+    assert f"{command} was started in 2 processes, and runs in one" in capsys.readouterr().err

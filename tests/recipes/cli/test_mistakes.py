@@ -1,5 +1,6 @@
 """The setting that the parser refused is named, with its line, what is expected and the nearest name."""
 
+import contextlib
 import importlib
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 from jsonargparse import ArgumentParser
 
 from recipes.cli.given import Given
-from recipes.cli.mistakes import explain, sentence
+from recipes.cli.mistakes import explain, refuse_null, sentence
 from recipes.messages import RecipeError
 from recipes.ranges import FractionBelow1, IntFrom3, PositiveInt
 
@@ -38,6 +39,41 @@ def test_a_number_out_of_range_is_answered_with_the_range(given: dict[str, Any],
     parser.add_class_arguments(Ranged, "data")
     with pytest.raises(RecipeError) as error:
         explain(parser, [Given({"data": given})])
+    assert str(error.value) == answer
+
+
+@pytest.mark.parametrize("value", [None, "null"])
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [
+        ("batch_size", "data.batch_size is null: expected a whole number above 0"),
+        ("rate", "data.rate is null: expected a number of at least 0 and below 1"),
+        ("length", None),
+    ],
+)
+def test_null_is_refused_where_the_type_does_not_allow_it(name: str, answer: str | None, value: Any) -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Ranged, "data")
+    with pytest.raises(RecipeError) if answer else contextlib.nullcontext() as error:
+        refuse_null(parser, [Given({"data": {name: value}})])
+    assert answer is None or str(error.value) == answer
+
+
+@pytest.mark.parametrize(
+    ("key", "answer"),
+    [
+        ("learning_rate", "unknown key 'learning_rate'; use model.optimizer.lr"),
+        ("data.gpus", "unknown key 'data.gpus'; use trainer.accelerator gpu and trainer.devices"),
+    ],
+)
+def test_a_name_of_another_trainer_is_answered_with_the_key_here(key: str, answer: str) -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Ranged, "data")
+    settings: Any = 1
+    for part in reversed(key.split(".")):
+        settings = {part: settings}
+    with pytest.raises(RecipeError) as error:
+        explain(parser, [Given(settings)])
     assert str(error.value) == answer
 
 

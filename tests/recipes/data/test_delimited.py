@@ -222,6 +222,24 @@ def test_a_missing_column_is_answered_with_the_argument_that_finds_it(content: s
     assert hint in str(raised.value)
 
 
+def test_rows_below_a_key_of_json_are_answered_with_the_argument_that_finds_them(tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    file.write_text('{"data": [{"text": "good"}]}', encoding="utf-8")
+    rows = load_split(str(file), key="data.train")
+
+    with pytest.raises(RecipeError, match=r"set data\.load_args \{field: data\}"):
+        check_columns(rows, {"text": "data.text"}, "data.train", str(file))
+
+
+def test_an_empty_file_is_reported(tmp_path: Path) -> None:
+    assert "a.csv' is empty: expected a line of column names" in refusal(tmp_path / "a.csv", "")
+
+
+def test_a_percentage_is_answered_with_the_fraction() -> None:
+    with pytest.raises(RecipeError, match=r"give a file, the fraction 0\.2 or"):
+        load_split("20%", key="data.validation")
+
+
 def test_duplicate_columns_are_refused(tmp_path: Path) -> None:
     assert "2 columns 'text'" in refusal(tmp_path / "a.csv", "text,label,text\ngood,pos,bad\n")
 

@@ -283,14 +283,42 @@ def test_checkpointing_is_advised_if_the_recipe_has_the_option(language_model: s
     assert "model.dtype: bfloat16" in advice
 
 
-def test_a_remark_says_that_the_figures_are_for_one_process(
-    classifier: str, usual: tuple[dict[str, Any], str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    result = estimate(classifier, "--optimizer=adamw", "--trainer.strategy=ddp", "--trainer.devices=2")
+def test_ddp_takes_one_more_copy_of_the_gradients(classifier: str) -> None:
+    row = rows(estimate(classifier, "--optimizer=adamw", "--trainer.strategy=ddp", "--trainer.devices=2"))[0]
 
-    assert result["remarks"][0].startswith("trainer.strategy is ddp, trainer.devices 2: the figures are for one")
+    assert row["bucket_bytes"] == row["gradient_memory"]["bytes"] > 0
+    kept = [row[part]["bytes"] for part in ("parameter_memory", "gradient_memory", "optimizer_state")]
+    lasting = sum(kept) + row["buffer_bytes"] + row["bucket_bytes"]
+    assert row["total_bytes"] == lasting + max(row["activation_bytes"], row["step_bytes"])
+
+
+def test_a_strategy_that_is_not_known_is_named_in_a_remark(classifier: str, capsys: pytest.CaptureFixture[str]) -> None:
+    result = estimate(classifier, "--optimizer=adamw", "--trainer.strategy=deepspeed", "--trainer.devices=2")
+
+    assert result["remarks"][0].startswith("trainer.strategy is deepspeed, trainer.devices 2: the figures are for one")
     assert "the figures are for one process" in " ".join(capsys.readouterr().out.split())
-    assert usual[0]["remarks"] == []
+
+
+def test_fsdp2_divides_parameters_gradients_and_state(language_model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    strategy = "lightning.pytorch.strategies.ModelParallelStrategy"
+    sizes = ("data_parallel_size=4", "tensor_parallel_size=1")
+    settings = [
+        f"--trainer.strategy.class_path={strategy}",
+        *(f"--trainer.strategy.init_args.{size}" for size in sizes),
+    ]
+
+    alone = own(estimate(language_model, "--optimizer=adamw"))
+    result = estimate(language_model, "--optimizer=adamw", *settings, "--trainer.devices=4")
+
+    device = own(result)
+    assert result["processes"] == {"data": 4, "tensor": 1, "replicated": False}
+    assert result["parameters"]["elements"] == alone["parameter_memory"]["elements"]
+    for part in ("parameter_memory", "gradient_memory", "optimizer_state"):
+        assert alone[part]["bytes"] / 4 <= device[part]["bytes"] < alone[part]["bytes"] / 2
+    assert 0 < device["gathered"]["largest"] < device["gathered"]["parameters"]
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "FSDP2 over 4" in printed
+    assert "exact, for one process of 4." in printed
 
 
 def test_a_recipe_that_can_never_fit_is_reported(classifier: str) -> None:

@@ -43,6 +43,12 @@ def test_of_several_the_best_is_the_recorded_one(runs: Path) -> None:
     assert resolve("best", "test", runs, "cls") == str(best)
 
 
+def test_a_slash_in_the_name_of_a_metric_makes_a_folder_of_the_best(runs: Path) -> None:
+    best = save(runs / "cls/version_10/checkpoints/epoch=2-val/f1=0.90.ckpt", age=5)
+    save(runs / "cls/version_10/checkpoints/last.ckpt")
+    assert resolve("best", "test", runs, "cls") == str(best)
+
+
 def test_files_and_urls_are_not_changed(runs: Path) -> None:
     path = str(runs / "cls/version_0/checkpoints/last.ckpt")
     for given in (path, "s3://bucket/last.ckpt", "registry:model", "hpc"):

@@ -1,0 +1,33 @@
+"""Names of settings in older versions of Lightning and in transformers' Trainer, with their keys here."""
+
+KEYS = {
+    "lr": "model.optimizer.lr",
+    "learning_rate": "model.optimizer.lr",
+    "weight_decay": "model.optimizer.weight_decay",
+    "lr_scheduler_type": "model.schedule",
+    "warmup_ratio": "model.warmup",
+    "warmup_steps": "model.warmup",
+    "num_train_epochs": "trainer.max_epochs",
+    "per_device_train_batch_size": "data.batch_size",
+    "train_batch_size": "data.batch_size",
+    "gradient_accumulation_steps": "trainer.accumulate_grad_batches",
+    "max_grad_norm": "trainer.gradient_clip_val",
+    "fp16": "trainer.precision",
+    "bf16": "trainer.precision",
+    "output_dir": "trainer.default_root_dir",
+    "logging_steps": "trainer.log_every_n_steps",
+    "eval_steps": "trainer.val_check_interval",
+    "seed": "seed_everything",
+    "model_name_or_path": "model.pretrained",
+    "dataloader_num_workers": "data.num_workers",
+    "gpus": "trainer.accelerator gpu and trainer.devices",
+    "tpu_cores": "trainer.accelerator tpu and trainer.devices",
+    "distributed_backend": "trainer.strategy",
+    "auto_select_gpus": "trainer.devices auto",
+    "resume_from_checkpoint": "ckpt_path",
+    "weights_save_path": "trainer.default_root_dir",
+    "checkpoint_callback": "trainer.enable_checkpointing",
+    "progress_bar_refresh_rate": "trainer.enable_progress_bar",
+    "weights_summary": "trainer.enable_model_summary",
+}
+"""The keys, by the names."""
