@@ -162,7 +162,7 @@ def _of_processes(result: Mapping[str, Any]) -> Iterator[str]:
     elif processes["data"] * processes["tensor"] > 1:
         own = {key: shown_size(size) for key, size in first["gathered"].items()}
         dims = [f"FSDP2 over {processes['data']}"] * (processes["data"] > 1)
-        dims += [f"tensor parallelism over {processes['tensor']}"] * (processes["tensor"] > 1)
+        dims += [f"{'tensor' if dims else 'Tensor'} parallelism over {processes['tensor']}"] * (processes["tensor"] > 1)
         yield (
             f"{' and '.join(dims)}: the figures are those of the fullest device."
             + (
