@@ -57,7 +57,8 @@ def making(name: str) -> MAKE:
     module, _, cls = optimizer["class_path"].rpartition(".")
     if module != "torch.optim":
         pytest.importorskip(module, reason="needs the extras 8bit and optimizers", exc_type=ImportError)
-    return partial(getattr(import_module(module), cls), **optimizer["init_args"])
+    lower = {"rank": 8} if "rank" in optimizer["init_args"] else {}  # the models' width is 64
+    return partial(getattr(import_module(module), cls), **optimizer["init_args"] | lower)
 
 
 def build(name: str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> nn.Module:
