@@ -23,7 +23,7 @@ estimates          For each dtype of the parameters, each optimizer, without and
                    ``total_bytes`` (the sum; of the step and of activations with what is gathered only the larger),
                    ``fits``, ``spare_bytes``
                    (negative: missing), ``note``. Unknown values are null.
-advice             What to change if the recipe does not fit, in sentences.
+advice             What to change if the recipe does not fit, or which of its savings it needs, in sentences.
 remarks            What the figures do not include, in sentences.
 ================== ==================================================================================
 """
