@@ -32,6 +32,7 @@ RUN := $(VENV)/bin/python
 LOCKS := requirements/$(VARIANT).txt requirements/assets.txt $(if $(filter cpu,$(VARIANT)),requirements/torch-cpu.txt)
 RUNTIME := $(VENV)/.runtime-$(VARIANT)
 EIGHT_BIT := $(VENV)/.8bit
+OTHERS := $(VENV)/.optimizers
 DEV := $(VENV)/.dev
 STEP := $(VENV)/.step
 
@@ -45,7 +46,10 @@ help: ## List the targets
 fit: $(STEP) ## Fine-tune a recipe: CONFIG=cls.yaml, ARGS="--trainer.max_epochs 2"
 	$(RUN) -m recipes.fit --config $(CONFIG) $(ARGS)
 
-compare: $(EIGHT_BIT) ## Run a recipe with several optimizers: CONFIG, OPTIMIZERS="adafactor adamw", ARGS="--seeds 1 2 3"
+# Optimizers that need no more than torch, torchao and bitsandbytes.
+USUAL := adafactor adafactor_% torch_adafactor adamw adamw_% lion_8bit muon sgd
+
+compare: $(if $(filter-out $(USUAL),$(OPTIMIZERS)),$(OTHERS),$(EIGHT_BIT)) ## Run a recipe with several optimizers: CONFIG, OPTIMIZERS="adafactor adamw", ARGS="--seeds 1 2 3"
 	$(RUN) -m recipes.compare --config $(CONFIG) --optimizers $(OPTIMIZERS) $(ARGS)
 
 setup: $(DEV) ## Only create .venv with all locked packages
@@ -107,7 +111,7 @@ $(VENV)/pyvenv.cfg:
 
 # What `make fit` needs. The stamps of another variant or an older lock are removed before pip starts.
 $(RUNTIME): $(VENV)/pyvenv.cfg $(LOCKS) scripts/install.py
-	@rm -f $(VENV)/.runtime-* $(STEP) $(EIGHT_BIT) $(DEV)
+	@rm -f $(VENV)/.runtime-* $(STEP) $(EIGHT_BIT) $(OTHERS) $(DEV)
 	$(RUN) scripts/install.py $(VARIANT) assets project --torch-cpu-index=$(TORCH_CPU_INDEX)
 	@touch $@
 
@@ -121,7 +125,12 @@ $(EIGHT_BIT): $(STEP) requirements/8bit.txt
 	$(RUN) scripts/install.py 8bit
 	@touch $@
 
+# Other libraries' optimizers, needed only by comparisons that include them.
+$(OTHERS): $(EIGHT_BIT) requirements/optimizers.txt
+	$(RUN) scripts/install.py optimizers
+	@touch $@
+
 # What tests and linters need in addition.
-$(DEV): $(EIGHT_BIT) requirements/dev.txt
+$(DEV): $(OTHERS) requirements/dev.txt
 	$(RUN) scripts/install.py dev
 	@touch $@

@@ -29,10 +29,13 @@ PAIRS = [("fp32", "fp32"), ("bf16", "bf16"), ("fp16", "fp16"), ("bf16", "fp32"),
 POINTERS = {
     "tiles": "*i32",
     "chunks": "*i32",
+    "totals": "*i64",
     "param_table": "*i64",
     "grads": "*i64",
     "option_table": "*fp64",
     "workspace": "*fp32",
+    "partial": "*fp32",
+    "sums": "*fp32",
     "squares_of_p": "*fp32",
     "squares_of_u": "*fp32",
     "scalars": "*fp32",
@@ -54,6 +57,7 @@ class Variant:
         checks: Whether ``grad_scale`` is given, and whether ``found_inf`` is.
         momentum: Whether there are averages of updates.
         stochastic: Whether there is stochastic rounding.
+        region: ``whole`` for the kernels of whole parameters, ``aligned`` or ``any`` for those of shards.
     """
 
     kernel: str
@@ -63,13 +67,14 @@ class Variant:
     checks: tuple[bool, bool] = (False, False)
     momentum: bool = False
     stochastic: bool = False
+    region: str = "whole"
 
     def __str__(self) -> str:
         """The kernel, target, dtypes and flags."""
-        words = [f"{self.kernel:14}", f"sm_{self.capability}"]
+        words = [f"{self.kernel:15}", f"sm_{self.capability}"]
         words += [f"{self.param or '-'}/{self.grad or '-'}"]
-        flags = (*self.checks, self.momentum, self.stochastic)
-        names = ("grad_scale", "found_inf", "momentum", "stochastic")
+        flags = (*self.checks, self.momentum, self.stochastic, self.region != "whole")
+        names = ("grad_scale", "found_inf", "momentum", "stochastic", f"shards:{self.region}")
         return " ".join([*words, *itertools.compress(names, flags)])
 
 
@@ -110,9 +115,16 @@ def variants(capabilities: Sequence[int] = tuple(ARCHITECTURES), *, all_checks: 
         for found_inf in (False, True):
             for kernel in ("update_factors", "find_scalars"):
                 yield Variant(kernel, capability, checks=(False, found_inf))
+            for kernel in ("average_squares", "find_scalars"):
+                yield Variant(kernel, capability, checks=(False, found_inf), region="any")
+        for kernel in ("collect_squares", "collect_totals"):
+            yield Variant(kernel, capability, region="any")
         for (param, grad), checks in itertools.product(PAIRS, both):
-            for kernel in ("sum_squares", "sum_updates"):
-                yield Variant(kernel, capability, param, grad, checks)
+            for kernel, region in itertools.product(("sum_squares", "sum_updates"), ("whole", "any")):
+                yield Variant(kernel, capability, param, grad, checks, region=region)
+            if param == "bf16":  # the region matters for random bits alone
+                for momentum, region in itertools.product((False, True), ("aligned", "any")):
+                    yield Variant("apply_updates", capability, param, grad, checks, momentum, True, region)
             for momentum, stochastic in itertools.product((False, True), (False, True)):
                 if param == "bf16" or not stochastic:
                     yield Variant("apply_updates", capability, param, grad, checks, momentum, stochastic)
@@ -132,7 +144,8 @@ def compile_variant(variant: Variant) -> Compiled:
     from triton.compiler import ASTSource
 
     from lightning_adafactor.fused import kernels
-    from lightning_adafactor.fused.step import WARPS
+    from lightning_adafactor.fused.fields import Region
+    from lightning_adafactor.fused.launches import WARPS
     from lightning_adafactor.fused.table import Tiling
 
     kernel = getattr(kernels, variant.kernel)
@@ -148,6 +161,9 @@ def compile_variant(variant: Variant) -> Compiled:
         "HAS_FOUND_INF": variant.checks[1],
         "MOMENTUM": variant.momentum,
         "STOCHASTIC": variant.stochastic,
+        "SHARDS": variant.region != "whole",
+        "REGION": int(Region[variant.region.upper()]),
+        "AVERAGES_VECTORS": (variant.kernel == "sum_updates") == (variant.region != "whole"),
     }
     constants = {name: known[name] for name in kernel.arg_names if name in known}
     signature = {name: "constexpr" if name in constants else POINTERS[name] for name in kernel.arg_names}

@@ -28,7 +28,7 @@ def measure_memory(candidate: Candidate, parameters: Sequence[torch.nn.Parameter
         Bytes of the state, and the peak of extra bytes in the second and third step.
     """
     gc.collect()
-    measure = _peak_on_cuda if parameters[0].is_cuda else peak_on_cpu
+    measure = peak_on_cuda if parameters[0].is_cuda else peak_on_cpu
     steps: list[Steps] = []
 
     def first() -> None:
@@ -70,7 +70,13 @@ def peak_on_cpu(first: Callable[[], None], later: Callable[[], None]) -> int:
     return max(peak, allocated)
 
 
-def _peak_on_cuda(first: Callable[[], None], later: Callable[[], None]) -> int:
+def peak_on_cuda(first: Callable[[], None], later: Callable[[], None]) -> int:
+    """Reads the same from the allocator of the CUDA device.
+
+    Args:
+        first: Called first; what it leaves allocated counts.
+        later: Called next; its peak is measured.
+    """
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
     first()

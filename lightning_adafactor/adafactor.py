@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
-from lightning_adafactor import compiled as compiled_step
-from lightning_adafactor import conversion, plain
+from lightning_adafactor import conversion
 from lightning_adafactor.entry import Entry
 from lightning_adafactor.entry_cache import EntryCache
 from lightning_adafactor.implementation import Choice, Path
-from lightning_adafactor.nonfinite import NonfiniteGradients, OnNonfinite, check_option
+from lightning_adafactor.nonfinite import NonfiniteGradients, OnNonfinite, check_option, unsupported_for_parts
 from lightning_adafactor.parameter_state import adopted_state, new_state, new_step
+from lightning_adafactor.positions import Position, Positions, all_positions
 from lightning_adafactor.rule import Dialect, Rule, state_dtype
 from lightning_adafactor.sharded import step as sharded_step
 from lightning_adafactor.sharded.choice import choose, explain
 from lightning_adafactor.sharded.flattened import check_for_deepspeed, check_for_fsdp1
-
-if TYPE_CHECKING:
-    from lightning_adafactor.fused.step import FusedAdafactor
+from lightning_adafactor.work import KeptSteps, Work, check_capture
 
 
 class Adafactor(Optimizer):
@@ -65,15 +62,15 @@ class Adafactor(Optimizer):
         warmup_init: With ``relative_step``, also bound the step size by 1e-6·t.
         beta1: Decay factor of an exponential moving average of the updates (costs one number per element);
             None keeps no average.
-        fused: Take the step in five Triton launches for all parameters of a device and dtype, without synchronizing
-            with the device. None does so for CUDA parameters where Triton is installed; True raises where that is not
-            possible; False leaves the step to ``compiled`` or to plain torch operations. As with torch's fused
-            optimizers, True also makes ``torch.amp.GradScaler`` leave unscaling to the step, and Lightning then refuses
-            to clip gradients in mixed precision; None and False leave unscaling to the scaler.
+        fused: Take the step in five Triton launches (of sharded parameters eight) for all parameters of a device and
+            dtype, without synchronizing with the device. None does so for CUDA parameters where Triton is installed;
+            True raises where that is not possible; False leaves the step to ``compiled`` or to plain torch operations.
+            As with torch's fused optimizers, True also makes ``torch.amp.GradScaler`` leave unscaling to the step, and
+            Lightning then refuses to clip gradients in mixed precision; None and False leave unscaling to the scaler.
         compiled: Take the step in compiled loops, one call for all parameters on the CPU. None does so where the
             library has been built; True raises where it has not; False takes the step in plain torch operations.
         capturable: Allow the step to be captured in a CUDA graph; pass ``lr`` as a tensor on the device to change it
-            between replays. Needs the fused step.
+            between replays. Needs the fused step, and is not supported for sharded parameters.
         stochastic_rounding: Round written bfloat16 parameters up or down at random, so that updates below half
             a unit in the last place are not lost. None means yes. Other dtypes are rounded to nearest.
         seed: Key of the random numbers of stochastic rounding; saved with the state.
@@ -93,7 +90,9 @@ class Adafactor(Optimizer):
     _dialect: Dialect = "torch"
     _given: set[int]  # ids of the parameters that the optimizer was given
     # these belong to the process, not to the state
-    _fused_step: FusedAdafactor | None = None
+    _kept_steps: KeptSteps | None = None
+    _kept_steps_of_parts: dict[int, KeptSteps] | None = None
+    _positions: Positions | None = None
     _entry_cache: EntryCache | None = None
     _paths_of_cache: tuple[Any, ...] = ()
     _nonfinite: NonfiniteGradients | None = None
@@ -236,8 +235,8 @@ class Adafactor(Optimizer):
         """A copy of a saved state on this parameter's device and in the dtype of its state."""
         return adopted_state(param, saved)
 
-    def _rule(self, group: dict[str, Any]) -> Rule:
-        """A group's options in the vocabulary of the rule."""
+    def _rule(self, group: dict[str, Any], *, part: bool = False) -> Rule:
+        """A group's options in the vocabulary of the rule; ``part``: for a step of a part of the parameters."""
         return Rule(
             lr=group["lr"],
             beta2_decay=group["beta2_decay"],
@@ -259,33 +258,34 @@ class Adafactor(Optimizer):
         """The state before the first step: zeros."""
         return new_state(param, has_average=rule.beta1 is not None)
 
-    def _work(self) -> _Work:
+    def _work(self, part: Iterable[Position] | None = None) -> Work:
         """What there is to do for each implementation: an entry for each parameter that has a gradient."""
-        work = _Work()
+        work = Work()
         cache = self._new_or_kept_cache()
-        index = -1
-        for number, group in enumerate(self.param_groups):
-            rule = self._rule(group)
-            for param in group["params"]:
-                index += 1
-                grad = param.grad
-                if grad is None:
-                    continue
-                if grad.is_sparse:
-                    raise RuntimeError("Adafactor does not support sparse gradients")
-                kept = cache.find(index, number, param, grad, self.state[param], rule)
-                if kept is not None:
-                    work.fused.append(kept)
-                    continue
-                if torch.is_complex(param):
-                    raise RuntimeError("Adafactor does not support complex parameters")
-                path, entry = self._new_entry(group, param, index, rule)
-                if isinstance(entry, sharded_step.ShardedEntry):
-                    work.sharded.append(entry)
-                    continue
-                if path == "fused" and not isinstance(param, DTensor):
-                    cache.keep(entry, number, param, grad, self.state[param])
-                getattr(work, path).append(entry)
+        rules: dict[int, Rule] = {}
+        for index, number, param in all_positions(self.param_groups) if part is None else part:
+            grad = param.grad
+            if grad is None:
+                continue
+            if grad.is_sparse:
+                raise RuntimeError("Adafactor does not support sparse gradients")
+            group = self.param_groups[number]
+            rule = rules.get(number)
+            if rule is None:
+                rule = rules[number] = self._rule(group, part=part is not None)
+            kept = cache.find(index, number, param, grad, self.state[param], rule)
+            if kept is not None:
+                work.fused.append(kept)
+                continue
+            if torch.is_complex(param):
+                raise RuntimeError("Adafactor does not support complex parameters")
+            path, entry = self._new_entry(group, param, index, rule)
+            if isinstance(entry, sharded_step.ShardedEntry):
+                work.sharded.append(entry)
+                continue
+            if path == "fused" and not isinstance(param, DTensor):
+                cache.keep(entry, number, param, grad, self.state[param])
+            getattr(work, path).append(entry)
         return work
 
     def _new_entry(
@@ -302,7 +302,7 @@ class Adafactor(Optimizer):
         if path == "fused" and (state["step"].device != param.device or state["step"].dtype != torch.float32):
             state["step"] = state["step"].to(param.device, torch.float32, non_blocking=True)
         if isinstance(param, DTensor):
-            shard = sharded_step.entry_of(param, state, index, rule)
+            shard = sharded_step.entry_of(param, state, index, rule, path)
             return path, shard if shard.layout.all and param.numel() > 0 else shard.entry
         assert param.grad is not None
         return path, Entry.of(param if path == "fused" else param.detach(), param.grad, state, index, rule)
@@ -355,36 +355,43 @@ class Adafactor(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        capturing = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
-        if capturing and not all(group["capturable"] for group in self.param_groups):
-            raise RuntimeError("A step that is captured in a CUDA graph needs Adafactor(..., capturable=True)")
-        grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
+        check_capture(self.param_groups)
         if self._nonfinite is None:
             self._nonfinite = NonfiniteGradients()
         work = self._work()
-        found_inf = self._nonfinite.check(self.param_groups, found_inf)
-        if work.sharded:
-            found_inf = sharded_step.adafactor(work.sharded, grad_scale=grad_scale, found_inf=found_inf)
-        if work.fused:
-            if self._fused_step is None:
-                from lightning_adafactor.fused.step import FusedAdafactor  # needs Triton
-
-                self._fused_step = FusedAdafactor()
-            self._fused_step(work.fused, grad_scale=grad_scale, found_inf=found_inf)
-            for entry in work.fused:  # the entries are kept, by the cache and by the tables
-                entry.release_gradient()
-        if work.compiled:
-            compiled_step.adafactor(work.compiled, grad_scale=grad_scale, found_inf=found_inf)
-        if work.plain:
-            plain.adafactor(work.plain, grad_scale=grad_scale, found_inf=found_inf)
+        if self._kept_steps is None:
+            self._kept_steps = KeptSteps()
+        found_inf = self._nonfinite.check(self.param_groups, getattr(self, "found_inf", None))
+        work.execute(self._kept_steps, getattr(self, "grad_scale", None), found_inf)
         return loss
 
+    @torch.no_grad()
+    def step_parameters(self, params: Iterable[Tensor]) -> None:
+        """Takes the step of some parameters: the same numbers as in a step of all.
 
-@dataclasses.dataclass(slots=True)
-class _Work:
-    """The entries of a step, by implementation."""
+        ``step`` and ``step_parameters`` together take one step of each parameter as long as a gradient is set to None
+        once it has been used. Hooks of the step are not called. The fused step keeps the tables of a part for the next
+        part with the same first parameter.
 
-    fused: list[Entry] = dataclasses.field(default_factory=list)
-    compiled: list[Entry] = dataclasses.field(default_factory=list)
-    plain: list[Entry] = dataclasses.field(default_factory=list)
-    sharded: list[sharded_step.ShardedEntry] = dataclasses.field(default_factory=list)
+        Args:
+            params: Some of the optimizer's parameters, in any order; those without a gradient are left out. Where they
+                are sharded, all processes give the same ones.
+
+        Raises:
+            RuntimeError: As :meth:`step`; or a group has ``on_nonfinite`` "skip" or "raise", which a part cannot have.
+            ValueError: One is not a parameter of the optimizer.
+        """
+        check_capture(self.param_groups)
+        reason = unsupported_for_parts(self.param_groups)
+        if reason is not None:
+            raise RuntimeError(reason)
+        if self._positions is None:
+            self._positions = Positions()
+        part = self._positions.of(self.param_groups, params)
+        work = self._work(part)
+        work.execute(self._kept_of_part(part), getattr(self, "grad_scale", None), getattr(self, "found_inf", None))
+
+    def _kept_of_part(self, part: Sequence[Position]) -> KeptSteps:
+        if self._kept_steps_of_parts is None:
+            self._kept_steps_of_parts = {}
+        return self._kept_steps_of_parts.setdefault(part[0].number, KeptSteps()) if part else KeptSteps()

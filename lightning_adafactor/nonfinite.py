@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -20,6 +20,24 @@ def check_option(value: object) -> None:
     """Raises ValueError unless the value is an :data:`OnNonfinite`."""
     if value not in get_args(OnNonfinite):
         raise ValueError(f"on_nonfinite should be 'ignore', 'skip' or 'raise' but is: {value!r}")
+
+
+def unsupported_for_parts(groups: Iterable[dict[str, Any]]) -> str | None:
+    """Why parameters cannot be stepped in parts, or None where they can.
+
+    The options but "ignore" leave out whole steps, and when a part is stepped, nobody knows the other gradients yet.
+
+    Args:
+        groups: The parameter groups.
+    """
+    for group in groups:
+        value = group.get("on_nonfinite", "ignore")
+        if value != "ignore":
+            return (
+                f"on_nonfinite={value!r} decides about a whole step, before anything has changed, so that parameters "
+                "cannot be stepped in parts: set on_nonfinite='ignore'"
+            )
+    return None
 
 
 def find_nonfinite(gradients: Sequence[Tensor]) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed.tensor import DTensor
 from torch.optim import Adam, AdamW, Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -114,10 +115,14 @@ def _adam_state(group: Mapping[str, Any]) -> StateSize:
     size = adamw_state(group["params"])
     if not group["amsgrad"]:
         return size
-    third = sum(param.numel() for param in group["params"])
-    return StateSize(
-        size.elements + third, size.bytes + sum(param.numel() * param.element_size() for param in group["params"])
-    )
+    shards = [_local(param) for param in group["params"]]
+    third = sum(shard.numel() for shard in shards)
+    return StateSize(size.elements + third, size.bytes + sum(shard.numel() * shard.element_size() for shard in shards))
+
+
+def _local(param: Tensor) -> Tensor:
+    with torch.no_grad():
+        return param.to_local() if isinstance(param, DTensor) else param
 
 
 def _sum(sizes: Iterable[StateSize]) -> StateSize:
@@ -143,7 +148,7 @@ def _probe(
     probe_groups: list[dict[str, Any]] = []
     for number, group in enumerate(groups):
         probe_groups.append({**group, "params": []})
-        for param in group["params"]:
+        for param in map(_local, group["params"]):
             kind = (number, param.shape, param.dtype, param.stride())
             counts[kind] = counts.get(kind, 0) + 1
             if counts[kind] <= 2:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import torch
@@ -20,6 +21,22 @@ class Region:
 
     shape: tuple[int, ...]
     starts: tuple[int, ...]
+
+    @property
+    def rows_between(self) -> tuple[int, ...]:
+        """How many rows of the whole lie between neighbours in each dimension but the last, which has 0."""
+        last = len(self.shape) - 1
+        return (*(math.prod(self.shape[dim + 1 : last]) for dim in range(last)), 0) if self.shape else ()
+
+    @property
+    def first_row(self) -> int:
+        """The number of the first row among all rows of the whole; 0 for a vector."""
+        return sum(start * rows for start, rows in zip(self.starts, self.rows_between, strict=True))
+
+    @property
+    def first_column(self) -> int:
+        """The number of the first column, or of a vector's first element."""
+        return self.starts[-1] if self.starts else 0
 
 
 class Grid:

@@ -98,17 +98,19 @@ class TransformersAdafactor(Adafactor):
         # not Adafactor's own constructor, whose argument names and checks are torch's
         Optimizer.__init__(self, params, defaults)
 
-    def _rule(self, group: dict[str, Any]) -> Rule:
+    def _rule(self, group: dict[str, Any], *, part: bool = False) -> Rule:
         if group["lr"] is None and not group["relative_step"]:
             raise ValueError("TransformersAdafactor needs an `lr` when `relative_step=False`")
+        initializes = not part and self._initializes_state(group)
         return super()._rule(
             {
                 **group,
                 "lr": 1e-2 if group["relative_step"] else group["lr"],
                 "beta2_decay": group["decay_rate"],
                 "d": group["clip_threshold"],
-                "weight_decay": 0.0 if self._initializes_state(group) else group["weight_decay"],
-            }
+                "weight_decay": 0.0 if initializes else group["weight_decay"],
+            },
+            part=part,
         )
 
     def _initializes_state(self, group: dict[str, Any]) -> bool:

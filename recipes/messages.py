@@ -18,6 +18,13 @@ class TrainingDiverged(Exception):  # noqa: N818 - an outcome of a training, not
     """
 
 
+class TrainingHopeless(Exception):  # noqa: N818 - an outcome, too
+    """A training is far behind another one of the same sweep, and is stopped to save time.
+
+    :func:`recipes.cli.main.main` prints the message without a traceback and exits with status 1.
+    """
+
+
 class RunFailed(Exception):  # noqa: N818 - the end of a command, not a mistake of its own
     """An unexpected error, in a sentence; its ``__cause__`` is the error itself.
 

@@ -5,14 +5,18 @@ commands ``estimate``, ``compare`` and ``reproduce``. CONTRIBUTING.md shows a wh
 """
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
+from torch.distributed.fsdp import MixedPrecisionPolicy
 
+from lightning_adafactor import GradientRelease
 from recipes.messages import RecipeError
 from recipes.models.gguf import as_folder, config_location
 from recipes.models.pretrained import load_config, load_model, save, set_checkpointing
@@ -20,8 +24,12 @@ from recipes.ranges import NonNegativeFloat
 from recipes.recipe_data import RecipeData
 from recipes.runs.history import RunHistory
 from recipes.runs.report import import_path
+from recipes.sharding.clipping import clip_by_norm, clip_by_value
+from recipes.sharding.model import sharded_model
+from recipes.sharding.tensor_parallel import sum_gradients
+from recipes.sharding.weights import full_state_dict, is_sharded
 from recipes.training.optimizer import Schedule, configure
-from recipes.training.unsupported import refuse_for_recipe
+from recipes.training.unsupported import refuse_for_recipe, refuse_for_release, refuse_to_release
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -53,11 +61,21 @@ class Recipe(LightningModule, Generic[Data]):
             ``{min_lr_rate: 0.1}`` of ``cosine_with_min_lr``.
         gradient_checkpointing: Whether activations are recomputed in the backward pass instead of kept: less
             memory, for the time of one more forward pass.
+        gradient_release: Whether each layer is stepped during the backward pass, as soon as its gradients are complete,
+            and these are freed: gradients take the memory of one layer instead of the whole model, and the results
+            are the same. Needs an optimizer of ``lightning_adafactor``; does not work with
+            ``trainer.accumulate_grad_batches``, ``trainer.gradient_clip_val``, ``16-mixed`` precision and DDP.
         dtype: The dtype of the parameters. ``bfloat16`` halves their memory and that of the gradients, and needs an
             optimizer with stochastic rounding. Mixed precision is set with ``trainer.precision``.
         trust_remote_code: Whether code that comes with the model or its tokenizer may run on this machine.
+        gather_dtype: Under FSDP2, the dtype in which a block's parameters are gathered and computed with.
+            ``bfloat16`` halves the traffic of float32 parameters. Null: their own dtype, so that the numbers are those
+            of one process.
+        reduce_dtype: Under FSDP2, the dtype in which gradients are summed over processes. ``bfloat16`` halves the
+            traffic and loses digits of the sum.
 
     Attributes:
+        estimated_device_type: The type of device that ``recipes.estimate`` counts for; None in a run.
         monitor: The metric that chooses the best checkpoint.
         monitor_mode: ``max`` if a higher value is better, ``min`` if a lower one is.
         data_class: The class of the task's data.
@@ -80,8 +98,11 @@ class Recipe(LightningModule, Generic[Data]):
         warmup: NonNegativeFloat = 0.06,
         schedule_args: dict[str, Any] | None = None,
         gradient_checkpointing: bool = False,
+        gradient_release: bool = False,
         dtype: Literal["float32", "bfloat16"] = "float32",
         trust_remote_code: bool = False,
+        gather_dtype: Literal["float32", "bfloat16"] | None = None,
+        reduce_dtype: Literal["float32", "bfloat16"] = "float32",
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["optimizer"])  # weights_only loading would refuse a callable
@@ -91,10 +112,14 @@ class Recipe(LightningModule, Generic[Data]):
         self.warmup = warmup
         self.schedule_args = schedule_args
         self.gradient_checkpointing = gradient_checkpointing
+        self.gradient_release = gradient_release
         self.dtype_name = dtype
         self.trust_remote_code = trust_remote_code
+        self.gather_dtype = gather_dtype
+        self.reduce_dtype = reduce_dtype
         self.history = RunHistory()
         self.run_callbacks: list[Callback] = [self.history]
+        self.estimated_device_type: str | None = None
         self.model: nn.Module | None = None
 
     @property
@@ -117,12 +142,27 @@ class Recipe(LightningModule, Generic[Data]):
         refuse_for_recipe(self.trainer)
         self.data.tokenize_for(self.pretrained, self.trust_remote_code)
         present = self.trainer.callbacks  # type: ignore[attr-defined]
-        return [callback for callback in self.run_callbacks if callback not in present]
+        callbacks = [callback for callback in self.run_callbacks if callback not in present]
+        if self.gradient_release and self.trainer.state.fn == TrainerFn.FITTING:
+            refuse_for_release(self.trainer, self)
+            if not any(isinstance(callback, GradientRelease) for callback in present):
+                callbacks.append(GradientRelease())
+        for callback in (*present, *callbacks):
+            if isinstance(callback, GradientRelease):
+                callback.clipping_follows_trainer = True
+        return callbacks
 
     def configure_model(self) -> None:
-        """Loads the model, once."""
-        if self.model is None:
+        """Loads the model, once; under a strategy with a device mesh, each process gets its part of it."""
+        if self.model is not None:
+            return
+        if self.device_mesh is None:
             self.model = self.make_model(self.data, weights=True)
+            return
+        gathered = None if self.gather_dtype is None else getattr(torch, self.gather_dtype)
+        policy = MixedPrecisionPolicy(param_dtype=gathered, reduce_dtype=getattr(torch, self.reduce_dtype))
+        device = self.trainer.strategy.root_device
+        self.model = sharded_model(partial(self.make_model, self.data), self.device_mesh, device, policy)
 
     def build_on_meta(self, data: Data) -> None:
         """Builds the model of :meth:`configure_model` without weights, on the meta device.
@@ -194,12 +234,47 @@ class Recipe(LightningModule, Generic[Data]):
     def configure_optimizers(self) -> Any:
         """The optimizer and its schedule."""
         assert self.model is not None
-        return configure(self.model, self.trainer, self.optimizer, self.schedule, self.warmup, self.schedule_args)
+        configured = configure(self.model, self.trainer, self.optimizer, self.schedule, self.warmup, self.schedule_args)
+        if self.gradient_release:
+            refuse_to_release(configured["optimizer"])
+        return configured
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clips the gradients as the trainer is set to; sharded ones by the norm of the whole.
+
+        Lightning calls it before each step, also where nothing is to be clipped.
+        """
+        if not is_sharded(self):
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        sum_gradients(parameters)
+        if gradient_clip_val:
+            clip = clip_by_value if gradient_clip_algorithm == "value" else clip_by_norm
+            clip(parameters, float(gradient_clip_val))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes model and tokenizer in Hugging Face's format.
 
+        If the model is sharded, all processes call this, and the first one writes the full weights.
+
         Args:
             folder: The folder; created if it does not exist.
         """
-        save(self.model, self.data.tokenizer, folder)  # type: ignore[arg-type]
+        assert self.model is not None
+        model: Any = self.model
+        if is_sharded(model):
+            state = full_state_dict(model)
+            if not self.trainer.is_global_zero:
+                return
+            with torch.device("meta"):
+                model = self.make_model(self.data, weights=False)
+            model.load_state_dict(state, assign=True)
+            model.tie_weights()
+            model.generation_config = getattr(self.model, "generation_config", None)
+        save(model, self.data.tokenizer, folder)

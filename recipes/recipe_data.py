@@ -21,10 +21,13 @@ from recipes.data.loader import ResumableLoader
 from recipes.data.sources import load_split
 from recipes.data.splitting import split_fractions, split_off
 from recipes.data.summary import print_summary
+from recipes.data.whole_batches import WholeBatches
 from recipes.messages import RecipeError
 from recipes.models.gguf import as_folder
 from recipes.models.pretrained import load_tokenizer
 from recipes.ranges import NonNegativeInt, PositiveInt
+from recipes.sharding.processes import data_parallel
+from recipes.training.ranks import connect
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -134,7 +137,7 @@ class RecipeData(LightningDataModule, ABC):
         return DistributedSampler(rows, shuffle=True, **shard)
 
     def filler(self, row: dict[str, Any]) -> dict[str, Any]:
-        """A row that no metric counts, to pad a split to a multiple of the number of processes.
+        """A row that no metric counts, for the processes that have no batch left when the others have their last one.
 
         By default the row itself, which is then counted twice.
 
@@ -221,6 +224,8 @@ class RecipeData(LightningDataModule, ABC):
 
     def setup(self, stage: str) -> None:
         """Loads the splits that ``stage`` (fit, validate, test or predict) needs."""
+        assert self.trainer is not None
+        connect(self.trainer)  # from here on, an error of one process ends all
         self._load()
         if stage == "fit" and getattr(rank_zero_only, "rank", 0) == 0:
             print_summary(self.summary())
@@ -244,13 +249,9 @@ class RecipeData(LightningDataModule, ABC):
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled batches, as :meth:`train_sampler` orders them."""
-        assert self.trainer is not None
         # Lightning would replace any other sampler by one that shuffles without the run's seed.
         sampler = self.train_sampler(
-            self.splits["train"],
-            num_replicas=self.trainer.world_size,
-            rank=self.trainer.global_rank,
-            seed=int(os.environ.get("PL_GLOBAL_SEED", "0")),
+            self.splits["train"], **self.shard, seed=int(os.environ.get("PL_GLOBAL_SEED", "0"))
         )
         self._train_loader = self._loader(ResumableLoader, self.splits["train"], self.batch_size, sampler=sampler)
         self._train_loader.resume(self._place)
@@ -263,29 +264,37 @@ class RecipeData(LightningDataModule, ABC):
             if self.trainer.state.fn == TrainerFn.FITTING:
                 return []
             raise RecipeError("data.validation is null, so there is nothing to validate on: give a file or a fraction")
-        return self._loader(DataLoader, self._for_all_processes("validation"), self.eval_batch_size)
+        return self._evaluation_loader(self.splits["validation"])
 
     def test_dataloader(self) -> DataLoader:
         """Batches of the test split, in its order."""
         if "test" not in self.splits:
             raise RecipeError("data.test is null, so there is nothing to test on: give a file, a split or a fraction")
-        return self._loader(DataLoader, self._for_all_processes("test"), self.eval_batch_size)
+        return self._evaluation_loader(self.splits["test"])
 
     def predict_dataloader(self) -> DataLoader:
-        """Batches of the rows to predict, in their order."""
-        return self._loader(DataLoader, self.splits["predict"], self.eval_batch_size)
+        """Batches of the rows to predict, in their order; a row beyond the last one is a filler, not to be written."""
+        return self._evaluation_loader(self.splits["predict"])
 
-    def _for_all_processes(self, split: str) -> "Dataset":
-        """A split padded to the same number of rows for each process: else some rows would be counted twice."""
+    def _evaluation_loader(self, rows: "Dataset") -> DataLoader:
+        """This process's batches of a split; see :class:`~recipes.data.whole_batches.WholeBatches`."""
         from datasets import Dataset, concatenate_datasets
 
+        sampler = WholeBatches(rows, self.eval_batch_size, **self.shard)
+        if sampler.num_replicas > 1:
+            filler = Dataset.from_list([self.filler(rows[-1])], features=rows.features)
+            rows = concatenate_datasets([rows, filler])
+        return self._loader(DataLoader, rows, self.eval_batch_size, sampler=sampler)
+
+    @property
+    def shard(self) -> dict[str, int]:
+        """``num_replicas``, into how many parts the strategy divides a batch, and ``rank``, which one is ours.
+
+        Processes that share a batch, as in tensor parallelism, have the same part.
+        """
         assert self.trainer is not None
-        rows = self.splits[split]
-        missing = -len(rows) % self.trainer.world_size
-        if not missing:
-            return rows
-        filling = Dataset.from_list([self.filler(rows[-1])] * missing, features=rows.features)
-        return concatenate_datasets([rows, filling])
+        replicas, rank = data_parallel(self.trainer)
+        return {"num_replicas": replicas, "rank": rank}
 
     def _loader(self, kind: Callable[..., Any], rows: "Dataset", batch_size: int, **arguments: Any) -> Any:
         return kind(

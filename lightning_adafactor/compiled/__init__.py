@@ -86,8 +86,9 @@ def adafactor(entries: Iterable[Entry], *, grad_scale: Tensor | None = None, fou
     loaded = library.load()
     if isinstance(loaded, str):
         raise RuntimeError(loaded)
+    entries = list(entries)
     rows, count, others = table.pack(entries)
     if count:
         loaded.step(rows, count, 1.0 if grad_scale is None else 1.0 / float(grad_scale))
     if others:
-        plain.adafactor(others, grad_scale=grad_scale)
+        plain.adafactor((entries[number] for number in others), grad_scale=grad_scale)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import enum
 import functools
 import threading
 import warnings
@@ -15,6 +16,15 @@ import torch
 from lightning_adafactor.compiled import build
 
 _REBUILD = "python -m lightning_adafactor.compiled.build"
+
+
+class Phase(enum.IntEnum):
+    """What a call does: the ``phase`` of ``source/schedule.h``. Processes add up their shards' sums between passes."""
+
+    ALL_PASSES = 0
+    SUM_SQUARES = 1
+    SUM_UPDATES = 2
+    APPLY_UPDATES = 3
 
 
 class Library:
@@ -38,7 +48,7 @@ class Library:
             getattr(self._library, name).restype = ctypes.c_int64
         step = self._library.adafactor_step
         pointer, integer = ctypes.c_void_p, ctypes.c_int64
-        step.argtypes = [pointer, integer, ctypes.c_double, pointer, integer, integer, pointer, pointer]
+        step.argtypes = [pointer, integer, integer, ctypes.c_double, pointer, integer, integer, pointer, pointer]
         step.restype = None
         self._step: Callable[..., None] = step
         self._parallel = _torchs_threads()
@@ -48,13 +58,21 @@ class Library:
         self.scratch_bytes = int(self._library.adafactor_scratch_bytes())
         self.entry_bytes = int(self._library.adafactor_entry_bytes())
 
-    def step(self, table: bytearray, count: int, unscale: float, instruction_set: int | None = None) -> None:
-        """Takes a step for all entries of a table.
+    def step(
+        self,
+        table: bytearray,
+        count: int,
+        unscale: float,
+        phase: Phase = Phase.ALL_PASSES,
+        instruction_set: int | None = None,
+    ) -> None:
+        """Takes a step for all entries of a table, or makes one pass over shards.
 
         Args:
             table: The entries, as ``table.pack`` makes them.
             count: How many there are.
             unscale: Factor of the gradients.
+            phase: Which passes.
             instruction_set: Number of the instruction set; None for the best one.
         """
         best = self.instruction_sets - 1
@@ -66,6 +84,7 @@ class Library:
         self._step(
             ctypes.addressof(ctypes.c_char.from_buffer(table)),
             count,
+            int(phase),
             unscale,
             ctypes.addressof(scratch),
             best if instruction_set is None else instruction_set,

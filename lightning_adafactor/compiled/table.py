@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import math
 import struct
 from collections.abc import Iterable, Sequence
 
@@ -11,6 +13,7 @@ from torch import Tensor
 
 from lightning_adafactor.entry import Entry
 from lightning_adafactor.rule import Rule, state_dtype
+from lightning_adafactor.shard import Shard
 
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 """The dtypes of parameters and gradients, and their numbers in ``entry.h``."""
@@ -18,11 +21,13 @@ DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 
 MOST_BATCH_DIMS = 3
 """The most dimensions before the last two, after adjacent ones are merged."""
 
-ROW = struct.Struct("=34q2Q12d")
+ROW = struct.Struct("=34q2Q12d13qd")
 
 _FACTORED, _MEAN_OF_COLUMNS, _SCALE_PARAMETER, _RELATIVE_STEP, _WARMUP_INIT, _DECAY_BY_ALPHA, _STOCHASTIC, _MAXIMIZE = (
     1 << bit for bit in range(8)
 )
+_HOLDS_FACTOR = 256
+_NO_SUMS = (0,) * 6
 _NO_OPERAND = (0,) * 7
 _MASK = 2**64 - 1
 
@@ -106,31 +111,62 @@ class Options:
 @functools.lru_cache(maxsize=4096)  # called for each parameter in each step
 def _operands(
     shape: tuple[int, ...], dtypes: tuple[torch.dtype, ...], *strides: tuple[int, ...]
-) -> tuple[list[tuple[int, ...]], tuple[int, ...]] | None:
-    """Strides and dtypes of tensors as a row holds them, and sizes; None where their layout is not supported."""
+) -> tuple[list[tuple[int, ...]], tuple[int, ...], tuple[int, ...]] | None:
+    """Strides and dtypes of tensors as a row holds them, and sizes; None where their layout is not supported.
+
+    Strides without a dtype are those of a numbering of rows (``Region.rows_between``), returned last: three.
+    """
     reduced = layout(shape, strides)
     if reduced is None:
         return None
     sizes, complete = reduced
-    operands = [(*own, DTYPES[dtype]) for own, dtype in zip(complete, dtypes, strict=True)]
-    return operands, sizes
+    operands = [(*own, DTYPES[dtype]) for own, dtype in zip(complete, dtypes, strict=False)]
+    between = complete[len(dtypes)][:MOST_BATCH_DIMS] if len(complete) > len(dtypes) else (0,) * MOST_BATCH_DIMS
+    return operands, sizes, between
 
 
-def pack(entries: Iterable[Entry]) -> tuple[bytearray, int, list[Entry]]:
+@dataclasses.dataclass(frozen=True, slots=True)
+class Exchange:
+    """Where the sums of shards lie.
+
+    Attributes:
+        shards: The shards, one for each entry.
+        squares: The first buffer of sums, float32 or float64.
+        updates: The second one.
+    """
+
+    shards: Sequence[Shard]
+    squares: Tensor
+    updates: Tensor
+
+    def row_of(self, number: int) -> tuple[tuple[int, ...], tuple[int, ...], int]:
+        """The addresses of a shard's sums and their dtype, the whole parameter's shape, and flags."""
+        shard, squares, updates = self.shards[number], self.squares, self.updates
+        start, size = squares.data_ptr(), squares.itemsize
+        places = (shard.row_sums, shard.column_sums, shard.mean_sums, shard.parameter_sum)
+        addresses = (0 if place is None else start + place * size for place in places)
+        update = updates.data_ptr() + shard.update_sum * size
+        flags = _HOLDS_FACTOR if shard.holds_factor else 0
+        return (*addresses, update, DTYPES[squares.dtype]), shard.shape, flags
+
+
+def pack(entries: Iterable[Entry], exchange: Exchange | None = None) -> tuple[bytearray, int, list[int]]:
     """Writes entries into a table.
 
     Args:
         entries: The entries, of parameters that the compiled step supports.
+        exchange: The shards that the entries are of; None for whole parameters.
 
     Returns:
-        The table, its number of rows, and the entries left out because their layout in memory is not supported.
+        The table, its number of rows, and the numbers of the entries left out because their layout in memory is not
+        supported.
     """
     entries = list(entries)
     table = bytearray(ROW.size * len(entries))
-    others: list[Entry] = []
+    others: list[int] = []
     known: dict[tuple[int, torch.dtype], Options] = {}
     count = 0
-    for entry in entries:
+    for number, entry in enumerate(entries):
         param, grad, exp_avg, row_var, col_var = entry.param, entry.grad, entry.exp_avg, entry.row_var, entry.col_var
         dtype = param.dtype
         options = known.get((id(entry.rule), dtype))
@@ -148,17 +184,27 @@ def pack(entries: Iterable[Entry]) -> tuple[bytearray, int, list[Entry]]:
         if entry.rms is not None:
             rms = entry.rms.data_ptr()
         if not contiguous or unsupported_layout(param, grad, exp_avg) is not None:
-            others.append(entry)
+            others.append(number)
             continue
-        if exp_avg is None:
-            found = _operands(param.shape, (dtype, grad.dtype), param.stride(), grad.stride())
-            average: tuple[int, ...] = _NO_OPERAND
-        else:
-            strides = param.stride(), grad.stride(), exp_avg.stride()
-            found = _operands(param.shape, (dtype, grad.dtype, exp_avg.dtype), *strides)
-            average = (exp_avg.data_ptr(), *found[0][2]) if found is not None else _NO_OPERAND
-        assert found is not None
-        operands, sizes = found
+        strides = [param.stride(), grad.stride()]
+        dtypes = [dtype, grad.dtype]
+        if exp_avg is not None:
+            strides.append(exp_avg.stride())
+            dtypes.append(exp_avg.dtype)
+        region = entry.region
+        if region is not None:
+            strides.append(region.rows_between)
+        found = _operands(param.shape, tuple(dtypes), *strides)
+        if found is None:  # only where shards of a batch are numbered
+            others.append(number)
+            continue
+        operands, sizes, between = found
+        average = _NO_OPERAND if exp_avg is None else (exp_avg.data_ptr(), *operands[2])
+        sums: tuple[int, ...] = _NO_SUMS
+        whole = sizes
+        if exchange is not None:
+            sums, whole, more_flags = exchange.row_of(number)
+            flags |= more_flags
         ROW.pack_into(
             table,
             count * ROW.size,
@@ -179,6 +225,11 @@ def pack(entries: Iterable[Entry]) -> tuple[bytearray, int, list[Entry]]:
             options.seed,
             entry.index,
             *options.numbers,
+            *sums,
+            *(whole[-2:] if len(whole) > 1 else (1, *whole)),
+            *((0, 0) if region is None else (region.first_row, region.first_column)),
+            *between,
+            float(math.prod(whole)),
         )
         count += 1
     return table, count, others

@@ -56,10 +56,44 @@ class Field(IntEnum):
     GROUP = 37  # row of the options table
     INDEX = 38  # position in the optimizer, for the random bits
     SEED = 39  # key of the random bits
+    MEAN_SIZE = 40  # rows of the whole parameter, which mean(R) is the mean over (see MEAN_OF_COLUMNS)
+    SHARD = 41  # address of the parameter's row of the table of shards, or 0
 
 
-FIELDS = 40
+FIELDS = 42
 """Columns of the table of parameters."""
+
+
+class ShardField(IntEnum):
+    """int64 columns that describe a shard. Places are those in the buffers that processes exchange (see ``Shard``)."""
+
+    NUMEL = 0  # elements of the whole parameter
+    WHOLE_ROWS = 1  # n of the whole parameter
+    WHOLE_COLUMNS = 2  # m of the whole parameter
+    ROW_SLOTS = 3  # place of ΣG² over columns, (matrices, rows)
+    COLUMN_SLOTS = 4  # place of ΣG² over rows, (matrices, columns)
+    MEAN_SLOTS = 5  # place of ΣR, (matrices,), or -1
+    PARAM_SLOT = 6  # place of Σp²; anything without ``scale_parameter``
+    UPDATE_SLOT = 7  # place of ΣU² in the second buffer
+    HOLDS_FACTOR = 8  # whether this process adds the old R to ΣR
+    FIRST_ROW = 9  # the number of its first row among all rows of the whole parameter, matrix after matrix
+    FIRST_COLUMN = 10  # the number of its first column
+    ROWS_BETWEEN = 11  # how many rows of the whole parameter lie between neighbours in i0, i1, i2
+
+
+SHARD_FIELDS = 14
+"""Columns of the table of shards."""
+
+
+class Region(IntEnum):
+    """Where the elements of a bucket lie in their parameters, which their random bits depend on."""
+
+    WHOLE = 0
+    """The parameters are whole."""
+    ALIGNED = 1
+    """They are shards whose first columns are multiples of 8: a Philox block serves the same neighbours."""
+    ANY = 2
+    """They are any shards."""
 
 
 class Option(IntEnum):

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable
 
 import torch
-import triton
 from torch import Tensor
 
 from lightning_adafactor.entry import Entry
-from lightning_adafactor.fused import kernels
+from lightning_adafactor.fused.launches import Launches, on_device
 from lightning_adafactor.fused.table import Tiling, WorkTable
 
 _Kind = tuple[torch.device, torch.dtype, torch.dtype]
-
-_TRITON_DTYPE = {
-    torch.float32: triton.language.float32,
-    torch.bfloat16: triton.language.bfloat16,
-    torch.float16: triton.language.float16,
-}
-
-WARPS = 4
-"""Warps of a program."""
 
 
 class FusedAdafactor:
@@ -84,85 +73,10 @@ class FusedAdafactor:
         return table
 
     def _launch(self, table: WorkTable, kind: _Kind, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
-        device, param_dtype, grad_dtype = kind
-        tiling = table.tiling
-        unused = table.scalars
-        scale = unused if grad_scale is None else grad_scale
-        overflow = unused if found_inf is None else found_inf
-        tile = {
-            "TILE_ROWS": tiling.rows,
-            "TILE_COLUMNS": tiling.columns,
-            "BLOCK_ROWS": tiling.block_rows,
-            "STAGES": tiling.stages,
-        }
-        checks = {"HAS_FOUND_INF": found_inf is not None}
-        unscales = {"HAS_GRAD_SCALE": grad_scale is not None, **checks}
-        p, g = _TRITON_DTYPE[param_dtype], _TRITON_DTYPE[grad_dtype]
-        tiles, chunks = (len(table.tiles),), (len(table.chunks),)
-        with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
-            kernels.sum_squares[tiles](
-                table.tiles,
-                table.params,
-                table.grads,
-                table.options,
-                table.workspace,
-                table.squares_of_p,
-                scale,
-                overflow,
-                P=p,
-                G=g,
-                **tile,
-                **unscales,
-                num_warps=WARPS,
-            )
-            if len(table.chunks):
-                kernels.update_factors[chunks](
-                    table.chunks,
-                    table.params,
-                    table.options,
-                    table.workspace,
-                    overflow,
-                    **checks,
-                    num_warps=WARPS,
-                )
-            kernels.sum_updates[tiles](
-                table.tiles,
-                table.params,
-                table.grads,
-                table.options,
-                table.workspace,
-                table.squares_of_u,
-                scale,
-                overflow,
-                G=g,
-                **tile,
-                **unscales,
-                num_warps=WARPS,
-            )
-            kernels.find_scalars[(len(table.params),)](
-                table.params,
-                table.options,
-                table.squares_of_p,
-                table.squares_of_u,
-                table.scalars,
-                overflow,
-                **checks,
-                num_warps=WARPS,
-            )
-            kernels.apply_updates[tiles](
-                table.tiles,
-                table.params,
-                table.grads,
-                table.options,
-                table.workspace,
-                table.scalars,
-                scale,
-                overflow,
-                P=p,
-                G=g,
-                **tile,
-                **unscales,
-                MOMENTUM=table.has_momentum,
-                STOCHASTIC=table.is_stochastic,
-                num_warps=WARPS,
-            )
+        launch = Launches(table, grad_scale, found_inf)
+        with on_device(kind[0]):
+            launch.sum_squares()
+            launch.update_factors()
+            launch.sum_updates()
+            launch.find_scalars()
+            launch.apply_updates()

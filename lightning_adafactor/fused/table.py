@@ -14,8 +14,11 @@ import torch
 from torch import Tensor
 
 from lightning_adafactor.entry import Entry
-from lightning_adafactor.fused.fields import CHUNK, FIELDS, MAX_DIMS, OPTIONS, SCALARS, Field, Flag, Option
+from lightning_adafactor.fused.fields import CHUNK, FIELDS, MAX_DIMS, OPTIONS, SCALARS, Field, Flag, Option, Region
 from lightning_adafactor.rule import Rule
+
+REGION = "region"
+"""Among the strides of a layout: how many rows of the whole parameter lie between neighbours (of shards)."""
 
 MAX_BATCH_STRIDES = MAX_DIMS - 2
 """The most strides that a batch of matrices may need."""
@@ -78,21 +81,23 @@ def layout(entry: Entry) -> Layout:
     if not entry.factored:
         last = {name: (stride[-1] if stride else 1) for name, stride in strides.items()}
         return Layout((1, 1, 1), {name: (0, 0, 0, 0, stride) for name, stride in last.items()}, 1, entry.param.numel())
+    if entry.region is not None:
+        strides[REGION] = entry.region.rows_between
     sizes: list[int] = []
-    merged: dict[str, list[int]] = {name: [] for name in tensors}
+    merged: dict[str, list[int]] = {name: [] for name in strides}
     for dim, size in enumerate(shape[:-2]):
         if size == 1:
             continue
-        if sizes and all(merged[name][-1] == size * strides[name][dim] for name in tensors):
+        if sizes and all(merged[name][-1] == size * strides[name][dim] for name in strides):
             sizes[-1] *= size
-            for name in tensors:
+            for name in strides:
                 merged[name][-1] = strides[name][dim]
         else:
             sizes.append(size)
-            for name in tensors:
+            for name in strides:
                 merged[name].append(strides[name][dim])
     missing = MAX_BATCH_STRIDES - len(sizes)
-    complete = {name: (*[0] * missing, *merged[name], *strides[name][-2:]) for name in tensors}
+    complete = {name: (*[0] * missing, *merged[name], *strides[name][-2:]) for name in strides}
     return Layout((*[1] * missing, *sizes), complete, shape[-2], shape[-1])
 
 
@@ -100,9 +105,10 @@ def _is_aligned(entry: Entry, shape: Layout) -> bool:
     """Whether every access to the parameter may be 128 bits wide, and offsets in a tile fit into 32 bits."""
     tensors = [tensor for tensor in (entry.param, entry.grad, entry.exp_avg) if tensor is not None]
     aligned = all(tensor.data_ptr() % _VECTOR_BYTES == 0 for tensor in tensors)
-    adjacent = all(strides[-1] == 1 for strides in shape.strides.values())
-    steps = [step for strides in shape.strides.values() for step in strides[:-1]]
-    short = all(strides[-2] < _MAX_ALIGNED_ROW for strides in shape.strides.values())
+    in_memory = [strides for name, strides in shape.strides.items() if name != REGION]
+    adjacent = all(strides[-1] == 1 for strides in in_memory)
+    steps = [step for strides in in_memory for step in strides[:-1]]
+    short = all(strides[-2] < _MAX_ALIGNED_ROW for strides in in_memory)
     return aligned and adjacent and short and all(step % _VECTOR_ELEMENTS == 0 for step in (*steps, shape.columns))
 
 
@@ -155,9 +161,12 @@ class WorkTable:
         squares_of_p: float32 (tiles,).
         squares_of_u: float32 (tiles,).
         scalars: float32 (parameters, SCALARS).
+        region: Where the elements lie in the whole parameters.
         has_momentum: Whether some parameter keeps an average of updates.
         is_stochastic: Whether some parameter is rounded stochastically.
     """
+
+    region = Region.WHOLE
 
     def __init__(self, entries: Sequence[Entry], tiling: Tiling, device: torch.device | None = None) -> None:
         self.tiling = tiling
@@ -275,13 +284,17 @@ class WorkTable:
                     items = _product(number, shape.matrices, count, 1)
                     items[:, 3] = axis
                     chunks.append(items)
+        self._allocate_sums(rows, used, first_tile)
         self.params = self._on_device(torch.tensor(rows, dtype=torch.int64))
         self.tiles = self._on_device(torch.cat(tiles))
         self.chunks = self._on_device(torch.cat(chunks))
-        self.workspace = torch.empty(used, dtype=torch.float32, device=self.device)
-        self.squares_of_p = torch.empty(first_tile, dtype=torch.float32, device=self.device)
-        self.squares_of_u = torch.empty(first_tile, dtype=torch.float32, device=self.device)
         self.scalars = torch.empty(len(entries), SCALARS, dtype=torch.float32, device=self.device)
+
+    def _allocate_sums(self, rows: list[list[int]], used: int, tiles: int) -> None:
+        """Allocates partial sums: ``used`` numbers and two for each tile. The table's rows may still be changed."""
+        self.workspace = torch.empty(used, dtype=torch.float32, device=self.device)
+        self.squares_of_p = torch.empty(tiles, dtype=torch.float32, device=self.device)
+        self.squares_of_u = torch.empty(tiles, dtype=torch.float32, device=self.device)
 
     def _describe(self, entry: Entry, shape: Layout, group: int) -> list[int]:
         """A parameter's row of the table, without the number of its first tile and its offsets in the workspace."""
@@ -306,8 +319,9 @@ class WorkTable:
         row[Field.MATRICES] = shape.matrices
         row[Field.BATCH_1], row[Field.BATCH_2] = shape.batch[-2:]
         row[Field.ROWS], row[Field.COLUMNS] = shape.rows, shape.columns
-        for name, strides in shape.strides.items():
-            field = _STRIDES[name]
+        row[Field.MEAN_SIZE] = shape.columns if entry.transposed else shape.rows
+        for name, field in _STRIDES.items():
+            strides = shape.strides.get(name, ())
             row[field : field + len(strides)] = strides
         if entry.factored:
             row[Field.ROW_TILES] = -(-shape.rows // self.tiling.rows)

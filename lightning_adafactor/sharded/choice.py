@@ -12,7 +12,7 @@ from lightning_adafactor import implementation
 from lightning_adafactor.implementation import Choice, Path
 from lightning_adafactor.sharded.layout import layout_of, local
 
-_SHARDED = "the parameter is sharded over several processes"
+_NOT_CAPTURED = "the parameter is sharded over several processes, whose all-reduces are not captured in a CUDA graph"
 
 
 def is_sharded(param: Tensor) -> bool:
@@ -31,12 +31,9 @@ def choose(group: dict[str, Any], param: Tensor) -> Path:
     Raises:
         RuntimeError: ``fused=True``, ``capturable=True`` or ``compiled=True`` is not supported for the parameter.
     """
-    if not is_sharded(param):
-        return implementation.choose(group, local(param))
-    for argument in ("fused", "capturable", "compiled"):
-        if group[argument]:
-            raise RuntimeError(f"{argument}=True is not supported: {_SHARDED}")
-    return "plain"
+    if group["capturable"] and is_sharded(param):
+        raise RuntimeError(f"capturable=True is not supported: {_NOT_CAPTURED}")
+    return implementation.choose(group, local(param))
 
 
 @torch.no_grad()
@@ -47,6 +44,5 @@ def explain(group: dict[str, Any], param: Tensor) -> Choice:
         group: Its group.
         param: The parameter; if it has a gradient, its layout in memory is considered too.
     """
-    if is_sharded(param):
-        return Choice(choose(group, param), {"fused": _SHARDED, "compiled": _SHARDED})
+    choose(group, param)
     return implementation.explain(group, local(param), None if param.grad is None else local(param.grad))

@@ -8,12 +8,10 @@ import math
 from collections.abc import Sequence
 from typing import TypeGuard
 
-import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
-from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 from torch.distributed.tensor.placement_types import Placement, _StridedShard
 
 from lightning_adafactor.entry import is_transposed
@@ -58,25 +56,35 @@ def layout_of(param: DTensor) -> Layout:
     Raises:
         RuntimeError: The parameter has ``Partial`` placements.
     """
+    mesh, transposed = param.device_mesh, is_transposed(param)
+    sizes = tuple(mesh.size(mesh_dim) for mesh_dim in range(mesh.ndim))
+    return Layout(mesh, *_sharded_dims(sizes, tuple(param.placements), tuple(param.shape), transposed))
+
+
+@functools.lru_cache(
+    maxsize=4096
+)  # asked for each parameter in each step; not by mesh, for equal ones differ in groups
+def _sharded_dims(
+    sizes: tuple[int, ...], placements: tuple[Placement, ...], shape: tuple[int, ...], transposed: bool
+) -> tuple[tuple[int, ...], bool, tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """What of a ``Layout`` follows from the sizes of the mesh's dimensions: all but the mesh."""
     sharding: dict[int, list[int]] = {}
-    for mesh_dim, placement in enumerate(param.placements):
+    for mesh_dim, placement in enumerate(placements):
         if placement.is_partial():
             raise RuntimeError(
-                f"Adafactor does not support parameters with Partial placements, and one has {param.placements}: "
+                f"Adafactor does not support parameters with Partial placements, and one has {placements}: "
                 "redistribute it to Replicate() or Shard(dim)"
             )
-        if is_shard(placement) and param.device_mesh.size(mesh_dim) > 1:
+        if is_shard(placement) and sizes[mesh_dim] > 1:
             sharding.setdefault(placement.dim, []).append(mesh_dim)
-    dims = param.dim()
+    dims = len(shape)
     rows = tuple(sharding.get(dims - 2, ())) if dims > 1 else ()
     columns = tuple(sharding.get(dims - 1, ())) if dims > 1 else ()
-    shape = tuple(param.shape)
-    transposed = is_transposed(param)
     if transposed:
         rows, columns = columns, rows
         shape = (*shape[:-2], shape[-1], shape[-2])
     everything = tuple(sorted(mesh_dim for mesh_dims in sharding.values() for mesh_dim in mesh_dims))
-    return Layout(param.device_mesh, shape, transposed, rows, columns, everything)
+    return shape, transposed, rows, columns, everything
 
 
 def is_shard(placement: Placement) -> TypeGuard[Shard | _StridedShard]:
@@ -130,7 +138,8 @@ def region_of(param: DTensor, *, transposed: bool = False) -> Region:
     if local_shape != tuple(param.to_local().shape):
         raise RuntimeError(
             f"Adafactor cannot tell which elements of a parameter of shape {shape} and placements {param.placements} "
-            f"lie on this process: use sizes that the number of processes divides, or stochastic_rounding=False"
+            f"lie on this process, for its shard is not {local_shape} but {tuple(param.to_local().shape)}: shard it "
+            "with FSDP2 or distribute_tensor, or pass stochastic_rounding=False"
         )
     if transposed:
         shape = (*shape[:-2], shape[-1], shape[-2])
@@ -142,17 +151,30 @@ def region_of(param: DTensor, *, transposed: bool = False) -> Region:
 def _local_shape_and_starts(
     mesh: DeviceMesh, placements: tuple[Placement, ...], shape: tuple[int, ...]
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The shape and the first element of this process's shard, as FSDP2 and tensor parallelism split a parameter.
+
+    Each splits what is left into chunks of equal size but for the last ones. FSDP2 comes after tensor parallelism,
+    though its mesh dimension comes first: that is what ``_StridedShard`` says.
+    """
+    coordinate = mesh.get_coordinate()
+    sizes, starts = list(shape), [0] * len(shape)
     for dim in range(len(shape)):
-        split_factors = [
-            (getattr(placement, "split_factor", 1), mesh.size(mesh_dim))
+        sharding = [
+            (mesh_dim, getattr(placement, "split_factor", 1))
             for mesh_dim, placement in enumerate(placements)
             if is_shard(placement) and placement.dim == dim
         ]
-        for number, (split_factor, _) in enumerate(split_factors):
-            later = math.prod(size for _, size in split_factors[number + 1 :])
+        for number, (_, split_factor) in enumerate(sharding):
+            later = math.prod(mesh.size(mesh_dim) for mesh_dim, _ in sharding[number + 1 :])
             if split_factor not in (1, later):
                 raise RuntimeError(
                     f"Adafactor does not support shards that are not contiguous in the parameter: {placements}"
                 )
-    local_shape, starts = compute_local_shape_and_global_offset(torch.Size(shape), mesh, placements)
-    return tuple(local_shape), tuple(starts)
+        in_order = [mesh_dim for mesh_dim, split_factor in sharding if split_factor == 1]
+        postponed = [mesh_dim for mesh_dim, split_factor in sharding if split_factor != 1]
+        for mesh_dim in (*in_order, *reversed(postponed)):
+            chunk = -(-sizes[dim] // mesh.size(mesh_dim))
+            first = sizes[dim] if coordinate is None else min(coordinate[mesh_dim] * chunk, sizes[dim])
+            starts[dim] += first
+            sizes[dim] = min(chunk, sizes[dim] - first)
+    return tuple(sizes), tuple(starts)

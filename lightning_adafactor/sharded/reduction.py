@@ -31,6 +31,7 @@ class Reduction:
         self._slots: list[_Slot] = []
         self._groups: dict[str, ProcessGroup] = {}
         self._buffer: Tensor | None = None
+        self._arranged = False
 
     def reserve(self, size: int, layout: Layout, over: Sequence[int]) -> int:
         """Reserves a slot.
@@ -59,27 +60,32 @@ class Reduction:
         self._slots.append(_Slot(1, layout.mesh, tuple(self._groups), varies=False, is_first=True))
         return len(self._slots) - 1
 
-    def allocate(self) -> None:
+    def allocate(self) -> Tensor:
         """Allocates the buffer, filled with zeros, for all slots reserved so far."""
-        order = {name: number for number, name in enumerate(self._groups)}
-        start = 0
-        for slot in sorted(self._slots, key=lambda slot: _place(slot.groups, order)):
-            slot.start = start
-            start += slot.size
-        self._buffer = torch.zeros(start, dtype=self.dtype, device=self.device)
+        self._arrange()
+        self._buffer = torch.zeros(sum(slot.size for slot in self._slots), dtype=self.dtype, device=self.device)
+        return self._buffer
+
+    def _arrange(self) -> None:
+        """Gives each slot its place, unless they all have one."""
+        if not self._arranged:
+            order = {name: number for number, name in enumerate(self._groups)}
+            start = 0
+            for slot in sorted(self._slots, key=lambda slot: _place(slot.groups, order)):
+                slot.start = start
+                start += slot.size
+            self._arranged = True
+
+    def place(self, number: int) -> int:
+        """Where a slot begins in the buffer; no slots can be reserved afterwards."""
+        self._arrange()
+        return self._slots[number].start
 
     def view(self, number: int, shape: Sequence[int] = ()) -> Tensor:
         """A slot's numbers, as a view of this shape."""
         assert self._buffer is not None
         slot = self._slots[number]
         return self._buffer[slot.start : slot.start + slot.size].view(tuple(shape))
-
-    def scalars(self, numbers: Sequence[int]) -> list[float]:
-        """The values of slots of one number each, read from the device at once."""
-        if not numbers:
-            return []
-        values: list[float] = torch.stack([self.view(number) for number in numbers]).tolist()
-        return values
 
     def all_reduce(self) -> None:
         """Adds up the partial sums of all processes."""

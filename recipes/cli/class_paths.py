@@ -9,7 +9,19 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-EXTRAS = {"bitsandbytes": "8bit", "torchao": "8bit"}
+EXTRAS = {
+    "bitsandbytes": "8bit",
+    "torchao": "8bit",
+    "adafactor8bit": "optimizers",
+    "adam_mini": "optimizers",
+    "apollo_torch": "optimizers",
+    "came_pytorch": "optimizers",
+    "flashoptim": "optimizers",
+    "galore_torch": "optimizers",
+    "gefen": "optimizers",
+    "lion_pytorch": "optimizers",
+    "optimi": "optimizers",
+}
 """Optional libraries, with the extra of this project that installs each."""
 
 
@@ -34,7 +46,7 @@ def find_class(path: Any, bases: Iterable[type]) -> tuple[Any, str]:
         problem = f", which names no {wanted}"
     except (ImportError, AttributeError) as error:
         problem = f", which cannot be imported ({error})"
-        if extra := EXTRAS.get(module.partition(".")[0]):
+        if extra := EXTRAS.get(library_of(error) or module.partition(".")[0]):
             # Suggesting other classes is no remedy for a missing library.
             install = f'pip install "lightning-adafactor[{extra}]" (in this repository: make setup)'
             return None, f"{problem}: install it with {install}"
@@ -43,6 +55,11 @@ def find_class(path: Any, bases: Iterable[type]) -> tuple[Any, str]:
         of_another_kind = isclass(found) and not issubclass(found, tuple(bases) or object)
         return (None, f", which is no {wanted}") if of_another_kind else (found, "")
     return None, problem + did_you_mean(_path(known[near]) for near in get_close_matches(str(name), known, n=2))
+
+
+def library_of(error: Exception) -> str:
+    """The library that an import did not find, which an adapter in this project may need; empty for another error."""
+    return (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
 
 
 def did_you_mean(names: Iterable[str]) -> str:

@@ -15,6 +15,7 @@ from recipes.runs.folder import check_exists
 from recipes.runs.plot import draw
 from recipes.runs.provenance import provenance
 from recipes.runs.report import about_training, as_json, best_evaluation, print_table
+from recipes.sharding.weights import full_state_dict, is_sharded
 
 
 def finish(
@@ -35,20 +36,28 @@ def finish(
     history = recipe.history
     report = {"recipe": folder.parent.name, **about_training(trainer, recipe, history)}
     metrics = {**best_evaluation(history, trainer), **_evaluate_best(trainer, recipe, data)}
+    if is_sharded(recipe):
+        weights = full_state_dict(recipe)
+    elif not trainer.is_global_zero:
+        return
+    else:
+        weights = recipe.state_dict()
+    if trainer.is_global_zero:
+        check_exists(folder)
+    recipe.save_pretrained(folder / "model")
+    details = recipe.report_details()
     if not trainer.is_global_zero:
         return
     report["metrics"] = {name: value for name, value in metrics.items() if "/" in name}
     report["seconds"] = {phase: round(seconds, 3) for phase, seconds in history.seconds.items()}
-    check_exists(folder)
-    recipe.save_pretrained(folder / "model")
     if trainer.logger is not None:
         trainer.logger.save()
     report["fingerprint"] = {
-        "weights": weights_sha256(recipe.state_dict()),
+        "weights": weights_sha256(weights),
         "initial_weights": history.initial_weights,
         "metrics": metrics_sha256(folder),
     }
-    report |= recipe.report_details()
+    report |= details
     report["data"] = data.summary()
     report["history"] = {"losses": history.losses, "evaluations": history.evaluations}
     report["provenance"] = provenance(settings, recorded_config, trainer.strategy.root_device)
@@ -75,7 +84,8 @@ def _evaluate_best(trainer: Trainer, recipe: "Recipe[Any]", data: RecipeData) ->
     if best is None:
         rank_zero_info("No checkpoint was kept: the weights of the last step are tested and saved.")
     if data.has_test:
-        return dict(trainer.test(recipe, datamodule=data, ckpt_path=best, verbose=False)[0])
+        results = trainer.test(recipe, datamodule=data, ckpt_path=best, verbose=False)
+        return dict(results[0]) if results else {}  # none with trainer.limit_test_batches 0
     if best is not None and data.has_validation:
         trainer.validate(recipe, datamodule=data, ckpt_path=best, verbose=False)
     return {}

@@ -27,7 +27,7 @@ from recipes.cli.mistakes import explain, refuse_empty_groups, refuse_null, sent
 from recipes.cli.parser import RecipeParser, parser_settings, words_for
 from recipes.cli.unforeseen import Circumstances, explain_error
 from recipes.cli.unwritable_defaults import leave_out_unwritable_defaults
-from recipes.messages import RecipeError, TrainingDiverged, tell
+from recipes.messages import RecipeError, TrainingDiverged, TrainingHopeless, tell
 from recipes.ranges import PositiveInt
 from recipes.recipe import Recipe
 from recipes.runs.config import RecordConfig, recorded_config
@@ -35,6 +35,7 @@ from recipes.runs.folder import RunFolder, check_exists, claim, config_name, giv
 from recipes.training import checkpoints, ckpt_path
 from recipes.training.defaults import default_callbacks, loggers_of
 from recipes.training.precision import float32_instead
+from recipes.training.resume import how_to_resume
 from recipes.training.unsupported import refuse_settings
 
 CHECKPOINT_PATH = (
@@ -81,7 +82,7 @@ class RecipeCLI(LightningCLI):
                 parser_kwargs=parser_settings(command),
                 args=words_for(command, command_line),
             )
-        except (RecipeError, TrainingDiverged):
+        except (RecipeError, TrainingDiverged, TrainingHopeless):
             self._leave_no_empty_folder()
             raise
         except Exception as error:
@@ -146,14 +147,7 @@ class RecipeCLI(LightningCLI):
         return next((c for c in self.trainer.checkpoint_callbacks if isinstance(c, checkpoints.LastCheckpoint)), None)
 
     def _where_it_stopped(self) -> str:
-        last = self._last_checkpoint()
-        if self.subcommand != "fit" or last is None:
-            return ""
-        if last.path and Path(last.path).is_file():
-            return f"resume with --ckpt_path {last.path}"
-        run = self.run_folder.path if self.run_folder else None
-        kept = run is not None and any((run / "checkpoints").rglob("*.ckpt"))
-        return f"resume with --ckpt_path {run}" if kept else ""
+        return how_to_resume(self.trainer) if self.subcommand == "fit" else ""
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """The parser of the command, or the one around it; ``--config`` takes the files that are already read."""

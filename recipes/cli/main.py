@@ -15,7 +15,8 @@ from difflib import get_close_matches
 from recipes.cli import quiet
 from recipes.cli.command_line import HELP, CommandLine
 from recipes.cli.commands import COMMANDS, OWN_COMMANDS, USAGE, help_of_all
-from recipes.messages import RecipeError, RunFailed, TrainingDiverged
+from recipes.messages import RecipeError, RunFailed, TrainingDiverged, TrainingHopeless
+from recipes.training import peers
 
 LINES_AT_MOST = 5
 DEBUG = "--debug"
@@ -36,17 +37,21 @@ def main(args: Sequence[str] | None = None) -> int:
         SIGUSR1. With ``--debug``, the traceback of an error is printed.
     """
     args = list(sys.argv[1:] if args is None else args)
-    debug = DEBUG in args
-    args = [word for word in args if word != DEBUG]
+    status = _status([word for word in args if word != DEBUG], DEBUG in args)
+    peers.leave(status)
+    return status
+
+
+def _status(args: list[str], debug: bool) -> int:
     try:
         return _run(args)
     except RecipeError as error:
         return _fail(error, MISTAKE, debug)
-    except TrainingDiverged as error:
-        # All ranks stop for the same reason; rank 0 reports it.
-        return FAILURE if _rank() else _fail(error, FAILURE, debug)
+    except (TrainingDiverged, TrainingHopeless) as error:
+        return _fail(error, FAILURE, debug)
     except KeyboardInterrupt as interrupt:
-        print(f"\ninterrupted{f': {interrupt}' if str(interrupt) else ''}", file=sys.stderr)
+        if not _rank():
+            print(f"\ninterrupted{f': {interrupt}' if str(interrupt) else ''}", file=sys.stderr)
         return INTERRUPTED
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else SUCCESS if ended.code is None else FAILURE
@@ -72,6 +77,7 @@ def _run(args: list[str]) -> int:
     quiet.no_bars_in_files()
     quiet.silence()
     if args[0] in OWN_COMMANDS:
+        _refuse_launcher(args[0])
         return int(importlib.import_module(OWN_COMMANDS[args[0]].module).main(args[1:]))
 
     command_line = CommandLine.parse(args[1:])  # a missing file or invalid YAML is reported before torch is loaded
@@ -81,6 +87,17 @@ def _run(args: list[str]) -> int:
 
     RecipeCLI(args[0], command_line)
     return SUCCESS
+
+
+def _refuse_launcher(command: str) -> None:
+    """Raises a RecipeError if torchrun or srun has started a command that runs in one process in several."""
+    variables = {"torchrun": ("TORCHELASTIC_RUN_ID", "WORLD_SIZE"), "srun": ("SLURM_STEP_ID", "SLURM_STEP_NUM_TASKS")}
+    for launcher, (mark, size) in variables.items():
+        if mark in os.environ and os.environ.get(size, "1") not in ("", "1"):
+            raise RecipeError(
+                f"{command} was started in {os.environ[size]} processes, and runs in one: start it with python instead "
+                f"of {launcher}; the trainings of compare and reproduce start those of trainer.devices themselves"
+            )
 
 
 @contextmanager
@@ -113,6 +130,8 @@ def _unforeseen(error: Exception, args: list[str], debug: bool) -> int:
 
 
 def _fail(error: Exception, status: int, with_traceback: bool) -> int:
+    if not peers.may_report(wait=False):
+        peers.wait_for_the_end()
     if with_traceback:
         traceback.print_exception(error.__cause__ or error)
     lines = f"{f'[rank: {_rank()}] ' if _rank() else ''}error: {error}".splitlines()

@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from recipes.cli.class_paths import library_of
 from recipes.cli.config_files import CONFIGS, SUFFIXES, ConfigFile, find_config, read_config
 from recipes.cli.given import Given
 from recipes.messages import RecipeError
@@ -52,9 +54,17 @@ class Choice:
 
     @property
     def missing_module(self) -> str | None:
-        """The library of the class, if it is not installed."""
-        module = self.class_path.partition(".")[0]
-        return module if find_spec(module) is None else None
+        """The library of the class, or the one that an adapter of this project needs, if it is not installed."""
+        module = self.class_path.rpartition(".")[0]
+        library = module.partition(".")[0]
+        if library and find_spec(library) is None:
+            return library
+        if library == __name__.partition(".")[0]:
+            try:
+                import_module(module)
+            except ModuleNotFoundError as error:
+                return library_of(error)
+        return None
 
     def _optimizer(self) -> Mapping[str, Any]:
         return _optimizer_in(self.settings) or {}

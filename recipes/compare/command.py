@@ -1,10 +1,11 @@
 """``python -m recipes.compare --config cls.yaml --optimizers adafactor adamw``: one recipe, several optimizers."""
 
+import math
 import os
 import shlex
 import sys
 from argparse import Namespace
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,13 @@ from recipes.cli.commands import CommandParser
 from recipes.cli.config_files import ConfigFile
 from recipes.cli.optimizer_files import choose, shipped
 from recipes.compare.lock import only_one
-from recipes.compare.plan import DEFAULT_SWEEP, Plan, Rate, Trial, seed_of
+from recipes.compare.plan import Budget, Plan, seed_of
 from recipes.compare.progress import Screen
-from recipes.compare.results import best_of, comparison
-from recipes.compare.runs import INVALID_SETTINGS, Outcome, finished, run
+from recipes.compare.results import comparison
+from recipes.compare.runs import INVALID_SETTINGS, Outcome
+from recipes.compare.sweep import DEFAULT_SWEEP, Rate
 from recipes.compare.tables import print_table
+from recipes.compare.trials import train
 from recipes.compare.writing import write
 from recipes.messages import RecipeError
 from recipes.runs.folder import config_name, runs_root
@@ -29,7 +32,9 @@ DESCRIPTION = """\
 Trains the same recipe with several optimizers and compares memory, time and quality.
 
 The runs are separate processes, one after the other, with the same order of data and, for the same seed, the same
-initial weights. Writes comparison.json, comparison.md and comparison.png, and a folder for each run with its log.
+initial weights. Short timing runs measure time and memory; a sweep chooses each optimizer's learning rate by the
+validation metric; further seeds show the spread; a paired test says which differences can be concluded. Writes
+comparison.json, comparison.md and comparison.png, and a folder for each run with its log.
 
 It can be interrupted: the same command keeps the finished runs and runs the rest. A run that fails is a row with the
 reason, and the other runs continue."""
@@ -44,6 +49,9 @@ examples:
 
 exit status: 0 if at least one run finished, 1 if none did, 2 for an error on the command line or in a file,
 130 after Ctrl-C"""
+WIDEN = 4
+TIMING_ROUNDS = 3
+SETTINGS_OF_LENGTH = ("trainer.max_steps", "trainer.max_epochs", "trainer.max_time")
 PASSED_ON = ("trainer", "model", "data", "checkpoint", "threads")
 REFUSED = {
     "seed_everything": "use --seeds",
@@ -79,7 +87,7 @@ def _compare(plan: Plan, args: Sequence[str]) -> int:
     rates: dict[str, float | None] = {}
     with Screen(plan) as screen:
         try:
-            for outcome in _train(plan, rates, screen):
+            for outcome in train(plan, rates, screen):
                 outcomes.append(outcome)
         except KeyboardInterrupt:
             done = sum(outcome.report is not None for outcome in outcomes)
@@ -116,6 +124,31 @@ def parser() -> CommandParser:
         "the other seeds. Without --sweep-lr each optimizer keeps the rate in its file, and the comparison says so",
     )
     parser.add_argument(
+        "--widen",
+        metavar="N",
+        help="with --sweep-lr: rates that may be added for an optimizer while its best one is the lowest or highest "
+        f"(default: {WIDEN}; 0: none)",
+    )
+    parser.add_argument(
+        "--keep-hopeless",
+        action="store_true",
+        help="with --sweep-lr: train runs to their end that lie far behind the best one of their optimizer; by default "
+        "a run is stopped at half of its steps if the best one was further at a quarter",
+    )
+    budget = parser.add_mutually_exclusive_group()
+    budget.add_argument("--budget-steps", metavar="N", help="optimizer steps of each run, instead of the recipe's")
+    budget.add_argument(
+        "--budget-seconds",
+        metavar="S",
+        help="seconds of training of each run: as many steps as the optimizer takes in them, by its timing runs",
+    )
+    parser.add_argument(
+        "--timing-rounds",
+        metavar="N",
+        help="runs of 20 steps that measure time and peak memory of each optimizer, one at a time, all optimizers in "
+        f"turn (default: {TIMING_ROUNDS}; 0: time and memory are those of the training runs)",
+    )
+    parser.add_argument(
         "--out", metavar="FOLDER", help="folder of the comparison (default: compare-NAME in the folder of all runs)"
     )
     parser.add_argument(
@@ -139,8 +172,24 @@ def plan_of(args: Sequence[str]) -> Plan:
     _refuse_duplicates("--optimizers", [choice.name for choice in choices], "name each optimizer once")
     seeds = [_seed(seed) for seed in given.seeds] if given.seeds else [seed_of(configs)]
     _refuse_duplicates("--seeds", seeds, "give each seed once")
+    widen = _whole_number("--widen", given.widen, WIDEN)
+    rounds = _whole_number("--timing-rounds", given.timing_rounds, TIMING_ROUNDS)
     sweep = [] if given.sweep_lr is None else [Rate.parse(text) for text in given.sweep_lr] or list(DEFAULT_SWEEP)
-    plan = Plan(configs, _passed_on(others), choices, seeds, sweep, _folder(given, configs), given.keep_models)
+    if not sweep and (given.widen is not None or given.keep_hopeless):
+        raise RecipeError(f"{'--keep-hopeless' if given.keep_hopeless else '--widen'} has no effect without --sweep-lr")
+    plan = Plan(
+        configs,
+        _passed_on(others),
+        choices,
+        seeds,
+        sweep,
+        _folder(given, configs),
+        given.keep_models,
+        _budget(given, others, rounds),
+        widen if sweep else 0,
+        rounds,
+        bool(sweep) and not given.keep_hopeless,
+    )
     for choice in choices:
         plan.rates(choice)
         if choice.missing_module:
@@ -148,6 +197,34 @@ def plan_of(args: Sequence[str]) -> Plan:
             missing = f"{choice.class_path} needs {choice.missing_module}, which is not installed"
             print(f"note: {choice.name} will fail: {missing}", file=sys.stderr)
     return plan
+
+
+def _budget(given: Namespace, others: list[str], timing_rounds: int) -> Budget | None:
+    """The budget of each run."""
+    if given.budget_steps is None and given.budget_seconds is None:
+        return None
+    for option in CommandLine.parse(others).options:
+        if option.key in SETTINGS_OF_LENGTH:
+            raise RecipeError(f"{option.name} contradicts the budget of steps or seconds: give one of them")
+    if given.budget_steps is not None:
+        return Budget(_whole_number("--budget-steps", given.budget_steps, 0, least=1), "steps")
+    try:
+        seconds = float(given.budget_seconds)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise RecipeError(f"--budget-seconds {given.budget_seconds}: expected a number above 0, such as 600")
+    if not timing_rounds:
+        raise RecipeError("--budget-seconds needs timing runs, which --timing-rounds 0 leaves out: use at least 1")
+    return Budget(seconds, "seconds")
+
+
+def _whole_number(option: str, text: str | None, default: int, least: int = 0) -> int:
+    if text is None:
+        return default
+    if not text.isdecimal() or int(text) < least:
+        raise RecipeError(f"{option} {text}: expected a whole number of at least {least}")
+    return int(text)
 
 
 def _folder(given: Namespace, configs: Sequence[ConfigFile]) -> Path:
@@ -177,7 +254,8 @@ def _refuse_duplicates(option: str, values: Sequence[Any], remedy: str) -> None:
 
 def _passed_on(others: list[str]) -> list[str]:
     """The options that apply to every run, checked as far as is possible without importing torch."""
-    known = ("--config", "--optimizers", "--seeds", "--sweep-lr", "--out", "--keep-models")
+    own = ("sweep-lr", "widen", "keep-hopeless", "budget-steps", "budget-seconds", "timing-rounds", "out")
+    known = [f"--{name}" for name in ("config", "optimizers", "seeds", *own, "keep-models")]
     for option in CommandLine.parse(others).options:
         for refused, remedy in REFUSED.items():
             if f"{option.key}.".startswith(f"{refused}."):
@@ -191,48 +269,9 @@ def _passed_on(others: list[str]) -> list[str]:
     return others
 
 
-def _train(plan: Plan, rates: dict[str, float | None], screen: Screen) -> Iterable[Outcome]:
-    """Runs the trials that are not finished. Stores each optimizer's learning rate in ``rates`` once it is chosen."""
-    for choice in plan.choices:
-        invalid = False
-        tried: list[Outcome] = []
-        for trial in plan.first_trials(choice):
-            tried.append(_outcome(trial, screen))
-            yield tried[-1]
-            invalid = tried[-1].status == INVALID_SETTINGS
-            if invalid:
-                break
-        screen.expect_fewer(len(plan.rates(choice)) - len(tried))
-        if not plan.sweep and not invalid:
-            rates[choice.name] = choice.rate
-        elif plan.sweep and any(outcome.report for outcome in tried):
-            best = best_of(tried)
-            if best is None:
-                raise RecipeError(
-                    "--sweep-lr: the reports hold no validation metric to choose a learning rate by: give the recipe a "
-                    "validation split, or omit --sweep-lr"
-                )
-            rates[choice.name] = best.trial.rate
-        if choice.name not in rates:
-            screen.expect_fewer(len(plan.seeds) - 1)
-    for place in range(len(plan.seeds) - 1):
-        for choice in plan.choices:
-            if choice.name in rates:
-                yield _outcome(plan.further_trials(choice, rates[choice.name])[place], screen)
-
-
-def _outcome(trial: Trial, screen: Screen) -> Outcome:
-    outcome = finished(trial)
-    if outcome is None:
-        screen.start(trial)
-        outcome = run(trial, screen.tick)
-    screen.end(outcome)
-    return outcome
-
-
 def _conclude(plan: Plan, outcomes: Sequence[Outcome], rates: dict[str, float | None], command: str) -> int:
     """Writes and prints the comparison; returns the exit status."""
-    if not any(outcome.report for outcome in outcomes):
+    if not any(outcome.report for outcome in outcomes if outcome.trial.timing is None):
         reasons = dict.fromkeys(outcome.reason for outcome in outcomes)
         message = f"no run finished: {'; '.join(reasons)} (logs in {plan.out})"
         if all(outcome.status == INVALID_SETTINGS for outcome in outcomes):
@@ -247,7 +286,7 @@ def _conclude(plan: Plan, outcomes: Sequence[Outcome], rates: dict[str, float | 
     console.print(f"The comparison is in {place}", soft_wrap=True, highlight=False)
     if plan.keep_models:
         for outcome in outcomes:
-            if outcome.kept and not (outcome.folder / "model").is_dir():
+            if outcome.kept and outcome.report is not None and not (outcome.folder / "model").is_dir():
                 folder = outcome.trial.folder
                 print(
                     f"{folder} has no model: it was trained without --keep-models; delete the folder to train it again"

@@ -2,17 +2,17 @@
 
 import hashlib
 import json
-import math
 import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from recipes.cli.config_files import ConfigFile
 from recipes.cli.optimizer_files import Choice
+from recipes.compare.sweep import Rate, from_the_middle
 from recipes.messages import RecipeError
 from recipes.runs.folder import config_name
 
@@ -20,36 +20,31 @@ RATE_OPTION = "--model.init_args.optimizer.init_args.lr"
 DEFAULT_SEED = 42
 FIT = [sys.executable, "-m", "recipes.fit"]
 """The program that trains. Each run is a separate process, so that peak memory is its own."""
+TIMING_OPTIONS = [
+    *("--trainer.max_steps", "20", "--trainer.max_epochs", "-1", "--trainer.log_every_n_steps", "4"),
+    *("--trainer.limit_val_batches", "0", "--trainer.limit_test_batches", "0"),
+]
+"""The training steps that are timed; the first four of them do not count."""
 
 
 @dataclass(frozen=True)
-class Rate:
-    """A learning rate of a sweep: a number, or a multiple of the rate in each optimizer's file."""
+class Budget:
+    """What each training may use: a number of optimizer steps, or of seconds.
+
+    Attributes:
+        number: How many.
+        unit: ``steps`` or ``seconds``. Seconds become the number of steps that an optimizer takes in them, by its time
+            per step in the timing runs, so that learning-rate schedules end with the budget.
+    """
 
     number: float
-    relative: bool
+    unit: Literal["steps", "seconds"]
 
-    @classmethod
-    def parse(cls, text: str) -> "Rate":
-        """Parses ``3e-4``, or ``x3`` for three times the rate in the file.
-
-        Raises:
-            RecipeError: It is neither, or not positive.
-        """
-        relative = text[:1] in ("x", "×")
-        try:
-            number = float(text[1:] if relative else text)
-        except ValueError:
-            number = math.nan
-        if not 0 < number < math.inf:
-            raise RecipeError(
-                f"--sweep-lr {text}: expected learning rates such as 3e-4, or x0.3 for 0.3 times the rate in each "
-                "optimizer's file"
-            )
-        return cls(number, relative)
-
-
-DEFAULT_SWEEP = (Rate(0.3, True), Rate(1.0, True), Rate(3.0, True))
+    def steps(self, seconds_per_step: float | None) -> int | None:
+        """The number of steps; None if it depends on the time of a step, and that is unknown."""
+        if self.unit == "steps":
+            return int(self.number)
+        return None if not seconds_per_step else max(1, int(self.number / seconds_per_step))
 
 
 @dataclass(frozen=True)
@@ -58,16 +53,23 @@ class Trial:
 
     Attributes:
         plan: The comparison that it belongs to.
+        steps: Its number of steps, if the comparison has a budget; None: as the recipe has it.
+        timing: The number of a timing run, from 1: a few steps without validation, of which only time and memory count.
+            None for a training.
     """
 
     plan: "Plan"
     choice: Choice
     rate: float | None
     seed: int
+    steps: int | None = None
+    timing: int | None = None
 
     @property
     def title(self) -> str:
         """Its title on the screen."""
+        if self.timing is not None:
+            return f"{self.choice.name}, timing {self.timing} of {self.plan.timing_rounds}"
         rate = "its own lr" if self.rate is None else f"lr {self.rate:g}"
         return f"{self.choice.name}, {rate}, seed {self.seed}"
 
@@ -80,6 +82,8 @@ class Trial:
             "optimizer": dict(self.choice.settings),
             "lr": self.rate,
             "seed": self.seed,
+            **({} if self.steps is None else {"steps": self.steps}),
+            **({} if self.timing is None else {"timing": self.timing, "with": TIMING_OPTIONS}),
         }
 
     @property
@@ -92,7 +96,8 @@ class Trial:
     def folder(self) -> Path:
         """Its folder in that of the comparison, a different one for different settings."""
         rate = "own" if self.rate is None else f"{self.rate:g}"
-        return self.plan.out / self.choice.name / f"lr-{rate}_seed-{self.seed}_{self.digest}"
+        name = f"lr-{rate}_seed-{self.seed}" if self.timing is None else f"timing-{self.timing}"
+        return self.plan.out / self.choice.name / f"{name}_{self.digest}"
 
     @property
     def command(self) -> list[str]:
@@ -101,6 +106,10 @@ class Trial:
         for config in (*self.plan.configs, self.choice.config):
             command += ["--config", str(config.path)]
         command += self.plan.options
+        if self.steps is not None:
+            command += ["--trainer.max_steps", str(self.steps), "--trainer.max_epochs", "-1"]
+        if self.timing is not None:
+            command += TIMING_OPTIONS
         if self.rate is not None:
             command += [RATE_OPTION, repr(self.rate)]
         return [*command, "--seed_everything", str(self.seed), "--trainer.default_root_dir", str(self.folder)]
@@ -118,6 +127,10 @@ class Plan:
         sweep: Learning rates tried with the first seed; empty: each optimizer has the rate in its file.
         out: The comparison's folder.
         keep_models: Whether to keep the checkpoints and the model of a finished run.
+        budget: Steps or seconds of each training; None: as the recipe has it.
+        widen: Number of rates that a sweep may add for each optimizer while its best rate is the lowest or highest.
+        timing_rounds: Number of timing runs of each optimizer.
+        stop_hopeless: Whether to stop runs of a sweep that are far behind its best one.
     """
 
     configs: Sequence[ConfigFile]
@@ -127,6 +140,10 @@ class Plan:
     sweep: Sequence[Rate]
     out: Path
     keep_models: bool = False
+    budget: Budget | None = None
+    widen: int = 0
+    timing_rounds: int = 0
+    stop_hopeless: bool = False
 
     @property
     def name(self) -> str:
@@ -134,7 +151,7 @@ class Plan:
         return config_name(self.configs[0].path)
 
     def rates(self, choice: Choice) -> list[float | None]:
-        """The learning rates to try with an optimizer, without duplicates, in ascending order.
+        """The learning rates to try with an optimizer, without duplicates, in the order in which they are tried.
 
         Raises:
             RecipeError: The sweep has a multiple, and the file has no learning rate to multiply.
@@ -146,22 +163,28 @@ class Plan:
                 f"--sweep-lr x...: {choice.file} has no lr to multiply; give --sweep-lr absolute values, "
                 "such as 1e-4 3e-4, or add an lr to the file"
             )
-        numbers = [
-            float(f"{rate.number * (choice.rate or 0):.6g}") if rate.relative else rate.number for rate in self.sweep
+        return [*from_the_middle([rate.of(choice.rate) for rate in self.sweep])]
+
+    def timing_trials(self) -> list[Trial]:
+        """The timing runs: all optimizers in turn, and again, so that a slow hour of the machine slows all of them."""
+        return [
+            Trial(self, choice, choice.rate, self.seeds[0], timing=number + 1)
+            for number in range(self.timing_rounds)
+            for choice in self.choices
         ]
-        return [*sorted(set(numbers))]
 
-    def first_trials(self, choice: Choice) -> list[Trial]:
+    def first_trials(self, choice: Choice, steps: int | None = None) -> list[Trial]:
         """The runs with the first seed, from which an optimizer's learning rate is chosen."""
-        return [Trial(self, choice, rate, self.seeds[0]) for rate in self.rates(choice)]
+        return [Trial(self, choice, rate, self.seeds[0], steps) for rate in self.rates(choice)]
 
-    def further_trials(self, choice: Choice, rate: float | None) -> list[Trial]:
+    def further_trials(self, choice: Choice, rate: float | None, steps: int | None = None) -> list[Trial]:
         """The runs with the other seeds, at the chosen learning rate."""
-        return [Trial(self, choice, rate, seed) for seed in self.seeds[1:]]
+        return [Trial(self, choice, rate, seed, steps) for seed in self.seeds[1:]]
 
     def size(self) -> int:
-        """The number of runs."""
-        return sum(len(self.rates(choice)) + len(self.seeds) - 1 for choice in self.choices)
+        """The number of runs, without those that a sweep adds."""
+        trainings = sum(len(self.rates(choice)) + len(self.seeds) - 1 for choice in self.choices)
+        return trainings + self.timing_rounds * len(self.choices)
 
 
 def seed_of(configs: Sequence[ConfigFile]) -> int:

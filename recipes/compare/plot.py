@@ -1,11 +1,12 @@
-"""``comparison.png``: memory against quality, and loss against training time, side by side."""
+"""``comparison.png``: quality against memory and against time, and the training loss against time."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import log10
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recipes.compare.results import mode_of
+from recipes.compare.curves import loss_curve
+from recipes.compare.metrics import mode_of
 from recipes.compare.runs import Outcome
 
 if TYPE_CHECKING:
@@ -20,7 +21,11 @@ COLORS = {
     "adafactor_transformers": "#edae49",
     "torch_adafactor": "#d1495b",
 }
-OTHERS = ("#2a9d8f", "#e76f51", "#8d6a9f", "#6c8f00", "#b5838d", "#264653")
+OTHERS = (
+    *("#2a9d8f", "#e76f51", "#8d6a9f", "#6c8f00", "#b5838d", "#264653"),
+    *("#f4a261", "#a44a3f", "#457b9d", "#9c6644", "#c77dff", "#588157"),
+    *("#ff006e", "#006d77", "#bc6c25", "#3a0ca3", "#90be6d", "#ae2012"),
+)
 POINTS_IN_A_CURVE = 40
 LEGEND_COLUMNS = 3
 
@@ -37,11 +42,13 @@ def draw(result: dict[str, Any], outcomes: Sequence[Outcome], file: Path) -> Non
 
     names = [row["name"] for row in result["optimizers"]]
     rows_of_legend = -(-len(names) // LEGEND_COLUMNS)
-    figure = Figure(figsize=(12, 4.6 + 0.25 * rows_of_legend), dpi=130, layout="constrained")
-    memory, time = figure.subplots(1, 2, width_ratios=[1, 1.15])
+    figure = Figure(figsize=(12, 8.6 + 0.25 * rows_of_legend), dpi=130, layout="constrained")
+    (state, peak), (quality, loss) = figure.subplots(2, 2)
     colors = dict(_colors(names))
-    _draw_memory(memory, result, colors)
-    _draw_loss(time, result, outcomes, colors)
+    _draw_memory(state, result, colors)
+    _draw_peak(peak, result, colors)
+    _draw_quality(quality, result, colors)
+    _draw_loss(loss, result, outcomes, colors)
     _draw_legend(figure, result, colors)
     figure.suptitle(_title(result), fontsize=12)
     figure.savefig(file)
@@ -60,7 +67,7 @@ def _colors(names: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def _draw_legend(figure: "Figure", result: dict[str, Any], colors: dict[str, str]) -> None:
-    """One legend below both halves: name, learning rate and memory of each optimizer."""
+    """One legend below all: name, learning rate and memory of each optimizer."""
     from matplotlib.lines import Line2D
 
     handles = []
@@ -73,30 +80,74 @@ def _draw_legend(figure: "Figure", result: dict[str, Any], colors: dict[str, str
 
 
 def _draw_memory(axes: "Axes", result: dict[str, Any], colors: dict[str, str]) -> None:
-    """Optimizer state on a logarithmic axis against the main metric, with its spread over the seeds."""
-    metric = result["main_quality"]
-    sizes = []
+    """The main metric against the optimizer's state, on a logarithmic axis."""
+    points = {
+        row["name"]: row["optimizer_state"]["megabytes"] for row in result["optimizers"] if row["optimizer_state"]
+    }
+    points = {name: megabytes for name, megabytes in points.items() if megabytes}
+    sizes = _draw_points(axes, result, colors, points)
+    _finish(axes, "Quality against the optimizer's memory", "optimizer state, MB (logarithmic)", _quality(result))
+    if sizes:
+        axes.set_xscale("log")
+        margin = max((max(sizes) / min(sizes)) ** 0.1, 1.5)
+        axes.set_xlim(min(sizes) / margin, max(sizes) * margin)
+        _plain_ticks(axes)
+
+
+def _draw_peak(axes: "Axes", result: dict[str, Any], colors: dict[str, str]) -> None:
+    """The main metric against the memory of the whole training."""
+    points = {row["name"]: row["peak_memory_mb"] for row in result["optimizers"] if row["peak_memory_mb"]}
+    _draw_points(axes, result, colors, points)
+    _finish(axes, "Quality against peak memory", f"peak, MB ({result['peak_memory_is']})", _quality(result))
+
+
+def _draw_points(
+    axes: "Axes", result: dict[str, Any], colors: dict[str, str], points: Mapping[str, float]
+) -> list[float]:
+    """A point for each optimizer: the median over the seeds, and a bar from the worst to the best.
+
+    Returns:
+        Where they are on the horizontal axis.
+    """
+    places = []
     for row in result["optimizers"]:
-        values = row["metrics"].get(metric)
-        state = row["optimizer_state"]
-        if not values or not state or not state["megabytes"]:
+        values = row["metrics"].get(result["main_quality"])
+        if not values or row["name"] not in points:
             continue
-        sizes.append(state["megabytes"])
-        mean = values["mean"]
-        spread = [[mean - values["min"]], [values["max"] - mean]]
-        axes.errorbar(
-            sizes[-1], mean, yerr=spread, fmt="o", color=colors[row["name"]], capsize=4, markersize=8, zorder=3
-        )
-    better = {"max": " (higher is better)", "min": " (lower is better)"}.get(mode_of(metric or "") or "", "")
-    bars = " (bars: worst to best seed)" if len(result["seeds"]) > 1 else ""
-    _finish(axes, f"Memory against quality{bars}", "optimizer state, MB (logarithmic)", f"{metric}{better}")
-    if not sizes:
+        places.append(points[row["name"]])
+        middle = values["median"]
+        bar = [[middle - values["min"]], [values["max"] - middle]]
+        color = colors[row["name"]]
+        axes.errorbar(places[-1], middle, yerr=bar, fmt="o", color=color, capsize=4, markersize=8, zorder=3)
+    if not places:
         axes.text(0.5, 0.5, "no run finished", transform=axes.transAxes, ha="center")
-        return
-    axes.set_xscale("log")
-    margin = max((max(sizes) / min(sizes)) ** 0.1, 1.5)
-    axes.set_xlim(min(sizes) / margin, max(sizes) * margin)
-    _plain_ticks(axes)
+    return places
+
+
+def _quality(result: dict[str, Any]) -> str:
+    """The label of the main metric's axis."""
+    metric = result["main_quality"]
+    better = {"max": "higher is better", "min": "lower is better"}.get(mode_of(metric or "") or "")
+    notes = [note for note in (better, "bars: all seeds" if len(result["seeds"]) > 1 else "") if note]
+    return f"{metric} ({', '.join(notes)})" if notes else str(metric)
+
+
+def _draw_quality(axes: "Axes", result: dict[str, Any], colors: dict[str, str]) -> None:
+    """The validation metric over seconds of training: the first seed's curve bold, the others' thin."""
+    for row in result["optimizers"]:
+        _draw_curves(axes, [curve for curve in row["curves"].values() if curve], colors[row["name"]], marker=".")
+    timed = all(row["timing"] for row in result["optimizers"])
+    monitor = (result["monitor"] or {}).get("name", "validation")
+    across = "steps × seconds per step of the timing runs" if timed else "seconds of training, validations left out"
+    _finish(axes, "Quality against time", across, monitor)
+    if axes.lines:
+        axes.set_xlim(left=0)
+
+
+def _draw_curves(axes: "Axes", curves: Sequence[Sequence[Sequence[float]]], color: str, marker: str = "") -> None:
+    for place, curve in enumerate(curves):
+        width, alpha = (0.8, 0.45) if place else (1.8, 1.0)
+        axes.plot(*zip(*curve, strict=True), color=color, linewidth=width, alpha=alpha, marker=marker)
 
 
 def _plain_ticks(axes: "Axes") -> None:
@@ -112,25 +163,18 @@ def _plain_ticks(axes: "Axes") -> None:
 def _draw_loss(axes: "Axes", result: dict[str, Any], outcomes: Sequence[Outcome], colors: dict[str, str]) -> None:
     """Training loss over seconds of training: the first seed's curve bold, the others' thin."""
     for row in result["optimizers"]:
-        curves = [curve for outcome in outcomes if (curve := list(_curve(outcome, row)))]
-        for place, curve in enumerate(curves):
-            width, alpha = (0.8, 0.45) if place else (1.8, 1.0)
-            axes.plot(*zip(*curve, strict=True), color=colors[row["name"]], linewidth=width, alpha=alpha)
+        reports = [
+            outcome.report
+            for outcome in outcomes
+            if outcome.report is not None
+            and outcome.trial.timing is None
+            and (outcome.trial.choice.name, outcome.trial.rate) == (row["name"], row["lr"])
+        ]
+        curves = [curve for report in reports if (curve := loss_curve(report, POINTS_IN_A_CURVE))]
+        _draw_curves(axes, curves, colors[row["name"]])
     _finish(axes, "Training loss against time", "seconds of training, validations left out", "train/loss")
     if axes.lines:
         axes.set_xlim(left=0)
-
-
-def _curve(outcome: Outcome, row: dict[str, Any]) -> Iterator[tuple[float, float]]:
-    """``(seconds, loss)`` of a run that counts for a row, averaged over neighbouring entries."""
-    trial = outcome.trial
-    if outcome.report is None or trial.choice.name != row["name"] or trial.rate != row["lr"]:
-        return
-    entries = [entry for entry in (outcome.report.get("history") or {}).get("losses") or [] if len(entry) == 3]
-    size = max(len(entries) // POINTS_IN_A_CURVE, 1)
-    for start in range(0, len(entries), size):
-        part = entries[start : start + size]
-        yield sum(entry[2] for entry in part) / len(part), sum(entry[1] for entry in part) / len(part)
 
 
 def _short(value: float) -> str:

@@ -58,6 +58,10 @@ class Screen:
         self._total -= runs
         self._bar.update(self._task, total=self._total)
 
+    def expect_more(self, runs: int) -> None:
+        """Adds runs that were not planned."""
+        self.expect_fewer(-runs)
+
     def start(self, trial: Trial) -> None:
         """Shows a run that has started."""
         self._trial, self._since = trial, time.monotonic()
@@ -92,6 +96,8 @@ class Screen:
 
 
 def _how_it_ended(outcome: Outcome) -> str:
+    if outcome.is_hopeless:
+        return f"stopped: {outcome.reason}"
     if outcome.report is None:
         return f"failed: {outcome.reason} (see {outcome.folder / 'log.txt'})"
     if outcome.kept:

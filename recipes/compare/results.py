@@ -13,45 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from recipes.cli.optimizer_files import Choice
-from recipes.compare.plan import Plan, Trial
+from recipes.compare.curves import quality_curve
+from recipes.compare.metrics import Report, main_quality, monitor_of, quality_names, score_of
+from recipes.compare.paired import compare_pairs, conclusion
+from recipes.compare.plan import Plan
+from recipes.compare.remarks import remarks
 from recipes.compare.runs import Outcome
-
-Report = dict[str, Any]
-
-LOWER_IS_BETTER = ("loss", "perplexity", "error", "wer", "bits_per_byte")
-HIGHER_IS_BETTER = ("accuracy", "f1", "precision", "recall", "auroc", "score", "bleu", "rouge", "matthews")
-SHOWN_FIRST = ("accuracy", "f1", "perplexity")
-
-
-def mode_of(metric: str) -> str | None:
-    """``max`` if a metric is better when higher, ``min`` if when lower, by its name; None if unknown."""
-    name = metric.rpartition("/")[2].lower()
-    for mode, words in (("min", LOWER_IS_BETTER), ("max", HIGHER_IS_BETTER)):
-        if any(word in name for word in words):
-            return mode
-    return None
-
-
-def monitor_of(report: Report) -> tuple[str, str] | None:
-    """The validation metric that chose a run's best checkpoint, and its mode; None without validation."""
-    monitor = report.get("monitor") or {}
-    metrics = report.get("metrics") or {}
-    name = monitor.get("name")
-    if isinstance(name, str) and name in metrics:
-        return name, monitor.get("mode") or mode_of(name) or "min"
-    stem = [f"val/{word}" for word in ("f1", "accuracy", "perplexity", "loss")]
-    found = next((name for name in stem if name in metrics), None)
-    return (found, mode_of(found) or "min") if found else None
-
-
-def score_of(report: Report) -> float:
-    """The monitored validation metric, negated if lower is better; NaN without one."""
-    monitor = monitor_of(report)
-    if monitor is None:
-        return math.nan
-    name, mode = monitor
-    value = float(report["metrics"][name])
-    return value if mode == "max" else -value
 
 
 def best_of(outcomes: Iterable[Outcome]) -> Outcome | None:
@@ -61,35 +28,10 @@ def best_of(outcomes: Iterable[Outcome]) -> Outcome | None:
     return max(scored, key=lambda pair: pair[0])[1] if scored else None
 
 
-def quality_names(reports: Iterable[Report]) -> list[str]:
-    """The metrics to show: those of the test, else of the validation; the loss only if there is no other."""
-    names = list(dict.fromkeys(name for report in reports for name in report.get("metrics") or {}))
-    stage = "test/" if any(name.startswith("test/") for name in names) else "val/"
-    names = [name for name in names if name.startswith(stage)]
-    without_loss = [name for name in names if name != f"{stage}loss"]
-    order = {f"{stage}{word}": place for place, word in enumerate(SHOWN_FIRST)}
-    return sorted(without_loss or names, key=lambda name: order.get(name, len(order)))
-
-
-def main_quality(reports: Sequence[Report]) -> str | None:
-    """The metric of quality in the chart: the monitored metric on the shown split, else the first one shown.
-
-    Perplexity takes the place of the loss that it is computed from.
-    """
-    names = quality_names(reports)
-    by_stem = {name.partition("/")[2]: name for name in names}
-    for report in reports:
-        monitor = monitor_of(report)
-        stem = monitor[0].partition("/")[2] if monitor else ""
-        for wanted in (stem, "perplexity" if stem == "loss" else ""):
-            if wanted in by_stem:
-                return by_stem[wanted]
-    return names[0] if names else None
-
-
 def spread(values: Sequence[float]) -> dict[str, Any]:
-    """Mean, sample standard deviation (null for one value, or an infinite one), min, max and number of values."""
+    """Median, mean, sample standard deviation (null for one value, or an infinite one), min, max, number of values."""
     return {
+        "median": statistics.median(values),
         "mean": statistics.fmean(values),
         "std": statistics.stdev(values) if len(values) > 1 and all(map(math.isfinite, values)) else None,
         "min": min(values),
@@ -108,8 +50,10 @@ def comparison(plan: Plan, outcomes: Sequence[Outcome], rates: dict[str, float |
         rates: The chosen learning rate of each optimizer, by name, without optimizers that have none.
         command: The command line.
     """
-    reports = [outcome.report for outcome in outcomes if outcome.report is not None]
+    trainings = [outcome for outcome in outcomes if outcome.trial.timing is None]
+    reports = [outcome.report for outcome in trainings if outcome.report is not None]
     names = quality_names(reports)
+    main = main_quality(reports)
     rows = [
         _row(plan, choice, [o for o in outcomes if o.trial.choice is choice], rates, names) for choice in plan.choices
     ]
@@ -121,9 +65,10 @@ def comparison(plan: Plan, outcomes: Sequence[Outcome], rates: dict[str, float |
         "swept": bool(plan.sweep),
         "monitor": {"name": monitors[0][0], "mode": monitors[0][1]} if monitors else None,
         "quality": names,
-        "main_quality": main_quality(reports),
+        "main_quality": main,
+        "budget": plan.budget and {plan.budget.unit: plan.budget.number},
         "optimizers": rows,
-        "same_initial_weights": _same_initial_weights(outcomes),
+        "same_initial_weights": _same_initial_weights(trainings),
         "device": _common(reports, "device"),
         "peak_memory_is": "CUDA tensors" if _on_cuda(reports) else "resident memory of the process",
         "machine": {"system": platform.platform(), "processors": os.cpu_count(), "memory_gb": _memory_gb()},
@@ -138,8 +83,20 @@ def comparison(plan: Plan, outcomes: Sequence[Outcome], rates: dict[str, float |
             "options": plan.options,
         },
     }
+    by_seed = {row["name"]: _by_seed(row, main) for row in rows}
+    result["pairs"] = compare_pairs(by_seed, main) if main else []
+    result["conclusion"] = conclusion(by_seed, main, result["pairs"], bool(plan.sweep))
     result["remarks"] = remarks(result, plan)
     return result
+
+
+def _by_seed(row: dict[str, Any], metric: str | None) -> dict[int, float]:
+    """A metric of the runs with an optimizer's chosen learning rate, by seed."""
+    return {
+        run["seed"]: run["metrics"][metric]
+        for run in row["runs"]
+        if run["counts"] and run["metrics"].get(metric) is not None
+    }
 
 
 def _row(
@@ -147,7 +104,10 @@ def _row(
 ) -> dict[str, Any]:
     chosen = choice.name in rates
     rate = rates.get(choice.name)
-    counted = [o for o in outcomes if chosen and o.trial.rate == rate and o.report is not None]
+    trainings = [outcome for outcome in outcomes if outcome.trial.timing is None]
+    timed = [outcome for outcome in outcomes if outcome.trial.timing is not None]
+    timing = _timing(timed)
+    counted = [o for o in trainings if chosen and o.trial.rate == rate and o.report is not None]
     reports = [outcome.report for outcome in counted if outcome.report is not None]
     first = reports[0] if reports else {}
     metrics = {name: [report["metrics"][name] for report in reports if name in report["metrics"]] for name in names}
@@ -160,29 +120,52 @@ def _row(
         "class": choice.class_path,
         "lr": rate,
         "settings": choice.settings,
-        "sweep": _sweep(plan, choice, outcomes, rate if chosen else None) if plan.sweep else None,
+        "sweep": _sweep(plan, choice, trainings, rate if chosen else None) if plan.sweep else None,
         "optimizer_state": first.get("optimizer_state"),
         "adamw_state": first.get("adamw_state"),
         "parameter_memory": first.get("parameter_memory"),
         "gradient_memory": first.get("gradient_memory"),
-        "peak_memory_mb": _most(reports, "peak_memory_mb"),
-        "seconds_per_step": _median(reports, "seconds_per_step"),
+        "timing": timing,
+        "peak_memory_mb": timing["peak_memory_mb"] if timing else _most(reports, "peak_memory_mb"),
+        "seconds_per_step": timing["seconds_per_step"] if timing else _median(reports, "seconds_per_step"),
         "seconds": _median([report.get("seconds") or {} for report in reports], "train"),
         "steps": first.get("steps"),
         "metrics": {name: spread(values) for name, values in {**validation, **metrics}.items() if values},
-        "runs": [_run(plan, outcome) for outcome in outcomes],
+        "curves": {
+            str(outcome.trial.seed): quality_curve(outcome.report, timing["seconds_per_step"] if timing else None)
+            for outcome in counted
+            if outcome.report is not None
+        },
+        "runs": [_run(plan, outcome, outcome in counted) for outcome in trainings],
     }
 
 
-def _run(plan: Plan, outcome: Outcome) -> dict[str, Any]:
+def _timing(outcomes: Sequence[Outcome]) -> dict[str, Any] | None:
+    """Time and memory of the timing runs: medians over the runs, the largest peak; None if none has finished."""
+    reports = [outcome.report for outcome in outcomes if outcome.report is not None]
+    if not reports:
+        return None
+    return {
+        "seconds_per_step": _median(reports, "seconds_per_step"),
+        "each_seconds_per_step": [report.get("seconds_per_step") for report in reports],
+        "peak_memory_mb": _most(reports, "peak_memory_mb"),
+        "other_cores": [outcome.other_cores for outcome in outcomes if outcome.report is not None],
+    }
+
+
+def _run(plan: Plan, outcome: Outcome, counts: bool) -> dict[str, Any]:
     report = outcome.report or {}
     return {
         "lr": outcome.trial.rate,
         "seed": outcome.trial.seed,
+        "counts": counts,
         "finished": outcome.report is not None,
+        "hopeless": outcome.is_hopeless,
         "reason": outcome.reason,
         "folder": os.path.relpath(outcome.folder, plan.out),
+        "steps": report.get("steps"),
         "wall_seconds": None if outcome.seconds is None else round(outcome.seconds, 1),
+        "other_cores": outcome.other_cores,
         "metrics": report.get("metrics") or {},
         "peak_memory_mb": report.get("peak_memory_mb"),
         "seconds_per_step": report.get("seconds_per_step"),
@@ -191,26 +174,23 @@ def _run(plan: Plan, outcome: Outcome) -> dict[str, Any]:
 
 
 def _sweep(plan: Plan, choice: Choice, outcomes: Sequence[Outcome], rate: float | None) -> list[dict[str, Any]]:
-    """For each learning rate tried: the validation metric with the first seed, or why there is none."""
+    """For each learning rate, in ascending order: the validation metric with the first seed, or why there is none."""
+    by_rate = {outcome.trial.rate: outcome for outcome in outcomes if outcome.trial.seed == plan.seeds[0]}
+    planned = [each for each in plan.rates(choice) if each not in by_rate]
     tried = []
-    for trial in plan.first_trials(choice):
-        outcome = next((o for o in outcomes if same(o.trial, trial)), None)
+    for each in sorted([*by_rate, *planned], key=lambda value: value or 0.0):
+        outcome = by_rate.get(each)
         report = outcome.report if outcome else None
         monitor = monitor_of(report) if report else None
         tried.append(
             {
-                "lr": trial.rate,
+                "lr": each,
                 "value": report["metrics"][monitor[0]] if report and monitor else None,
-                "chosen": trial.rate == rate,
+                "chosen": each == rate,
                 "reason": outcome.reason if outcome else "not run",
             }
         )
     return tried
-
-
-def same(one: Trial, other: Trial) -> bool:
-    """Whether two trials of a comparison are the same run."""
-    return (one.choice.name, one.rate, one.seed) == (other.choice.name, other.rate, other.seed)
 
 
 def _same_initial_weights(outcomes: Sequence[Outcome]) -> dict[str, bool | None]:
@@ -223,72 +203,6 @@ def _same_initial_weights(outcomes: Sequence[Outcome]) -> dict[str, bool | None]
     return {
         seed: False if len(known - {None}) > 1 else None if None in known else True for seed, known in found.items()
     }
-
-
-def remarks(result: dict[str, Any], plan: Plan) -> list[str]:
-    """How the comparison was made and how reliable it is, one sentence each, the most severe first."""
-    found = []
-    same_weights = result["same_initial_weights"]
-    different = [seed for seed, known in same_weights.items() if known is False]
-    if different:
-        found.append(
-            f"WARNING: with seed {', '.join(different)} the runs did not start from the same weights: they are not "
-            "comparable. A recipe must initialize its weights from the seed alone."
-        )
-    for key, what in (
-        ("device", "devices"),
-        ("versions", "versions of the libraries"),
-        ("code_sha256", "versions of this repository's code"),
-        ("assets", "data or weights"),
-    ):
-        if isinstance(result[key], list):
-            found.append(
-                f"WARNING: the runs have different {what}: delete the folders of the old ones to run them again."
-            )
-    found.append(_about_rates(result, plan))
-    found += _at_the_edge(result)
-    seeds = ", ".join(map(str, plan.seeds))
-    if len(plan.seeds) == 1:
-        found.append(f"One seed ({seeds}): differences in quality may be due to chance.")
-    else:
-        found.append(f"Seeds {seeds}: mean ± standard deviation of the finished runs.")
-    if same_weights and all(same_weights.values()):
-        found.append(
-            "Runs with the same seed started from the same weights (their fingerprints are equal), with the same order "
-            "of data."
-        )
-    elif same_weights and not different:
-        found.append(
-            "Runs with the same seed have the same order of data; not every report has a fingerprint of its initial "
-            "weights."
-        )
-    return found
-
-
-def _about_rates(result: dict[str, Any], plan: Plan) -> str:
-    if not plan.sweep:
-        return (
-            "Learning rates were not swept: each optimizer has the one in its file. With other rates the results may "
-            "rank differently."
-        )
-    monitor = result["monitor"]
-    by = f"{'highest' if monitor['mode'] == 'max' else 'lowest'} {monitor['name']}" if monitor else "best validation"
-    return (
-        f"Each optimizer has the learning rate of its own sweep with the {by} (seed {plan.seeds[0]}); test metrics "
-        "were not used to choose it."
-    )
-
-
-def _at_the_edge(result: dict[str, Any]) -> list[str]:
-    found = []
-    for row in result["optimizers"]:
-        tried = row["sweep"] or []
-        if len(tried) < 2 or row["lr"] is None:
-            continue
-        for place, word in ((0, "lowest"), (-1, "highest")):
-            if tried[place]["chosen"]:
-                found.append(f"{row['name']}'s learning rate is the {word} one tried: a rate beyond it may be better.")
-    return found
 
 
 def _common(reports: Sequence[Report], key: str) -> Any:

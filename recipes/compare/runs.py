@@ -2,7 +2,8 @@
 
 A trial's folder holds ``log.txt`` (the output of all its attempts), ``command.txt``, ``settings.json``, and the run's
 folder that ``fit`` creates; a ``report.json`` in it means that the run has finished. Its checkpoints and model are then
-deleted, unless they are to be kept: many runs would fill the disk.
+deleted, unless they are to be kept: many runs would fill the disk. ``ended.json`` has the seconds, the load of other
+programs meanwhile and, of a run that was stopped as hopeless, the reason.
 """
 
 import json
@@ -13,12 +14,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from recipes.compare.load import OtherLoad
 from recipes.compare.plan import Trial, shown
 from recipes.messages import RecipeError
 from recipes.runs.folder import VERSION
@@ -28,6 +30,8 @@ SECONDS_BETWEEN_CHECKS = 0.2
 SECONDS_TO_STOP = 60
 LINES_READ = 200
 EXCEPTION = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Exit|Interrupt)\b.*")
+HOPELESS = "hopeless: "
+ENDED = "ended.json"
 KILL = 9
 KILLED = "killed by the system, most likely because the machine ran out of memory"
 
@@ -41,6 +45,7 @@ class Outcome:
         reason: Why it did not finish, in one line.
         status: Exit status of its process; 0 if it was finished before.
         seconds: Wall time of its process, None if it did not run.
+        other_cores: CPU cores that other programs kept busy meanwhile, on average; None if unknown.
         kept: Whether it was finished before.
         folder: The run's folder, or the trial's if it did not finish.
     """
@@ -52,47 +57,61 @@ class Outcome:
     seconds: float | None = None
     kept: bool = False
     folder: Path = Path()
+    other_cores: float | None = None
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether it was stopped because it was far behind another run."""
+        return self.report is None and self.reason.startswith(HOPELESS)
 
 
 def finished(trial: Trial) -> Outcome | None:
-    """The outcome of a trial that was finished before, else None."""
+    """The outcome of a trial that was finished before, or stopped as hopeless; else None."""
     found = _report(trial.folder)
-    if found is None:
-        return None
-    file, report = found
-    return Outcome(trial, report, seconds=_seconds(trial), kept=True, folder=file.parent)
+    ended = _ended(trial)
+    common: dict[str, Any] = {**{key: ended.get(key) for key in ("seconds", "other_cores")}, "kept": True}
+    if found is not None:
+        file, report = found
+        return Outcome(trial, report, folder=file.parent, **common)
+    if ended.get("hopeless"):
+        return Outcome(trial, None, str(ended["hopeless"]), 1, folder=trial.folder, **common)
+    return None
 
 
-def run(trial: Trial, tick: Callable[[], object] = lambda: None) -> Outcome:
+def run(trial: Trial, tick: Callable[[], object] = lambda: None, options: Sequence[str] = ()) -> Outcome:
     """Runs a trial in a process of its own and waits for it.
 
     Args:
         trial: The trial.
         tick: Called several times a second while the process runs.
+        options: Further options of its command, which do not change the result of a run that finishes.
 
     Raises:
         RecipeError: The trial's folder cannot be written.
         KeyboardInterrupt: The user pressed Ctrl-C; the process has ended.
     """
-    _prepare(trial)
+    command = [*trial.command, *options]
+    _prepare(trial, command)
     if not trial.plan.keep_models:
         for attempt in trial.folder.glob("*/version_*"):  # of interrupted attempts: each starts from the beginning
             _drop_weights(attempt)
-    started = time.monotonic()
+    load = OtherLoad()
     log = trial.folder / "log.txt"
     with log.open("ab") as output:
         start = output.tell()
-        status = _wait(trial, output, tick)
-    seconds = time.monotonic() - started
+        status = _wait(command, output, tick)
+    seconds, other_cores = time.monotonic() - load.started, load.cores()
     found = _report(trial.folder) if status == 0 else None
     if found is not None:
         file, report = found
         if not trial.plan.keep_models:
             _drop_weights(file.parent)
-        (trial.folder / "seconds.txt").write_text(f"{seconds:.1f}\n", encoding="utf-8")
-        return Outcome(trial, report, seconds=seconds, folder=file.parent)
-    reason = _reason(status, log, start)
-    return Outcome(trial, None, reason, status, seconds, folder=trial.folder)
+        _note_end(trial, seconds, other_cores)
+        return Outcome(trial, report, seconds=seconds, folder=file.parent, other_cores=other_cores)
+    outcome = Outcome(trial, None, _reason(status, log, start), status, seconds, False, trial.folder, other_cores)
+    if outcome.is_hopeless:
+        _note_end(trial, seconds, other_cores, outcome.reason)
+    return outcome
 
 
 def last_line(trial: Trial) -> str:
@@ -107,25 +126,30 @@ def _drop_weights(folder: Path) -> None:
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
-def _prepare(trial: Trial) -> None:
+def _note_end(trial: Trial, seconds: float, other_cores: float | None, hopeless: str | None = None) -> None:
+    ended = {"seconds": round(seconds, 1), "other_cores": other_cores, "hopeless": hopeless}
+    (trial.folder / ENDED).write_text(json.dumps(ended) + "\n", encoding="utf-8")
+
+
+def _prepare(trial: Trial, command: Sequence[str]) -> None:
     try:
         trial.folder.mkdir(parents=True, exist_ok=True)
         settings = json.dumps(trial.settings, indent=2, default=str)
         (trial.folder / "settings.json").write_text(settings + "\n", encoding="utf-8")
-        (trial.folder / "command.txt").write_text(shown(trial.command) + "\n", encoding="utf-8")
+        (trial.folder / "command.txt").write_text(shown(command) + "\n", encoding="utf-8")
     except OSError as error:
         raise RecipeError(
             f"{trial.folder} cannot be written ({error.strerror}): give another folder with --out"
         ) from None
 
 
-def _wait(trial: Trial, output: Any, tick: Callable[[], object]) -> int:
-    """Waits for the trial's process and returns its exit status."""
+def _wait(command: Sequence[str], output: Any, tick: Callable[[], object]) -> int:
+    """Runs a command, waits for its process and returns its exit status."""
     package = str(Path(__file__).resolve().parents[2])
     paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
     # In a session of its own, so that Ctrl-C reaches it once, from here, and it stops as a single run does.
     process = subprocess.Popen(
-        trial.command,
+        command,
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=subprocess.STDOUT,
@@ -198,11 +222,12 @@ def _report(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     return None
 
 
-def _seconds(trial: Trial) -> float | None:
+def _ended(trial: Trial) -> dict[str, Any]:
     try:
-        return float((trial.folder / "seconds.txt").read_text(encoding="utf-8"))
+        ended = json.loads((trial.folder / ENDED).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return None
+        return {}
+    return ended if isinstance(ended, dict) else {}
 
 
 def _reason(status: int, log: Path, start: int) -> str:

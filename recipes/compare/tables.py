@@ -61,12 +61,16 @@ def rate(value: float | None) -> str:
 
 
 def quality(name: str, values: dict[str, Any] | None) -> str:
-    """Mean, and standard deviation if there are several values."""
+    """The median, and the lowest and highest value if there are several."""
     if values is None:
         return NOTHING
-    digits = ".2f" if "perplexity" in name else ".4f"
-    mean = format(values["mean"], digits)
-    return mean if values["std"] is None else f"{mean} ± {format(values['std'], digits)}"
+    shown = number(name, values["median"])
+    return shown if values["n"] == 1 else f"{shown} ({number(name, values['min'])} to {number(name, values['max'])})"
+
+
+def number(name: str, value: float | None) -> str:
+    """A value of a metric."""
+    return NOTHING if value is None else format(value, ".2f" if "perplexity" in name else ".4f")
 
 
 def _megabytes(size: dict[str, Any] | None) -> str:
@@ -108,12 +112,19 @@ def markdown(result: dict[str, Any]) -> str:
         f"# {result['recipe']}: {names}",
         f"```\n{result['command']}\n```",
         _table(columns(result), _rows_with_reasons(result)),
-        "![Memory against quality, and loss against time](comparison.png)",
+        "![Quality against memory and time, and loss against time](comparison.png)",
         "\n".join(f"- {_escaped(sentence)}" for sentence in result["remarks"]),
         _legend(result),
     ]
     if result["swept"]:
         parts += ["## Learning rates tried", _sweeps(result)]
+    if result["pairs"]:
+        parts += [
+            f"## Differences in {result['main_quality']}",
+            _pairs(result),
+            "Student's paired t-test over the seeds that both have finished; p-values adjusted after Holm for the "
+            "number of pairs. It takes the differences to be normally distributed, which few seeds cannot show.",
+        ]
     parts += ["## Runs", _all_runs(result), "## Environment", _environment(result)]
     return "\n\n".join(parts) + "\n"
 
@@ -134,7 +145,8 @@ def _legend(result: dict[str, Any]) -> str:
     return (
         "State, gradients and parameters are counted from the tensors, after the last step; MB are MiB. "
         f"Peak: {result['peak_memory_is']}, the maximum over the runs. s/step: wall time of a training step, the "
-        f"median of each run, then over the runs.{would}"
+        f"median of each run, then over the runs. Quality: median over the seeds, lowest and highest in "
+        f"brackets.{would}"
     )
 
 
@@ -143,9 +155,8 @@ def _sweeps(result: dict[str, Any]) -> str:
     lines = []
     for row in result["optimizers"]:
         for tried in row["sweep"] or []:
-            value = quality(monitor, {"mean": tried["value"], "std": None}) if tried["value"] is not None else NOTHING
             remark = "chosen" if tried["chosen"] else tried["reason"]
-            lines.append([row["name"], rate(tried["lr"]), value, remark])
+            lines.append([row["name"], rate(tried["lr"]), number(monitor, tried["value"]), remark])
     return _table(["optimizer", "lr", monitor, ""], lines)
 
 
@@ -153,15 +164,31 @@ def _all_runs(result: dict[str, Any]) -> str:
     lines = []
     for row in result["optimizers"]:
         for run in row["runs"]:
-            values = [run["metrics"].get(name) for name in result["quality"]]
-            shown = [
-                NOTHING if value is None else quality(name, {"mean": value, "std": None})
-                for name, value in zip(result["quality"], values, strict=True)
-            ]
+            shown = [number(name, run["metrics"].get(name)) for name in result["quality"]]
             seconds = NOTHING if run["wall_seconds"] is None else f"{run['wall_seconds']:.0f}"
-            outcome = "finished" if run["finished"] else f"failed: {run['reason']}"
-            lines.append([row["name"], rate(run["lr"]), str(run["seed"]), *shown, seconds, outcome])
-    return _table(["optimizer", "lr", "seed", *result["quality"], "total seconds", "outcome"], lines)
+            load = NOTHING if run["other_cores"] is None else f"{run['other_cores']:.2f}"
+            steps = NOTHING if run["steps"] is None else str(run["steps"])
+            how = "stopped" if run["hopeless"] else "failed"
+            outcome = "finished" if run["finished"] else f"{how}: {run['reason']}"
+            lines.append([row["name"], rate(run["lr"]), str(run["seed"]), steps, *shown, seconds, load, outcome])
+    headings = ["optimizer", "lr", "seed", "steps", *result["quality"], "total seconds", "other load, cores", "outcome"]
+    return _table(headings, lines)
+
+
+def _pairs(result: dict[str, Any]) -> str:
+    """The paired tests, the smallest p-value first."""
+    lines = [
+        [
+            pair["better"],
+            pair["worse"],
+            f"{pair['difference']:.4g}",
+            str(len(pair["seeds"])),
+            f"{pair['p']:.3g}",
+            f"{pair['p_adjusted']:.3g}",
+        ]
+        for pair in sorted(result["pairs"], key=lambda pair: pair["p"])
+    ]
+    return _table(["better", "worse", "difference of means", "seeds", "p", "p, adjusted"], lines)
 
 
 def _environment(result: dict[str, Any]) -> str:

@@ -17,7 +17,8 @@ def advise(setting: Setting, rows: Sequence[Estimate], memory: int | None) -> li
         rows: Its estimates.
         memory: Bytes to fit into; None for no limit.
     """
-    rows = [row for row in rows if not row.gradient_release and row.total is not None]
+    known = [row for row in rows if row.total is not None]
+    rows = [row for row in known if row.gradient_release == setting.releases]
     own = next((row for row in rows if row.own), None)
     if memory is None or own is None or _excess(own, memory) <= 0:
         return []
@@ -28,14 +29,21 @@ def advise(setting: Setting, rows: Sequence[Estimate], memory: int | None) -> li
             change = "bfloat16 parameters (model.dtype: bfloat16)" if row.own else f"the optimizer {row.name}"
             advice.append(f"- {change}: {_verdict(row, memory)}")
             fits |= _excess(row, memory) <= 0
+    released = next((row for row in known if row.own and row.dtype == own.dtype and row.gradient_release), own)
+    if released is not own:
+        advice.append(f"- gradient release (model.gradient_release: true): {_verdict(released, memory)}")
+        fits |= _excess(released, memory) <= 0
     if setting.can_checkpoint():
-        row = dataclasses.replace(own, activations=setting.activation_bytes(checkpointing=True))
+        row = dataclasses.replace(
+            own, activations=setting.activation_bytes(checkpointing=True, released=own.gradient_release)
+        )
         advice.append(f"- activation checkpointing (model.gradient_checkpointing: true): {_verdict(row, memory)}")
         fits |= _excess(row, memory) <= 0
     if size := largest_batch(setting, own, memory):
-        advice.append(f"- data.batch_size: {size}, and trainer.accumulate_grad_batches to compensate: fits")
+        compensation = "" if setting.releases else ", and trainer.accumulate_grad_batches to compensate"
+        advice.append(f"- data.batch_size: {size}{compensation}: fits")
         fits = True
-    return advice if fits else [*advice, _all_together(setting, rows, memory)]
+    return advice if fits else [*advice, _all_together(setting, known, memory)]
 
 
 def largest_batch(setting: Setting, row: Estimate, memory: int, checkpointing: bool | None = None) -> int:
@@ -44,14 +52,14 @@ def largest_batch(setting: Setting, row: Estimate, memory: int, checkpointing: b
     if row.step > spare:
         return 0
     most = int(setting.data.batch_size)
-    at_most, at_least = (setting.activation_bytes(size, checkpointing) for size in (most, 1))
+    at_most, at_least = (setting.activation_bytes(size, checkpointing, row.gradient_release) for size in (most, 1))
     if at_most <= spare:
         return most
     if at_least > spare:
         return 0
     # Activations grow almost linearly with the batch: start where the line says, and go down until it fits.
     size = 1 + int((most - 1) * (spare - at_least) / (at_most - at_least))
-    while setting.activation_bytes(size, checkpointing) > spare:
+    while setting.activation_bytes(size, checkpointing, row.gradient_release) > spare:
         size -= 1
     return size
 
@@ -62,8 +70,10 @@ def _all_together(setting: Setting, rows: Sequence[Estimate], memory: int) -> st
     checkpointing = True if setting.can_checkpoint() else None
     setting = setting.held_in(getattr(torch, frugal.dtype))
     size = largest_batch(setting, frugal, memory, checkpointing)
-    least = setting.activation_bytes(1, checkpointing)
-    changes = [frugal.name, f"{frugal.dtype} parameters", *(["activation checkpointing"] if checkpointing else [])]
+    least = setting.activation_bytes(1, checkpointing, frugal.gradient_release)
+    changes = [frugal.name, f"{frugal.dtype} parameters"]
+    changes += ["gradient release"] if frugal.gradient_release and not setting.releases else []
+    changes += ["activation checkpointing"] if checkpointing else []
     if size:
         return f"- together: {', '.join(changes)} and data.batch_size: {size}: fits"
     row = dataclasses.replace(frugal, activations=least)

@@ -14,6 +14,8 @@ from recipes.messages import RecipeError
 from recipes.runs.folder import config_name
 
 if TYPE_CHECKING:
+    from recipes.estimate.mesh import Processes
+    from recipes.estimate.parsed import ParsedRecipe
     from recipes.estimate.parts import Candidate, Setting
 
 DEFAULT_OPTIMIZERS = ("adamw", "adafactor", "adamw_8bit")
@@ -22,6 +24,7 @@ Predicts the memory of a training from the shapes of the model and of a batch, i
 optimizer state and activations, for several optimizers, with float32 and bfloat16 parameters, with and without
 gradient release.
 
+With several processes (--config trainer/fsdp2.yaml), the figures are those of one device, the fullest one.
 Parameters, gradients and state are exact, to the byte. Activations are an upper bound, for the longest possible batch.
 The overhead of the device (CUDA context, workspaces of kernels, rounding of the allocator) is not included: leave a
 margin for it."""
@@ -55,16 +58,21 @@ def main(args: Sequence[str]) -> int:
     files = [_writable(option, getattr(given, option)) for option in ("json", "png")]
 
     from recipes.estimate.advice import advise
+    from recipes.estimate.mesh import fake_processes, processes_of
     from recipes.estimate.output import as_json, print_table
+    from recipes.estimate.parsed import ParsedRecipe
     from recipes.estimate.parts import estimate, without_duplicates
 
-    setting, own, memory, remarks = _read(recipe, memory)
-    candidates = [own, *(_candidate(choice, recipe) for choice in choices)]
-    rows = estimate(setting, candidates)
-    if not given.optimizer:
-        rows = without_duplicates(rows)
-    advice = advise(setting, rows, memory)
-    result = as_json(config_name(given.config[0].path), setting, rows, memory, advice, remarks)
+    parsed = ParsedRecipe(recipe)
+    processes = processes_of(parsed.trainer_settings)
+    with fake_processes(processes):
+        setting, own, memory, remarks = _read(parsed, memory, processes)
+        candidates = [own, *(_candidate(choice, recipe) for choice in choices)]
+        rows = estimate(setting, candidates)
+        if not given.optimizer:
+            rows = without_duplicates(rows)
+        advice = advise(setting, rows, memory)
+        result = as_json(config_name(given.config[0].path), setting, rows, memory, advice, remarks)
     print_table(result)
     json_file, png_file = files
     if json_file:
@@ -110,35 +118,36 @@ def _writable(option: str, name: str | None) -> Path | None:
     return path
 
 
-def _read(command_line: CommandLine, memory: int | None) -> "tuple[Setting, Candidate, int | None, list[str]]":
+def _read(
+    recipe: "ParsedRecipe", memory: int | None, processes: "Processes | None"
+) -> "tuple[Setting, Candidate, int | None, list[str]]":
     """The recipe, its own optimizer, the memory to fit into, and what the figures do not include."""
     import torch
 
-    from recipes.estimate.parsed import ParsedRecipe
     from recipes.estimate.parts import Candidate, Setting
 
-    recipe = ParsedRecipe(command_line)
     accelerator = str(recipe.trainer_settings["accelerator"])
     has_gpu = torch.cuda.is_available() and accelerator != "cpu"
     if memory is None and has_gpu:
         memory = torch.cuda.get_device_properties(0).total_memory
     gpu = memory is not None or has_gpu or accelerator in ("gpu", "cuda")
-    setting = Setting(recipe.model, recipe.datamodule, recipe.trainer_settings["precision"], gpu)
+    setting = Setting(recipe.model, recipe.datamodule, recipe.trainer_settings["precision"], gpu, processes)
     class_path = recipe.optimizer_class
     name = f"{class_path.rpartition('.')[2]} (own)"
-    remarks = list(_process_remarks(recipe.trainer_settings))
-    return setting, Candidate(name, class_path, recipe.model.optimizer, own=True), memory, remarks
+    remarks = list(_process_remarks(recipe.trainer_settings, processes))
+    return setting, Candidate.made_by(recipe.model.optimizer, name, class_path, own=True), memory, remarks
 
 
-def _process_remarks(trainer: Mapping[str, Any]) -> Iterator[str]:
-    strategy, devices = trainer["strategy"], trainer["devices"]
-    name = strategy if isinstance(strategy, str) else type(strategy).__name__
-    if name not in ("auto", "single_device") or str(devices) not in ("auto", "1", "-1"):
+def _process_remarks(trainer: Mapping[str, Any], processes: "Processes | None") -> Iterator[str]:
+    strategy = trainer["strategy"]
+    name = strategy.get("class_path") if isinstance(strategy, Mapping) else strategy
+    if processes is None:
         yield (
-            f"trainer.strategy is {name}, trainer.devices {devices}: the figures are for one process that holds the "
-            "whole model. Strategies that shard it take less on each device, and DDP takes one more copy of the "
-            "gradients."
+            f"trainer.strategy is {name}, trainer.devices {trainer['devices']}: the figures are for one process that "
+            "holds the whole model. Strategies that shard it take less on each device."
         )
+    elif processes.are_sharded and processes.tensor > 1:
+        yield "Activations are those of the whole model; tensor parallelism divides a part of them."
 
 
 def _candidate(choice: Choice, command_line: CommandLine) -> "Candidate":
@@ -149,4 +158,4 @@ def _candidate(choice: Choice, command_line: CommandLine) -> "Candidate":
     if choice.missing_module:
         return Candidate(choice.name, choice.class_path, None, f"{choice.missing_module} is not installed")
     recipe = ParsedRecipe(with_optimizer(command_line, choice.config))
-    return Candidate(choice.name, choice.class_path, recipe.model.optimizer)
+    return Candidate.made_by(recipe.model.optimizer, choice.name, choice.class_path)

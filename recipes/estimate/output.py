@@ -10,23 +10,28 @@ precision          ``trainer.precision``.
 device             ``gpu`` or ``cpu``: what the activations are estimated for.
 batch              Shapes of the tensors in the longest training batch.
 gpu_memory_bytes   Memory to fit into; null without ``--gpu-memory`` and CUDA device.
-gradient_release   Whether this package supports gradient release.
+gradient_release   Whether the recipe has gradient release on (``model.gradient_release``).
+processes          ``data`` and ``tensor``: over how many devices FSDP2 and tensor parallelism shard the model (1 and 1
+                   for one device), or DDP the batches if ``replicated``.
 estimates          For each dtype of the parameters, each optimizer, without and with gradient release:
                    ``name``, ``optimizer`` (class), ``own`` (the recipe's), ``dtype``, ``gradient_release``,
                    ``parameter_memory``, ``gradient_memory``, ``optimizer_state`` (each ``elements``, ``bytes``,
                    ``megabytes``, MiB), ``buffer_bytes``, ``activation_bytes`` (an upper bound), ``step_bytes``
                    (an estimate of the temporaries of the optimizer's step, when the activations are freed),
-                   ``total_bytes`` (the sum, of the last two only the larger), ``fits``, ``spare_bytes``
+                   ``gathered`` (bytes that FSDP2 gathers: ``largest`` block, ``parameters`` at the peak, and whole
+                   ``gradients`` before they are reduced), ``bucket_bytes`` (of DDP's copy of the gradients),
+                   ``total_bytes`` (the sum; of the step and of activations with what is gathered only the larger),
+                   ``fits``, ``spare_bytes``
                    (negative: missing), ``note``. Unknown values are null.
 advice             What to change if the recipe does not fit, in sentences.
 remarks            What the figures do not include, in sentences.
 ================== ==================================================================================
 """
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import lightning_adafactor
 from lightning_adafactor.memory import StateSize
 from recipes.estimate.memory_size import shown_size
 from recipes.estimate.parts import Estimate, Setting
@@ -36,12 +41,13 @@ if TYPE_CHECKING:
 
 WIDTH_IN_FILES = 118
 ACTIVATIONS = (
-    "Activations are an upper bound; parameters, gradients and state are exact, for one process. "
+    "Activations are an upper bound; parameters, gradients and state are exact, for one process{of}. "
     "Leave a margin for the overhead of the device. MB and GB are 2**20 and 2**30 bytes."
 )
-NO_RELEASE = (
-    "Released: with gradient release, each gradient is applied and freed during the backward pass, so that only the "
-    "largest one counts. It is not in this package yet: the columns show what it would save."
+RELEASED = (
+    "Released: with gradient release (model.gradient_release: true), which steps each block of parameters during the "
+    "backward pass and frees its gradients, so that only those of the largest block count; – where the optimizer does "
+    "not support it."
 )
 
 
@@ -74,16 +80,12 @@ def as_json(
         "device": "gpu" if setting.gpu else "cpu",
         "batch": {key: list(tensor.shape) for key, tensor in setting.data.largest_batch().items()},
         "gpu_memory_bytes": memory,
-        "gradient_release": can_release_gradients(),
+        "gradient_release": setting.releases,
+        "processes": dataclasses.asdict(setting.processes),
         "estimates": [_row(row, memory) for row in rows],
         "advice": list(advice),
         "remarks": list(remarks),
     }
-
-
-def can_release_gradients() -> bool:
-    """Whether this package exports gradient release under any name."""
-    return any("gradientrelease" in name.lower().replace("_", "") for name in lightning_adafactor.__all__)
 
 
 def _row(row: Estimate, memory: int | None) -> dict[str, Any]:
@@ -100,6 +102,8 @@ def _row(row: Estimate, memory: int | None) -> dict[str, Any]:
         "buffer_bytes": row.buffers,
         "activation_bytes": row.activations,
         "step_bytes": row.step,
+        "gathered": dataclasses.asdict(row.gathered),
+        "bucket_bytes": row.buckets,
         "total_bytes": row.total,
         "fits": None if spare is None else spare >= 0,
         "spare_bytes": spare,
@@ -138,10 +142,37 @@ def print_table(result: Mapping[str, Any]) -> None:
         elements,
         *result["advice"],
         *result["remarks"],
-        ACTIVATIONS,
-        *([] if result["gradient_release"] else [NO_RELEASE]),
+        *_of_processes(result),
+        ACTIVATIONS.format(of=_of(result["processes"])),
+        RELEASED,
     ]:
         console.print(sentence, highlight=False, markup=False)
+
+
+def _of(processes: Mapping[str, Any]) -> str:
+    number = processes["data"] * processes["tensor"]
+    return f" of {number}" if number > 1 else ""
+
+
+def _of_processes(result: Mapping[str, Any]) -> Iterator[str]:
+    """What is gathered or copied because there are several processes."""
+    processes, first = result["processes"], result["estimates"][0]
+    if first["bucket_bytes"]:
+        yield f"DDP over {processes['data']} processes: totals include its copy of the gradients."
+    elif processes["data"] * processes["tensor"] > 1:
+        own = {key: shown_size(size) for key, size in first["gathered"].items()}
+        dims = [f"FSDP2 over {processes['data']}"] * (processes["data"] > 1)
+        dims += [f"tensor parallelism over {processes['tensor']}"] * (processes["tensor"] > 1)
+        yield (
+            f"{' and '.join(dims)}: the figures are those of the fullest device."
+            + (
+                f" The largest block has {own['largest']} of {first['dtype']} parameters when it is gathered. Totals "
+                f"include, beside activations, {own['parameters']} of gathered parameters (with the next block, which "
+                f"is gathered ahead, and what is in no block) and {own['gradients']} of whole gradients."
+                if processes["data"] > 1
+                else ""
+            )
+        )
 
 
 def _table(rows: Sequence[Mapping[str, Any]], dtype: str, memory: int | None) -> "Table":
@@ -163,6 +194,9 @@ def _table(rows: Sequence[Mapping[str, Any]], dtype: str, memory: int | None) ->
         cells = [plain["name"], "unknown" if state is None else shown_size(state["bytes"])]
         for row in (plain, released):
             total = row["total_bytes"]
+            if total is None and plain["total_bytes"] is not None:
+                cells += ["–"] * (2 if memory is None else 3)
+                continue
             cells += [shown_size(row["gradient_memory"]["bytes"]), "unknown" if total is None else shown_size(total)]
             if memory is not None:
                 cells.append(_verdict(row))

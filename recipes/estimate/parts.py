@@ -1,4 +1,4 @@
-"""The parts of a training's memory, for several optimizers: from shapes, without loading weights."""
+"""The parts of a training's memory on one device, for several optimizers: from shapes, without loading weights."""
 
 import copy
 import dataclasses
@@ -12,15 +12,19 @@ import torch
 from lightning import LightningDataModule, LightningModule
 from torch import Tensor, nn
 
+from lightning_adafactor.gradient_release import find_blocks
+from lightning_adafactor.gradient_release.unsupported import check_optimizer
 from lightning_adafactor.memory import StateSize
 from lightning_adafactor.prediction import bitsandbytes_adamw8bit_state, predict_state
-from recipes.estimate.activations import PRECISIONS, TRUE_DTYPES, peak_bytes
+from recipes.estimate.activations import PRECISIONS, TRUE_DTYPES, Peak, peak_bytes
+from recipes.estimate.mesh import Gathered, Processes, gathered, local, sharded
 from recipes.estimate.step import step_bytes
 from recipes.messages import RecipeError
 from recipes.recipe import Recipe
 from recipes.recipe_data import RecipeData
 from recipes.runs.report import import_path
 from recipes.training import optimizer as optimization
+from recipes.training.device_support import unsupported_reason
 
 ALIASES = {"None": "32-true", "32": "32-true", "64": "64-true", "16": "16-mixed", "bf16": "bf16-mixed"}
 FORMULAS = {"bitsandbytes.optim.AdamW8bit": bitsandbytes_adamw8bit_state}
@@ -45,6 +49,18 @@ class Candidate:
     unsupported_reason: str = ""
     own: bool = False
 
+    @classmethod
+    def made_by(
+        cls,
+        make: Callable[[list[dict[str, Any]]], torch.optim.Optimizer],
+        name: str,
+        class_path: str,
+        own: bool = False,
+    ) -> "Candidate":
+        """A candidate of this environment: without ``make`` if its library is for GPUs and there is none."""
+        reason = unsupported_reason(optimization.class_of(make), "cuda" if torch.cuda.is_available() else "cpu")
+        return cls(name, class_path, None if reason else make, reason, own)
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -55,14 +71,17 @@ class Estimate:
         optimizer: Import path of its class.
         own: Whether it is the recipe's own.
         dtype: The dtype of the parameters.
-        gradient_release: Whether each gradient is applied and freed during the backward pass.
+        gradient_release: Whether each block of parameters is stepped and its gradients freed during the backward pass.
         parameters: All parameters.
-        gradients: Those of all trainable parameters or, with gradient release, of the largest one.
+        gradients: Those of all trainable parameters or, with gradient release, of the largest block.
         state: The optimizer's state; None if unknown.
         buffers: Bytes of the buffers.
-        activations: Bytes of everything else in forward and backward pass, an upper bound.
+        activations: Bytes that forward and backward pass take beyond these gradients, an upper bound.
         step: Bytes of the temporaries of the optimizer's step, when the activations are freed; an estimate.
-        note: Why the state is unknown, or how it is known.
+        gathered: What FSDP2 gathers in the forward and backward pass.
+        buckets: Bytes of the buckets in which DDP sums gradients.
+        note: Why the state is unknown, or how it is known; or why gradient release is not supported.
+        supported: Whether the optimizer supports gradient release, if the estimate is one with it.
     """
 
     name: str
@@ -76,15 +95,19 @@ class Estimate:
     buffers: int
     activations: int
     step: int
+    gathered: Gathered = dataclasses.field(default_factory=Gathered)
+    buckets: int = 0
     note: str = ""
+    supported: bool = True
 
     @property
     def total(self) -> int | None:
-        """Peak bytes; None if the state is unknown."""
-        if self.state is None:
+        """Peak bytes; None if the state is unknown, or gradient release is not supported."""
+        if self.state is None or not self.supported:
             return None
-        temporary = max(self.activations, self.step)
-        return self.parameters.bytes + self.gradients.bytes + self.state.bytes + self.buffers + temporary
+        temporary = max(self.activations + self.gathered.total, self.step)
+        lasting = self.parameters.bytes + self.gradients.bytes + self.state.bytes + self.buffers + self.buckets
+        return lasting + temporary
 
 
 class Setting:
@@ -95,13 +118,22 @@ class Setting:
         data: Its data; it has ``largest_batch()`` and ``batch_size``.
         precision: ``trainer.precision``.
         gpu: Whether to estimate for a GPU; else for a CPU.
+        processes: The processes of the run; if they share the model, all is called within ``fake_processes``.
 
     Raises:
         RecipeError: The module or the data cannot be estimated, or the precision is not supported.
     """
 
-    def __init__(self, module: LightningModule, data: LightningDataModule, precision: Any, gpu: bool) -> None:
+    def __init__(
+        self,
+        module: LightningModule,
+        data: LightningDataModule,
+        precision: Any,
+        gpu: bool,
+        processes: Processes | None = None,
+    ) -> None:
         self.gpu = gpu
+        self.processes = processes or Processes()
         for owner, contract in ((module, Recipe), (data, RecipeData)):
             if not isinstance(owner, contract):
                 raise RecipeError(
@@ -116,11 +148,13 @@ class Setting:
         self.module: Any
         self.data: Any
         self.module, self.data = module, data
+        self.module.estimated_device_type = "cuda" if gpu else "cpu"
         self.module.build_on_meta(data)
         if self.precision in TRUE_DTYPES:
             self.module.model.to(TRUE_DTYPES[self.precision])
+        self._sharded = sharded(self.module.model, self.processes) if self.processes.are_sharded else None
         self._dtype: torch.dtype | None = None
-        self._activations: dict[tuple[Any, ...], int] = {}
+        self._peaks: dict[tuple[Any, ...], Peak] = {}
 
     def held_in(self, dtype: torch.dtype) -> "Setting":
         """The same recipe with all floating-point parameters held in ``dtype``."""
@@ -130,8 +164,16 @@ class Setting:
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """All parameters, tied ones once."""
-        return [self._held(parameter) for parameter in self.module.parameters()]
+        """All parameters, tied ones once; DTensors where processes share them."""
+        return [self._held(parameter) for parameter in (self._sharded or self.module).parameters()]
+
+    def gathered(self) -> Gathered:
+        """What FSDP2 gathers."""
+        if self._sharded is None:
+            return Gathered()
+        names = (self.module.gather_dtype, self.module.reduce_dtype)
+        gather, reduce = (None if name is None else getattr(torch, name) for name in names)
+        return gathered(self._sharded, self.processes.data, gather or self._dtype, reduce)
 
     def _held(self, parameter: nn.Parameter) -> nn.Parameter:
         if self._dtype is None or not parameter.is_floating_point():
@@ -150,21 +192,25 @@ class Setting:
         """Bytes of the buffers, each once."""
         return sum(buffer.numel() * buffer.element_size() for buffer in self.module.buffers())
 
-    def activation_bytes(self, batch_size: int | None = None, checkpointing: bool | None = None) -> int:
-        """The peak bytes of a step beside parameters, gradients and state; see :mod:`recipes.estimate.activations`.
+    def activation_bytes(
+        self, batch_size: int | None = None, checkpointing: bool | None = None, released: bool = False
+    ) -> int:
+        """What forward and backward pass take beyond the gradients; see :mod:`recipes.estimate.activations`.
 
         Args:
             batch_size: Examples in the batch; None for ``data.batch_size``.
             checkpointing: Whether activations are recomputed in the backward pass; None for the recipe's setting.
+            released: With gradient release: beyond the gradients of the largest block.
         """
         batch_size = batch_size or int(self.data.batch_size)
         key = (self.dtype, batch_size, checkpointing)
-        if key not in self._activations:
+        if key not in self._peaks:
             with self._changed(batch_size, checkpointing):
-                self._activations[key] = peak_bytes(
+                self._peaks[key] = peak_bytes(
                     self.module, self.data.largest_batch, self._loss, self.precision, self.gpu, self._dtype
                 )
-        return self._activations[key]
+        peak = self._peaks[key]
+        return peak.released - self._largest_block(self.module).bytes if released else peak.plain - peak.gradients
 
     def _loss(self, batch: Any) -> Tensor:
         loss = self.module.training_step(batch, 0)
@@ -200,21 +246,49 @@ class Setting:
             if formula is None:
                 return None, candidate.unsupported_reason
             return formula(
-                self.parameters
+                [nn.Parameter(local(parameter), parameter.requires_grad) for parameter in self.parameters]
             ), f"{candidate.unsupported_reason}; from the formula for its default arguments"
         try:
-            return predict_state(candidate.make, self._parameter_groups()), ""
+            with warnings.catch_warnings():
+                # Paged state has the same size in the CPU's memory, where bitsandbytes does not page it.
+                warnings.filterwarnings("ignore", message="Paged optimizers are not supported on CPU")
+                return predict_state(candidate.make, self._parameter_groups(candidate)), ""
         except Exception as error:  # any optimizer can be given: the table shows what it raised
             return None, (str(error).strip() or type(error).__name__).splitlines()[0]
+
+    @property
+    def releases(self) -> bool:
+        """Whether the recipe has gradient release on."""
+        return bool(self.module.gradient_release)
+
+    def largest_block(self) -> StateSize:
+        """The gradients that gradient release keeps on this device at a time."""
+        return self._largest_block(self._sharded or self.module)
+
+    def _largest_block(self, model: nn.Module) -> StateSize:
+        blocks = (map(self._held, block.params) for block in find_blocks(model))
+        return max(map(_size, blocks), key=lambda size: size.bytes, default=StateSize(0, 0))
+
+    def release_unsupported_reason(self, candidate: Candidate) -> str:
+        """Why an optimizer does not support gradient release; empty if it does."""
+        if candidate.make is None:
+            return candidate.unsupported_reason
+        try:
+            check_optimizer(candidate.make(self._parameter_groups(candidate)))
+        except Exception as error:  # any optimizer can be given
+            return str(error)
+        return ""
 
     def step_bytes(self, candidate: Candidate) -> int:
         """The temporaries of an optimizer's step; 0 for those with kernels of their own, which take little."""
         if candidate.make is None:
             return 0
-        return step_bytes(candidate.make, self._parameter_groups(), self.gpu) or 0
+        groups = self._parameter_groups(candidate)
+        groups = [{**group, "params": [nn.Parameter(local(each)) for each in group["params"]]} for group in groups]
+        return step_bytes(candidate.make, groups, self.gpu) or 0
 
-    def _parameter_groups(self) -> list[dict[str, Any]]:
-        groups = optimization.parameter_groups(self.module.model)
+    def _parameter_groups(self, candidate: Candidate) -> list[dict[str, Any]]:
+        groups = optimization.parameter_groups(self._sharded or self.module.model, candidate.make)
         return [{**group, "params": [self._held(parameter) for parameter in group["params"]]} for group in groups]
 
 
@@ -241,7 +315,7 @@ def without_duplicates(rows: Sequence[Estimate]) -> list[Estimate]:
 def _rows(setting: Setting, candidates: Iterable[Candidate]) -> Iterator[Estimate]:
     sizes = [_size([parameter]) for parameter in setting.parameters if parameter.requires_grad]
     gradients = StateSize(sum(size.elements for size in sizes), sum(size.bytes for size in sizes))
-    largest = max(sizes, key=lambda size: size.bytes, default=StateSize(0, 0))
+    largest = setting.largest_block()
     for candidate in candidates:
         state, note = setting.state(candidate)
         row = Estimate(
@@ -256,14 +330,25 @@ def _rows(setting: Setting, candidates: Iterable[Candidate]) -> Iterator[Estimat
             buffers=setting.buffer_bytes(),
             activations=setting.activation_bytes(),
             step=setting.step_bytes(candidate),
+            gathered=setting.gathered(),
+            buckets=gradients.bytes if setting.processes.replicated and setting.processes.number > 1 else 0,
             note=note,
         )
         yield row
-        yield dataclasses.replace(row, gradient_release=True, gradients=largest, step=0)
+        reason = setting.release_unsupported_reason(candidate)
+        released = dataclasses.replace(
+            row,
+            gradient_release=True,
+            gradients=largest,
+            activations=setting.activation_bytes(released=True),
+            step=0,
+        )
+        yield dataclasses.replace(released, supported=False, note=reason) if reason else released
 
 
 def _size(parameters: Iterable[Tensor]) -> StateSize:
-    parameters = list(parameters)
+    """The size of what this process holds of parameters."""
+    parameters = [local(parameter) for parameter in parameters]
     return StateSize(
         sum(parameter.numel() for parameter in parameters),
         sum(parameter.numel() * parameter.element_size() for parameter in parameters),

@@ -46,8 +46,7 @@ def draw(result: Mapping[str, Any], file: Path) -> None:
                 va="bottom",
                 ha="left",
             )
-    if not result["gradient_release"]:
-        panels[0].set_xlabel("+ release: with gradient release, which this package does not support yet", fontsize=8)
+    panels[0].set_xlabel("+ release: with gradient release (model.gradient_release)", fontsize=8)
     end = max(largest, memory if memory is not None and memory < 3 * largest else 0)
     panels[0].invert_yaxis()
     panels[0].set_xlim(0, 1.22 * end / divisor)

@@ -7,6 +7,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 
 from recipes.messages import RecipeError
 from recipes.models.pretrained import quiet
+from recipes.sharding.weights import is_sharded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -24,6 +25,8 @@ def continue_text(
     seed: int = 0,
 ) -> str:
     """Continues a text, without a change of the model or the random state of the process.
+
+    All processes that share a sharded model call this, and get the same text.
 
     Args:
         model: The model, on any device, in train or eval mode.
@@ -59,7 +62,8 @@ def continue_text(
     # What a generation config omits comes from the model's own, which may sample where greedy decoding is wanted.
     model.generation_config = config
     try:
-        with torch.inference_mode(), isolate_rng(), quiet():
+        # FSDP2 and DTensor do not work on tensors of inference mode.
+        with torch.no_grad() if is_sharded(model) else torch.inference_mode(), isolate_rng(), quiet():
             torch.manual_seed(seed)
             output = model.generate(  # type: ignore[operator]
                 inputs, attention_mask=torch.ones_like(inputs), generation_config=config

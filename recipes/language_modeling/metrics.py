@@ -1,9 +1,12 @@
 """The metrics of a language model, weighted by token: loss, perplexity, next-token accuracy."""
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
 
 from recipes.language_modeling.packing import IGNORED
 
@@ -26,18 +29,18 @@ def negative_log_likelihood(logits: Tensor, labels: Tensor) -> Tensor:
 class TokenMetrics(Metric):
     """Loss, perplexity and accuracy over all labelled tokens of all batches and processes.
 
-    Sums are accumulated instead of means, so the result does not depend on how tokens are divided into batches and
-    processes.
+    The sums of the batches are kept, and added up exactly at the end: the result does not depend on the number of
+    processes, or on the order in which they finish.
     """
 
     full_state_update = False
-    nll: Tensor
+    nll: list[Tensor]
     correct: Tensor
     tokens: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        self.add_state("nll", torch.zeros((), dtype=torch.float32), dist_reduce_fx="sum")
+        self.add_state("nll", [], dist_reduce_fx="cat")
         self.add_state("correct", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
         self.add_state("tokens", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
@@ -49,12 +52,14 @@ class TokenMetrics(Metric):
             labels: Of shape (batch, tokens), as for :func:`negative_log_likelihood`.
         """
         counted = labels != IGNORED
+        self.nll.append(negative_log_likelihood(logits, labels))
         # Not in place: outside of `fit` the states are inference tensors, which cannot be updated in place later.
-        self.nll = self.nll + negative_log_likelihood(logits, labels)
         self.correct = self.correct + ((logits.argmax(dim=-1) == labels) & counted).sum()
         self.tokens = self.tokens + counted.sum()
 
     def compute(self) -> dict[str, Tensor]:
         """``loss`` (nats per token), ``perplexity`` (its exponential), ``accuracy`` (fraction predicted correctly)."""
-        loss = self.nll / self.tokens
+        total = math.fsum(dim_zero_cat(self.nll).tolist()) if len(self.nll) else 0.0
+        tokens = int(self.tokens)
+        loss = torch.tensor(total / tokens if tokens else math.nan, dtype=torch.float32, device=self.tokens.device)
         return {"loss": loss, "perplexity": loss.exp(), "accuracy": self.correct / self.tokens}

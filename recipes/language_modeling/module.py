@@ -1,6 +1,6 @@
 """Language modeling: any Hugging Face causal language model, its loss, metrics and samples."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from lightning import Trainer
@@ -13,12 +13,21 @@ from lightning_adafactor import Adafactor
 from recipes.language_modeling.architecture import architecture_refused, new_config, refuse_without_effect
 from recipes.language_modeling.data import LanguageModelingData
 from recipes.language_modeling.generation import continue_text, read_prompt
+from recipes.language_modeling.loss import (
+    chunked_loss,
+    evaluate_chunked,
+    fits_one_chunk,
+    logit_scale,
+    unsupported_reason,
+)
 from recipes.language_modeling.metrics import TokenMetrics, negative_log_likelihood
 from recipes.language_modeling.packing import IGNORED
 from recipes.messages import RecipeError
 from recipes.models.pretrained import check_vocabulary
 from recipes.ranges import NonNegativeFloat, PositiveInt
 from recipes.recipe import Recipe
+from recipes.sharding.processes import data_parallel
+from recipes.sharding.weights import is_sharded
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -45,6 +54,10 @@ class LanguageModel(Recipe[LanguageModelingData]):
             ``{model_type: gpt2, n_layer: 4}``.
         optimizer: The optimizer: class and arguments, without the parameters. Biases and norms get no weight
             decay.
+        loss: How loss and metrics are computed. ``full``: from the logits of a whole batch, tokens × vocabulary numbers
+            several times over. ``chunked``: from those of some hundred tokens at a time, in the same time, with torch
+            2.13 or newer; on a GPU in bfloat16, ``train/loss`` is rounded to bfloat16. Null: chunked where the
+            logits take more than 128 MB in float32 and the model supports it.
         evaluate_before: Whether validation and test split are evaluated before the first step too, for the
             report.
         sample_prompts: Texts that are continued before and after training, for the report.
@@ -64,6 +77,7 @@ class LanguageModel(Recipe[LanguageModelingData]):
             params, lr=2e-4, scale_parameter=False, relative_step=False
         ),
         *,
+        loss: Literal["full", "chunked"] | None = None,
         evaluate_before: bool = True,
         sample_prompts: list[str] | None = None,
         sample_tokens: PositiveInt = 40,
@@ -77,12 +91,14 @@ class LanguageModel(Recipe[LanguageModelingData]):
                 "and its sizes to train from scratch"
             )
         self.architecture = dict(architecture or {})
+        self.loss = loss
         self.evaluate_before = evaluate_before
         self.sample_prompts = list(sample_prompts or [])
         self.sample_tokens = sample_tokens
         self.sample_temperature = sample_temperature
         self.before: dict[str, float] = {}
         self.samples_before: list[str] = []
+        self._logit_scale: float | None = None
         self.val_metrics = TokenMetrics()
         self.test_metrics = TokenMetrics()
 
@@ -98,7 +114,13 @@ class LanguageModel(Recipe[LanguageModelingData]):
             raise architecture_refused(error) from error
         if weights:
             self._check_causal(model)
+        self._supports_chunks(model)
         return model
+
+    def build_on_meta(self, data: LanguageModelingData) -> None:
+        """Builds the model without weights; without values, its logits cannot be compared with its head's output."""
+        super().build_on_meta(data)
+        self._logit_scale = 1.0
 
     def model_config(self, data: LanguageModelingData) -> "PretrainedConfig":
         """The configuration of the model, with the values of ``architecture``.
@@ -143,20 +165,56 @@ class LanguageModel(Recipe[LanguageModelingData]):
         return self.model(input_ids=input_ids, use_cache=False).logits
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """The mean loss per token of a batch, logged as ``train/loss``."""
+        """The mean loss per token of a batch; ``train/loss`` is the mean over the processes."""
         labels = batch["labels"]
-        tokens = (labels != IGNORED).sum()
-        loss = negative_log_likelihood(self(batch["input_ids"]), labels) / tokens
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(labels))
+        assert self.model is not None
+        if scale := self._chunk_scale(batch["input_ids"]):
+            loss = chunked_loss(self.model, batch["input_ids"], labels, scale, self.estimated_device_type)
+        else:
+            tokens = (labels != IGNORED).sum()
+            loss = negative_log_likelihood(self(batch["input_ids"]), labels) / tokens
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(labels), sync_dist=True)
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Adds a batch to ``val/loss``, ``val/perplexity`` and ``val/accuracy``."""
-        self.val_metrics.update(self(batch["input_ids"]), batch["labels"])
+        self._evaluate(batch, self.val_metrics)
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Adds a batch to ``test/loss``, ``test/perplexity`` and ``test/accuracy``."""
-        self.test_metrics.update(self(batch["input_ids"]), batch["labels"])
+        self._evaluate(batch, self.test_metrics)
+
+    def _evaluate(self, batch: dict[str, Tensor], metrics: TokenMetrics) -> None:
+        assert self.model is not None
+        if scale := self._chunk_scale(batch["input_ids"]):
+            evaluate_chunked(self.model, batch["input_ids"], batch["labels"], metrics.update, scale)
+        else:
+            metrics.update(self(batch["input_ids"]), batch["labels"])
+
+    def _chunk_scale(self, input_ids: Tensor) -> float | None:
+        """The model's logit scale if the loss of these tokens is computed in chunks, else None."""
+        assert self.model is not None
+        if self.loss is None and fits_one_chunk(self.model, input_ids.numel()):
+            return None
+        if self.loss == "full" or not self._supports_chunks(self.model):
+            return None
+        if self._logit_scale is None:
+            self._logit_scale = logit_scale(self.model, input_ids) or 0.0
+            self._supports_chunks(self.model)
+        return self._logit_scale
+
+    def _supports_chunks(self, model: nn.Module) -> bool:
+        """Whether the loss can be computed in chunks.
+
+        Raises:
+            RecipeError: It cannot, but it is asked for.
+        """
+        reason = unsupported_reason(model)
+        if reason is None and self._logit_scale == 0:
+            reason = f"the logits of {type(model).__name__} are no multiple of what its head computes"
+        if reason and self.loss == "chunked":
+            raise RecipeError(f"model.loss is 'chunked', but {reason}: set model.loss to full")
+        return reason is None
 
     def on_validation_epoch_end(self) -> None:
         """Logs ``val/...``, the same on all processes."""
@@ -169,7 +227,8 @@ class LanguageModel(Recipe[LanguageModelingData]):
     def _log(self, stage: str, metrics: TokenMetrics) -> None:
         values = {f"{stage}/{name}": value.float() for name, value in metrics.compute().items()}
         metrics.reset()
-        self.log_dict(values, prog_bar=stage == "val", sync_dist=True)
+        # The values are the same on all processes; the mean of three of them could differ in the last bit.
+        self.log_dict(values, prog_bar=stage == "val", sync_dist=True, reduce_fx="max")
 
     def before_training(self, trainer: Trainer, data: LanguageModelingData) -> None:
         """Evaluates the model before its first step, without a change of the training's random state.
@@ -193,7 +252,8 @@ class LanguageModel(Recipe[LanguageModelingData]):
         """Generates the samples before the first step, when the model is on its device."""
         for sample in self._samples():  # a resumed run generates samples after its training only
             read_prompt(**sample)
-        if self.sample_prompts and not self.trainer.ckpt_path and self.trainer.is_global_zero:
+        alone = self.trainer.is_global_zero or is_sharded(self)  # all processes generate with a model they share
+        if self.sample_prompts and not self.trainer.ckpt_path and alone:
             self.samples_before = self._continued()
 
     def _samples(self) -> list[dict[str, Any]]:
@@ -211,7 +271,7 @@ class LanguageModel(Recipe[LanguageModelingData]):
         """Further keys of the report of a language model."""
         assert self.model is not None
         seconds = self.history.training_seconds
-        blocks = self.history.samples * self.trainer.world_size
+        blocks = self.history.samples * data_parallel(self.trainer)[0]
         self.to(self.trainer.strategy.root_device)
         after = self._continued() if self.sample_prompts else []
         before: list[Any] = self.samples_before or [None] * len(after)

@@ -79,6 +79,7 @@ def main(args: Sequence[str]) -> int:
         print("The environment is the recorded one.")
     if options.check:
         return 0
+    _refuse_several_machines(file, recorded)
     again = run_again(recorded, options.runs)
     if again is None:
         return 1
@@ -106,6 +107,16 @@ def read_report(file: Path) -> dict[str, Any]:
     if Path(report["recipe"]).name != report["recipe"] or report["recipe"] in ("", ".."):
         raise RecipeError(f"{file} is not a valid report: recipe is '{report['recipe']}', which is no name of a recipe")
     return report
+
+
+def _refuse_several_machines(file: Path, report: dict[str, Any]) -> None:
+    """Raises a RecipeError if the run of a report used more machines than this one."""
+    machines = (yaml.safe_load(report["provenance"]["config"]).get("trainer") or {}).get("num_nodes") or 1
+    if machines != 1:
+        raise RecipeError(
+            f"{file}: the run used {machines} machines (trainer.num_nodes), and reproduce starts processes on this one "
+            "only: start fit on all of them with the config.yaml of the run, and compare the fingerprints"
+        )
 
 
 def _at(report: Any, key: str) -> Any:

@@ -7,10 +7,12 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from torch import Tensor
+from torch import Tensor, distributed
 
+from lightning_adafactor import GradientRelease
 from lightning_adafactor.memory import StateSize, measure_state
 from recipes.runs.fingerprint import weights_sha256
+from recipes.sharding.weights import full_state_dict, is_sharded
 
 
 class RunHistory(Callback):
@@ -18,10 +20,10 @@ class RunHistory(Callback):
 
     Attributes:
         losses: ``(step, loss, seconds)`` every ``log_every_n_steps``: the mean training loss since the previous entry,
-            of this process's batches, and the seconds of training until then, without validation.
+            over the batches of all processes, and the seconds of training until then, without validation.
         evaluations: For each validation ``(step, {metric: value})``.
         initial_weights: Fingerprint of the module before the first step of training.
-        gradients: Size of the gradients at the first optimizer step, on this process.
+        gradients: Size of the gradients at the first optimizer step, on this process; with gradient release the peak.
         seconds: ``setup`` from the creation of this callback to the first training step (data, model, evaluation before
             it), ``train`` the training loop including validation, ``test`` the test loop.
         samples: Training examples seen by this process.
@@ -46,8 +48,9 @@ class RunHistory(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Computes the weights' fingerprint; stops the clock of the setup and starts that of training."""
-        if trainer.is_global_zero:
-            self.initial_weights = weights_sha256(pl_module.state_dict())
+        if trainer.is_global_zero or is_sharded(pl_module):
+            weights = full_state_dict(pl_module)
+            self.initial_weights = weights_sha256(weights) if trainer.is_global_zero else None
         self._lap("setup")
         self._seconds_before = self.losses[-1][2] if self.losses else 0.0
 
@@ -76,6 +79,9 @@ class RunHistory(Callback):
         if self.gradients.elements == 0:
             gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
             self.gradients = measure_state([gradients])
+            for callback in trainer.callbacks:  # type: ignore[attr-defined]
+                if isinstance(callback, GradientRelease) and callback.peak is not None:
+                    self.gradients = max(self.gradients, callback.peak, key=lambda size: size.bytes)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -94,6 +100,8 @@ class RunHistory(Callback):
         due = trainer.is_last_batch or step % max(trainer.log_every_n_steps, 1) == 0  # type: ignore[attr-defined]
         noted = self.losses[-1][0] if self.losses else 0
         if self._loss_sum is not None and due and step > noted:
+            if trainer.world_size > 1:
+                self._loss_sum = trainer.strategy.reduce(self._loss_sum, reduce_op="mean")
             mean = self._loss_sum.item() / self._loss_count
             seconds = time.perf_counter() - self._mark - self._validation_seconds  # .item() has synchronized
             self.losses.append((step, mean, self._seconds_before + seconds))
@@ -123,16 +131,30 @@ class RunHistory(Callback):
         return median(each[1:] or each) if each else None
 
     def state_dict(self) -> dict[str, Any]:
-        """The curves, for a resumed run."""
-        unnoted = [0.0 if self._loss_sum is None else self._loss_sum.item(), self._loss_count]
-        return {"losses": self.losses, "evaluations": self.evaluations, "unnoted": unnoted}
+        """The curves, for a resumed run; the losses since the last entry of each process. All processes call it."""
+        unnoted: list[Any] = [(0.0 if self._loss_sum is None else self._loss_sum.item(), self._loss_count)]
+        if distributed.is_available() and distributed.is_initialized():
+            mine, unnoted = unnoted[0], [None] * distributed.get_world_size()
+            distributed.all_gather_object(unnoted, mine)
+        return {"losses": self.losses, "evaluations": self.evaluations, "unnoted": [list(pair) for pair in unnoted]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores the curves of the resumed run, not those of a checkpoint that is tested after this run."""
         if not self.losses:
             self.losses = list(state_dict["losses"])
             self.evaluations = list(state_dict["evaluations"])
-            self._loss_before, self._loss_count = state_dict.get("unnoted", (0.0, 0))
+            self._loss_before, self._loss_count = _of_this_process(state_dict.get("unnoted", [[0.0, 0]]))
+
+
+def _of_this_process(unnoted: list[Any]) -> tuple[float, int]:
+    """The losses that this process has summed up; the mean of all where there were not as many processes."""
+    if not isinstance(unnoted[0], list | tuple):  # of an older version, of the first process
+        unnoted = [unnoted]
+    initialized = distributed.is_available() and distributed.is_initialized()
+    if len(unnoted) == (distributed.get_world_size() if initialized else 1):
+        total, count = unnoted[distributed.get_rank() if initialized else 0]
+        return total, count
+    return sum(total for total, _ in unnoted) / len(unnoted), unnoted[0][1]
 
 
 def peak_memory_mb(device: torch.device) -> float:

@@ -13,7 +13,7 @@ adamw_state         Size of the state of ``torch.optim.AdamW`` for the same trai
                     each parameter's dtype and shape, and a step.
 parameters          Number of parameters of the model, including frozen ones.
 parameter_memory    Size of the parameters: ``elements``, ``bytes``, ``megabytes``.
-gradient_memory     Size of the gradients at the first step, likewise.
+gradient_memory     Size of the gradients at the first step, likewise; with gradient release the peak.
 metrics             ``val/...`` at the best checkpoint, ``test/...`` of it: ``loss`` (mean), and
                     further metrics of the recipe.
 monitor             ``name`` of the metric that chose the best checkpoint, and ``mode``, ``min`` or ``max``.
@@ -57,6 +57,7 @@ from lightning_adafactor.implementation import summarize
 from lightning_adafactor.memory import StateSize, adamw_state, measure_state
 from recipes.runs.history import RunHistory, peak_memory_mb
 from recipes.runs.provenance import cpu_name, git_commit, packages
+from recipes.sharding.processes import data_parallel
 
 PACKAGES = ("python", "torch", "lightning", "transformers", "datasets", "torchmetrics", "lightning-adafactor")
 
@@ -98,7 +99,7 @@ def about_training(trainer: Trainer, module: LightningModule, history: RunHistor
         history: Its recorded history.
     """
     state = measure_state([state for optimizer in trainer.strategy.optimizers for state in optimizer.state.values()])
-    samples = history.samples * trainer.world_size
+    samples = history.samples * data_parallel(trainer)[0]
     installed = {"python": platform.python_version(), **packages()}
     checkpoint = trainer.checkpoint_callback
     monitor: dict[str, str | None] = {"name": None, "mode": None}

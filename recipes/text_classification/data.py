@@ -292,7 +292,7 @@ class TextClassificationData(RecipeData):
 
     def filler(self, row: dict[str, Any]) -> dict[str, Any]:
         """The row without its label."""
-        return {**row, "labels": IGNORED}
+        return {**row, "labels": IGNORED} if "labels" in row else row
 
     def collate(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
         """Pads rows to the longest of them."""

@@ -129,10 +129,10 @@ class TextClassifier(Recipe[TextClassificationData]):
         return self.model(**inputs).logits.float()
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """The mean cross-entropy of a batch, logged as ``train/loss``."""
+        """The mean cross-entropy of a batch; ``train/loss`` is the mean over the processes."""
         inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
         loss = functional.cross_entropy(self(**inputs), batch["labels"], label_smoothing=self.label_smoothing)
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["labels"]))
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["labels"]), sync_dist=True)
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:

@@ -55,20 +55,22 @@ class PredictionWriter(BasePredictionWriter):
             trainer: Its data module has ``predict_rows`` and ``labels``.
             pl_module: The module that predicted.
             predictions: Probabilities of shape (batch, labels), batch by batch.
-            batch_indices: Indices of the rows, for each dataloader batch by batch.
+            batch_indices: Indices of the rows, for each dataloader batch by batch; a filler's is the number of rows.
         """
         rows = [row for batch in batch_indices[0] for row in batch]
         probabilities = torch.cat([batch.cpu() for batch in predictions]) if predictions else torch.empty(0)
         parts = _gather((rows, probabilities), trainer)
         if not trainer.is_global_zero:
             return
-        order = [row for rows, _ in parts for row in rows]
-        together = torch.cat([part for rows, part in parts if rows])
-        by_row = torch.empty_like(together)
-        by_row[torch.tensor(order)] = together
         data = trainer.datamodule  # type: ignore[attr-defined]
+        order = torch.tensor([row for rows, _ in parts for row in rows])
+        together = torch.cat([part for rows, part in parts if rows])
+        by_row = together.new_empty(len(data.predict_rows) + 1, *together.shape[1:])
+        by_row[order] = together
+        written = order[order < len(data.predict_rows)].unique()  # sorted; not all with limit_predict_batches
+        by_row = by_row[written]
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        write(self.path, data.predict_rows, by_row, data.labels)
+        write(self.path, (data.predict_rows[row] for row in written.tolist()), by_row, data.labels)
         rank_zero_info(f"{len(by_row)} predictions are in {self.path}")
 
 

@@ -216,7 +216,7 @@ def load(path: str | Path) -> dict[str, Any]:
     """
     verify(path)
     try:
-        checkpoint = torch.load(path, weights_only=True, map_location="cpu")
+        checkpoint = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
     except pickle.UnpicklingError as error:
         found = GLOBAL.search(str(error))
         raise RecipeError(

@@ -13,6 +13,7 @@ from recipes.training.checkpoints import LastCheckpoint
 from recipes.training.divergence import StopOnDivergence
 from recipes.training.exactness import ExactResume
 from recipes.training.learning_rates import GivenRates
+from recipes.training.named_state import NamedOptimizerState
 from recipes.training.plain_values import PlainOptimizerState
 from recipes.training.progress import progress_bar
 from recipes.training.ranks import EndOtherRanks
@@ -64,6 +65,7 @@ def default_callbacks(command: str, trainer: Mapping[str, Any], best: ModelCheck
     add(RowsOfEpoch(), RowsOfEpoch)
     add(ExactResume(), ExactResume)
     add(PlainOptimizerState(), PlainOptimizerState)
+    add(NamedOptimizerState(), NamedOptimizerState)
     add(OptimizerStateMonitor(), OptimizerStateMonitor)
     if trainer["logger"] is not False:
         add(GivenRates("step"), LearningRateMonitor)

@@ -7,6 +7,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from recipes.sharding.weights import is_sharded, placed_like, whole_gradient
 from recipes.training.lightning_internals import is_accumulating
 
 KEY = "recipes.training.exactness"
@@ -41,10 +42,11 @@ class ExactResume(Callback):
             return
         if trainer.global_rank < len(loaded["random"]):
             set_random_state(loaded["random"][trainer.global_rank], trainer.strategy.root_device)
+        gradients = _of_this_process(loaded["gradients"], trainer)
         for name, parameter in pl_module.named_parameters():
-            gradient = loaded["gradients"].get(name)
+            gradient = gradients.get(name)
             if gradient is not None:
-                parameter.grad = gradient.to(parameter.device, copy=True)
+                parameter.grad = placed_like(gradient, parameter)
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
@@ -75,15 +77,47 @@ def set_random_state(state: dict[str, Any], device: torch.device) -> None:
         torch.cuda.set_rng_state(state["cuda"].cpu(), device)
 
 
-def _unfinished_gradients(trainer: Trainer, pl_module: LightningModule) -> dict[str, Tensor]:
-    """The gradients of an unfinished accumulation, averaged over ranks; else none."""
+Gradients = dict[str, Tensor]
+
+
+def _unfinished_gradients(trainer: Trainer, pl_module: LightningModule) -> list[Gradients]:
+    """The gradients of an unfinished accumulation, by process, on the first one; else none.
+
+    DDP averages them in the last batch of an accumulation only: until then each process has its own. FSDP2 averages
+    in each backward pass: they are the same, whole ones, for all processes.
+    """
     if not is_accumulating(trainer):
-        return {}
-    gradients = {}
+        return []
+    own = {name: parameter.grad for name, parameter in pl_module.named_parameters() if parameter.grad is not None}
+    if trainer.world_size == 1 or is_sharded(pl_module):
+        return [{name: whole_gradient(gradient) for name, gradient in own.items()}]
+    names: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(names, set(own))
+    gathered: list[Gradients] = [{} for _ in names]
     for name, parameter in pl_module.named_parameters():
-        if parameter.grad is not None:
-            gradient = parameter.grad.detach().clone()
-            gradients[name] = (
-                trainer.strategy.reduce(gradient, reduce_op="mean") if trainer.world_size > 1 else gradient
-            )
-    return gradients
+        if not any(name in present for present in names):
+            continue
+        mine = own.get(name, torch.zeros_like(parameter)).detach()
+        parts = [torch.empty_like(mine) for _ in names] if trainer.is_global_zero else None
+        torch.distributed.gather(mine, parts)
+        for rank, part in enumerate(parts or []):
+            if name in names[rank]:
+                gathered[rank][name] = part.cpu()
+    return gathered
+
+
+def _of_this_process(gradients: list[Gradients] | Gradients, trainer: Trainer) -> Gradients:
+    """The gradients that this process continues with: its own, or the mean of all of another number of processes.
+
+    Args:
+        gradients: From :func:`_unfinished_gradients`; of an older version, the mean.
+        trainer: The trainer.
+    """
+    if isinstance(gradients, dict):
+        return gradients
+    if len(gradients) == trainer.world_size:
+        return gradients[trainer.global_rank]
+    names = {name for part in gradients for name in part}
+    return {
+        name: torch.stack([part[name] for part in gradients if name in part]).sum(0) / len(gradients) for name in names
+    }

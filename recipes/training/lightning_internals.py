@@ -5,6 +5,7 @@
 
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies import ModelParallelStrategy
 
 
 def is_validation_due(trainer: Trainer) -> bool:
@@ -26,3 +27,15 @@ def save_checkpoint(callback: ModelCheckpoint, trainer: Trainer, path: str) -> N
 def forget_saved_step(callback: ModelCheckpoint) -> None:
     """Lets a callback save the same step once more."""
     callback._last_global_step_saved = -1
+
+
+def saves_shards(strategy: ModelParallelStrategy) -> bool:
+    """Whether each process saves a checkpoint of its own."""
+    return strategy._save_distributed_checkpoint
+
+
+def mesh_sizes(strategy: ModelParallelStrategy) -> dict[str, int]:
+    """The sizes of the mesh by their argument, as they are used; before the processes are set up, too."""
+    sizes = {"data_parallel_size": strategy._data_parallel_size, "tensor_parallel_size": strategy._tensor_parallel_size}
+    automatic = {"data_parallel_size": strategy.num_nodes, "tensor_parallel_size": strategy.num_processes}
+    return {name: automatic[name] if size == "auto" else int(size) for name, size in sizes.items()}

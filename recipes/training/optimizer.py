@@ -1,14 +1,18 @@
 """The optimizer of a recipe: parameter groups without weight decay, and a learning-rate schedule."""
 
+from collections.abc import Callable
+from functools import partial
+from inspect import isclass
 from typing import Any, Literal
 
+import torch
 from lightning import Trainer
 from lightning.pytorch.cli import OptimizerCallable
 from torch import nn
 from torch.optim import Optimizer
 
 from recipes.messages import RecipeError
-from recipes.training.eight_bit import check_device_support
+from recipes.training.device_support import check_device_support, refuse_device
 
 Schedule = Literal[
     "linear",
@@ -26,14 +30,18 @@ Schedule = Literal[
 NO_WEIGHT_DECAY = (r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)")
 
 
-def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
+def parameter_groups(model: nn.Module, optimizer: Callable[..., Optimizer] | None = None) -> list[dict[str, Any]]:
     """Two groups of the trainable parameters: those with weight decay, and biases and norms without.
+
+    An optimizer whose class has a static method ``split_groups(groups, model)`` splits them further, as those of
+    :mod:`recipes.optimizers` do.
 
     Args:
         model: The model; its frozen parameters are in no group.
+        optimizer: Builds the optimizer from parameter groups.
 
     Returns:
-        The groups for an optimizer, without empty ones; the second one has ``weight_decay`` 0.
+        The groups for the optimizer, without empty ones; biases and norms have ``weight_decay`` 0.
     """
     from transformers.trainer_pt_utils import get_parameter_names
 
@@ -46,7 +54,28 @@ def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
             "weight_decay": 0.0,
         },
     ]
-    return [group for group in groups if group["params"]]
+    groups = [group for group in groups if group["params"]]
+    split = getattr(class_of(optimizer), "split_groups", None)
+    return split(groups, model) if split else groups
+
+
+def class_of(optimizer: Callable[..., Optimizer] | None) -> type[Optimizer]:
+    """The class of the optimizer that a callable makes; ``Optimizer`` itself if it is unknown.
+
+    Args:
+        optimizer: A class, or a ``functools.partial`` of one, or of a function whose first argument is one, as
+            jsonargparse makes it; any other callable is asked for an optimizer of an empty parameter.
+    """
+    if optimizer is None:
+        return Optimizer
+    parts = (optimizer.func, *optimizer.args) if isinstance(optimizer, partial) else (optimizer,)
+    for part in parts:
+        if isclass(part) and issubclass(part, Optimizer):
+            return part
+    try:
+        return type(optimizer([nn.Parameter(torch.empty(0, 0))]))
+    except Exception:  # the optimizer of the model raises it again
+        return Optimizer
 
 
 def configure(
@@ -72,13 +101,15 @@ def configure(
         RecipeError: The optimizer cannot be created or does not support the device, or the schedule needs a number of
             steps that the run does not have, a learning rate that the optimizer does not have, or other arguments.
     """
-    groups = parameter_groups(model)
+    groups = parameter_groups(model, optimizer)
     if not groups:
         raise RecipeError("model has no trainable parameters: unfreeze some before the optimizer is created")
+    refuse_device(class_of(optimizer), groups[0]["params"][0].device)
     try:
         built: Optimizer = optimizer(groups)
-    except (RuntimeError, ValueError) as error:
-        raise RecipeError(f"model.optimizer cannot be created: {error}") from error
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error) or "the library refuses an argument without a reason"
+        raise RecipeError(f"model.optimizer cannot be created: {reason}") from error
     check_device_support(optimizer, built)
     if schedule is None:
         return {"optimizer": built}

@@ -1,6 +1,7 @@
 """A run that resumes from a checkpoint keeps its own settings: those of the optimizer, and the batch size."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
@@ -9,6 +10,7 @@ from torch import Tensor
 from recipes.data.loader import ResumableLoader
 from recipes.messages import RecipeError, tell
 from recipes.runs.report import import_path
+from recipes.training.checkpoints import LastCheckpoint
 
 Groups = list[dict[str, Any]]
 NOT_OPTIONS = {"params", "param_names", "initial_lr"}
@@ -94,6 +96,21 @@ class RowsOfEpoch(Callback):
         change = done - progress.processed
         for name in ("ready", "started", "processed", "completed"):
             setattr(progress, name, getattr(progress, name) + change)
+
+
+def how_to_resume(trainer: Trainer) -> str:
+    """How to resume a training, such as ``resume with --ckpt_path ...``; empty if there is nothing to resume from.
+
+    Args:
+        trainer: The trainer of the run; no other process is asked.
+    """
+    last = next((callback for callback in trainer.checkpoint_callbacks if isinstance(callback, LastCheckpoint)), None)
+    if last is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        return ""
+    if last.path and Path(last.path).is_file():
+        return f"resume with --ckpt_path {last.path}"
+    run = Path(trainer.default_root_dir)
+    return f"resume with --ckpt_path {run}" if any((run / "checkpoints").rglob("*.ckpt")) else ""
 
 
 def _options(group: dict[str, Any]) -> dict[str, Any]:

@@ -1,13 +1,21 @@
 """Ctrl-C, SIGTERM (docker stop, SLURM) and SIGUSR1 (SLURM) stop a run after the current batch, a second one at once."""
 
+import os
 import signal
 import sys
 import threading
+import time
 from typing import Any, NoReturn
 
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+
+AGENT = "TORCHELASTIC_RUN_ID"
+"""Set by torchrun, which passes on signals that a terminal or SLURM has sent to its processes too."""
+PASSED_ON = 5.0
+"""Seconds within which the same signal may come from torchrun."""
 
 
 class StopSignals:
@@ -22,6 +30,7 @@ class StopSignals:
     def __init__(self) -> None:
         self.received: int | None = None
         self._before: dict[int, Any] = {}
+        self._since = 0.0
 
     def install(self) -> None:
         """Installs the handlers, in the main thread only, as Python requires."""
@@ -58,9 +67,12 @@ class StopSignals:
 
     def _note(self, signum: int, frame: Any) -> None:
         if self.received is None:
-            self.received = signum
-            name = signal.Signals(signum).name
-            print(f"\n{name}: stopping after this batch; a second one stops at once", file=sys.stderr)
+            self.received, self._since = signum, time.monotonic()
+            if getattr(rank_zero_only, "rank", 0) == 0:
+                name = signal.Signals(signum).name
+                print(f"\n{name}: stopping after this batch; a second one stops at once", file=sys.stderr)
+            return
+        if AGENT in os.environ and time.monotonic() - self._since < PASSED_ON:
             return
         self.received = signum
         self.restore()

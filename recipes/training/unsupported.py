@@ -1,12 +1,20 @@
 """Settings of the trainer that Lightning accepts but that do not work: errors before anything is trained."""
 
+import math
 from collections.abc import Mapping
 from numbers import Real
 from typing import Any
 
+from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import StochasticWeightAveraging
+from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch.optim import Optimizer
 
+from lightning_adafactor.gradient_release.callback import check_settings
+from lightning_adafactor.gradient_release.unsupported import check_optimizer
 from recipes.messages import RecipeError
+from recipes.training.lightning_internals import mesh_sizes, saves_shards
 
 ABOVE_0 = ("accumulate_grad_batches", "val_check_interval", "check_val_every_n_epoch")
 IN_OTHER_PROCESSES = ("ddp_spawn", "ddp_fork", "ddp_notebook")
@@ -52,3 +60,52 @@ def refuse_for_recipe(trainer: Any) -> None:
             "trainer.callbacks: StochasticWeightAveraging copies the model before a recipe has loaded it, and would "
             "average nothing: use lightning.pytorch.callbacks.EMAWeightAveraging or WeightAveraging"
         )
+    if isinstance(trainer.strategy, ModelParallelStrategy):
+        _refuse_mesh(trainer.strategy, trainer.world_size)
+
+
+def _refuse_mesh(strategy: ModelParallelStrategy, processes: int) -> None:
+    key = "trainer.strategy.init_args"
+    if saves_shards(strategy):
+        raise RecipeError(
+            f"{key}.save_distributed_checkpoint is true, and a folder of shards is not supported as a checkpoint: set "
+            "it to false, as configs/trainer/fsdp2.yaml does; any number of processes then loads the one file"
+        )
+    sizes = mesh_sizes(strategy)
+    if math.prod(sizes.values()) != processes:
+        given = " and ".join(f"{key}.{name} {size}" for name, size in sizes.items())
+        raise RecipeError(
+            f"{given} make {math.prod(sizes.values())} processes, but trainer.devices and trainer.num_nodes "
+            f"make {processes}: give sizes whose product is {processes}"
+        )
+
+
+def refuse_for_release(trainer: Trainer, module: LightningModule) -> None:
+    """Checks for what ``model.gradient_release`` does not work with, before any data is read.
+
+    Args:
+        trainer: The trainer.
+        module: The recipe.
+
+    Raises:
+        RecipeError: A setting is not supported.
+    """
+    try:
+        check_settings(trainer, module, clipping_follows_trainer=True)
+    except MisconfigurationException as error:
+        raise RecipeError(f"model.gradient_release is true, but {error}") from error
+
+
+def refuse_to_release(optimizer: Optimizer) -> None:
+    """Checks whether an optimizer can step a part of its parameters.
+
+    Args:
+        optimizer: The optimizer.
+
+    Raises:
+        RecipeError: It cannot.
+    """
+    try:
+        check_optimizer(optimizer)
+    except ValueError as error:
+        raise RecipeError(f"model.gradient_release is true, but model.optimizer is unsuitable: {error}") from error

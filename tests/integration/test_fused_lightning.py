@@ -15,6 +15,7 @@ from lightning_adafactor import Adafactor
 from lightning_adafactor.fused import DTYPES
 from lightning_adafactor.fused.step import FusedAdafactor
 from lightning_adafactor.fused.table import Tiling
+from lightning_adafactor.work import KeptSteps
 
 STEPS = 3
 CLIPPING: dict[str, dict[str, Any]] = {
@@ -49,7 +50,7 @@ class Tiny(pl.LightningModule):
         )
         if self.fused and not torch.cuda.is_available():
             # with the default tiles, which are mostly empty here, the interpreter takes seconds
-            optimizer._fused_step = FusedAdafactor(dict.fromkeys(DTYPES, Tiling(16, 64, 16)))
+            optimizer._kept_steps = KeptSteps(FusedAdafactor(dict.fromkeys(DTYPES, Tiling(16, 64, 16))))
         schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, total_iters=STEPS)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -98,8 +99,9 @@ def test_fused_run_equals_plain_run(precision: str, clipping: dict[str, Any], tm
         tolerance = 2e-5 if precision == "32-true" else 2e-2
         torch.testing.assert_close(param, expected, rtol=tolerance, atol=tolerance / 10)
     (optimizer,) = ours.optimizers
-    assert optimizer._fused_step is not None
-    assert optimizer._fused_step.tables
+    assert optimizer._kept_steps is not None
+    assert optimizer._kept_steps.fused is not None
+    assert optimizer._kept_steps.fused.tables
     assert {float(state["step"]) for state in optimizer.state.values()} == {STEPS}
 
 

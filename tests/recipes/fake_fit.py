@@ -45,7 +45,12 @@ def a_report(name: str, rate: float = 1e-4, seed: int = 1, task: str = "cls", **
         "device": "Some Processor, 2 threads",
         "git_commit": "0123abc",
         "fingerprint": {"initial_weights": f"of seed {seed}"},
-        "history": {"losses": [[step, 2 * math.exp(-step / 9), step * 2.0] for step in range(1, 21)]},
+        "history": {
+            "losses": [[step, 2 * math.exp(-step / 9), step * 2.0] for step in range(1, 21)],
+            "evaluations": [
+                [step, {name: value * step / 20 for name, value in metrics.items()}] for step in (5, 10, 20)
+            ],
+        },
         **changes,
     }
 
@@ -61,9 +66,11 @@ def main(args: list[str]) -> int:
     version = out / f"version_{len(list(out.glob('version_*')))}"
     version.mkdir(parents=True)
     with Path("calls.txt").open("a") as calls:
-        calls.write(
-            f"{optimizer.stem} {options['--model.init_args.optimizer.init_args.lr']} {options['--seed_everything']}\n"
-        )
+        rate, seed = (options[name] for name in ("--model.init_args.optimizer.init_args.lr", "--seed_everything"))
+        is_timing = options.get("--trainer.limit_val_batches") == "0"
+        limited = options.get("--trainer.max_epochs") == "-1" and not is_timing
+        steps = f" {options['--trainer.max_steps']} steps" if limited else ""
+        calls.write(f"{optimizer.stem} {'timing' if is_timing else rate} {seed}{steps}\n")
     print("epoch 1/1: 50%", flush=True)
     time.sleep(behavior.get("waits", 0))
     status = behavior.get("fails", {}).get(optimizer.stem, 0)
@@ -73,11 +80,14 @@ def main(args: list[str]) -> int:
             file=sys.stderr,
         )
         return int(status)
-    rate, seed = float(options["--model.init_args.optimizer.init_args.lr"]), int(options["--seed_everything"])
     changes: dict[str, Any] = {}
     if behavior.get("weights") == "by optimizer":
         changes["fingerprint"] = {"initial_weights": optimizer.stem}
-    report = a_report(optimizer.stem, rate, seed, behavior.get("task", "cls"), **changes)
+    target = options.get("--trainer.callbacks.target")
+    if target and abs(math.log10(float(rate) / BEST_RATE)) > 0.6:
+        print(f"error: hopeless: val/f1 is below {target}", file=sys.stderr)
+        return 1
+    report = a_report(optimizer.stem, float(rate), int(seed), behavior.get("task", "cls"), **changes)
     if behavior.get("validates") is False:
         report["metrics"] = {name: value for name, value in report["metrics"].items() if name.startswith("test/")}
         report["monitor"] = {"name": None, "mode": None}

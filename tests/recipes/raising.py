@@ -1,12 +1,17 @@
 """Callbacks and an optimizer that raise, or do harm, in a method of choice; the tests import them by their names."""
 
+import errno
+import os
 import shutil
+import signal
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 from lightning import Callback, Trainer
 from torch import Tensor
+
+from recipes.messages import RecipeError
 
 
 class RaisingCallback(Callback):
@@ -40,6 +45,30 @@ class Remover(Callback):
             shutil.rmtree(trainer.default_root_dir)
 
         setattr(self, hook, remove)
+
+
+class TroubleOnRank(Callback):
+    """Kills, signals or fails one process of several at the end of a training step.
+
+    Args:
+        rank: The process.
+        step: The step.
+        kind: ``kill``, ``error``, ``mistake``, ``full`` (disk) or the name of a signal.
+    """
+
+    def __init__(self, rank: int, step: int, kind: str) -> None:
+        self.rank, self.step, self.kind = rank, step, kind
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_rank != self.rank or trainer.global_step != self.step:
+            return
+        if self.kind == "error":
+            raise ArithmeticError("this rank cannot count")
+        if self.kind == "mistake":
+            raise RecipeError("data.train: this rank has a bad row")
+        if self.kind == "full":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        os.kill(os.getpid(), signal.SIGKILL if self.kind == "kill" else signal.Signals[self.kind])
 
 
 class RaisingSGD(torch.optim.SGD):

@@ -12,6 +12,7 @@ import yaml
 from recipes.cli.main import main
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+TRAINERS = sorted((Path(__file__).parents[2] / "configs" / "trainer").glob("*.yaml"))
 CLASSIFIERS = [config for config in CONFIGS if config.stem.startswith("cls")]
 LANGUAGE_MODELS = [config for config in CONFIGS if config.stem.startswith("lm")]
 RESUMED = [config for config in CONFIGS if config.stem in ("cls", "lm_scratch", "lm_llama_1b_bf16")]
@@ -34,6 +35,22 @@ def test_it_parses_and_what_is_printed_parses_again(
     assert main(["fit", "--config", "again.yaml", "--print_config"]) == 0
 
     assert yaml.safe_load(capsys.readouterr().out) == yaml.safe_load(printed)
+
+
+@pytest.mark.parametrize("config", TRAINERS, ids=names)
+def test_a_file_for_the_trainer_parses_after_a_recipe(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    assert main(["fit", "--config=lm_llama_1b_bf16.yaml", f"--config={config}", "--print_config"]) == 0
+
+    trainer = yaml.safe_load(capsys.readouterr().out)["trainer"]
+    sizes = (trainer["strategy"] or {}).get("init_args", {}) if isinstance(trainer["strategy"], dict) else {}
+    if "data_parallel_size" in sizes:
+        processes = int(trainer["devices"]) * trainer["num_nodes"]
+        assert sizes["data_parallel_size"] * sizes["tensor_parallel_size"] == processes
+        assert sizes["save_distributed_checkpoint"] is False
 
 
 @dataclass(frozen=True)

@@ -3,20 +3,35 @@
 import inspect
 import json
 import shutil
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from torch import nn
 from transformers import BertConfig, BertModel
 
 from recipes.cli.main import main
+from recipes.messages import RecipeError
+from recipes.training.optimizer import configure
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 OPTIMIZERS = sorted((CONFIGS / "optimizer").glob("*.yaml"))
-RECIPES = ["cls.yaml", "lm.yaml"]
-EXTRAS = {"bitsandbytes", "torchao"}
+OF_LIBRARIES = {
+    "adamw_torchao_4bit",
+    "adam_mini",
+    "apollo",
+    "came",
+    "galore",
+    "lion",
+    "lion_8bit",
+    "muon",
+    "sgd",
+    "stableadamw",
+}
+GPU_ONLY = {"adafactor8bit", "adamw_8bit_paged", "adamw_paged", "flashoptim", "gefen"}
 
 
 @pytest.fixture(scope="module")
@@ -39,21 +54,36 @@ def optimizer_of(settings: dict[str, Any]) -> dict[str, Any]:
 
 def class_of(optimizer: dict[str, Any]) -> type:
     module, _, name = optimizer["class_path"].rpartition(".")
-    if module.partition(".")[0] in EXTRAS:
-        pytest.importorskip(module, reason="needs the extra 8bit", exc_type=ImportError)
+    if module.partition(".")[0] not in ("lightning_adafactor", "torch"):
+        pytest.importorskip(module, reason="needs the extras 8bit and optimizers", exc_type=ImportError)
     return getattr(import_module(module), name)
 
 
 def test_the_documented_files_exist() -> None:
     documented = [
         "adafactor",
+        "adafactor8bit",
         "adafactor_momentum",
         "adafactor_paper",
         "adafactor_t5",
         "adafactor_transformers",
+        "adam_mini",
         "adamw",
         "adamw_8bit",
+        "adamw_8bit_paged",
+        "adamw_paged",
+        "adamw_torchao_4bit",
         "adamw_torchao_8bit",
+        "apollo",
+        "came",
+        "flashoptim",
+        "galore",
+        "gefen",
+        "lion",
+        "lion_8bit",
+        "muon",
+        "sgd",
+        "stableadamw",
         "torch_adafactor",
     ]
     assert [config.stem for config in OPTIMIZERS] == documented
@@ -66,8 +96,14 @@ def test_it_sets_every_argument_of_its_class_so_that_none_of_another_stays(confi
     assert set(optimizer["init_args"]) == set(inspect.signature(class_of(optimizer)).parameters) - {"params"}
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-@pytest.mark.parametrize("config", OPTIMIZERS, ids=names)
+@pytest.mark.parametrize(
+    ("recipe", "config"),
+    [
+        ("lm.yaml" if config.stem in ("adafactor", "adamw_8bit", "muon") else "cls.yaml", config)
+        for config in OPTIMIZERS
+    ],
+    ids=lambda value: getattr(value, "stem", value),
+)
 def test_after_a_recipe_the_parsed_settings_are_exactly_those_of_the_file(
     config: Path, recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,7 +120,15 @@ def test_after_a_recipe_the_parsed_settings_are_exactly_those_of_the_file(
 
 
 @pytest.mark.parametrize(
-    "config", [pytest.param(c, marks=pytest.mark.slow) if "torchao" in c.stem else c for c in OPTIMIZERS], ids=names
+    "config",
+    [
+        pytest.param(config, marks=pytest.mark.slow)
+        if config.stem in OF_LIBRARIES or "torchao" in config.stem
+        else config
+        for config in OPTIMIZERS
+        if config.stem not in GPU_ONLY
+    ],
+    ids=names,
 )
 def test_it_trains_a_small_model_resumes_and_tests_the_best_checkpoint(
     config: Path, small_model: Path, wires_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -108,6 +152,8 @@ def test_it_trains_a_small_model_resumes_and_tests_the_best_checkpoint(
         "--trainer.limit_val_batches=1",
         "--trainer.limit_test_batches=1",
     ]
+    if "rank" in optimizer_of(settings)["init_args"]:
+        command += ["--model.optimizer.rank=8"]  # the model's width is 64
 
     assert main([*command, "--trainer.max_steps=2"]) == 0
     assert main([*command, "--trainer.max_steps=3", "--ckpt_path=last"]) == 0
@@ -117,4 +163,48 @@ def test_it_trains_a_small_model_resumes_and_tests_the_best_checkpoint(
         assert report["steps"] == steps
         assert report["optimizer"].rpartition(".")[2] == optimizer_of(settings)["class_path"].rpartition(".")[2]
         state, adamw = report["optimizer_state"]["bytes"], report["adamw_state"]["bytes"]
-        assert 0 < state < adamw or (config.stem == "adamw" and state == adamw)
+        assert 0 < state < adamw or config.stem in ("adamw", "stableadamw")
+
+
+@pytest.mark.parametrize("config", [config for config in OPTIMIZERS if config.stem in GPU_ONLY], ids=names)
+def test_one_for_gpus_is_refused_on_a_cpu(config: Path) -> None:
+    settings = optimizer_of(yaml.safe_load(config.read_text(encoding="utf-8")))
+    make = partial(class_of(settings), **settings["init_args"])
+
+    with pytest.raises(
+        RecipeError, match=r"does not support this machine's cpu: (Paged|.*'s kernels need an NVIDIA GPU)"
+    ):
+        configure(nn.Linear(64, 64), None, make, schedule=None, warmup=0.0, schedule_args=None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", [config for config in OPTIMIZERS if config.stem in GPU_ONLY], ids=names)
+def test_one_for_gpus_is_refused_on_a_cpu_with_one_sentence(
+    config: Path,
+    small_model: Path,
+    wires_csv: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RUNS_DIR", raising=False)
+    cls = class_of(optimizer_of(yaml.safe_load(config.read_text(encoding="utf-8"))))
+    command = [
+        "fit",
+        "--config=cls.yaml",
+        f"--config=optimizer/{config.name}",
+        "--trainer.accelerator=cpu",
+        f"--model.pretrained={small_model}",
+        f"--data.train={wires_csv}",
+        f"--data.test={wires_csv}",
+        "--data.text=headline",
+        "--data.label=desk",
+        "--data.max_length=16",
+    ]
+
+    assert main(command) == 2
+
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("error: model.optimizer is ")
+    assert f"{cls.__name__}, which does not support this machine's cpu: " in said

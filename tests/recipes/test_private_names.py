@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LISTED = {
     "recipes/cli/jsonargparse_internals.py": "tests/recipes/cli/test_jsonargparse_internals.py",
     "recipes/estimate/torch_internals.py": "tests/recipes/estimate/test_torch_internals.py",
+    "recipes/sharding/transformers_internals.py": "tests/recipes/sharding/test_transformers_internals.py",
     "recipes/training/lightning_internals.py": "tests/recipes/training/test_lightning_internals.py",
 }
 """Each module that may use private names, with the test that they are still there."""

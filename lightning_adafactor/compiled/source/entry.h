@@ -3,6 +3,7 @@
 #ifndef ENTRY_H
 #define ENTRY_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 enum dtype { FLOAT32, FLOAT64, BFLOAT16, FLOAT16 };
@@ -15,7 +16,8 @@ enum flag {
     WARMUP_INIT = 16,
     DECAY_BY_ALPHA = 32,    /* weight decay multiplied by alpha, not by lr */
     STOCHASTIC = 64,        /* stochastic rounding of a bfloat16 parameter */
-    MAXIMIZE = 128
+    MAXIMIZE = 128,
+    HOLDS_FACTOR = 256      /* of a shard: this process adds the old R to the sum of R */
 };
 
 /* A tensor of any strides, in elements: up to three batch dimensions, rows, columns. */
@@ -57,11 +59,53 @@ struct entry {
     double t;
     double omega;           /* weight of the newest squared gradients */
     double rho;             /* relative step size */
+    /* sums that processes exchange, where this is a shard; else NULL. Three: before R, C and V are updated */
+    void *row_sums;         /* of G^2 over columns, (matrices, rows); NULL for a vector */
+    void *column_sums;      /* of G^2 over rows, (matrices, columns); NULL for a vector */
+    void *mean_sums;        /* of R, (matrices,); NULL if this process has all of a matrix's R */
+    void *parameter_sum;    /* of p^2; NULL without SCALE_PARAMETER */
+    void *update_sum;       /* of U^2 */
+    int64_t sums_dtype;     /* FLOAT32 or FLOAT64 */
+    /* of the whole parameter; of one that is not a shard its own sizes, and zeros */
+    int64_t whole_rows;
+    int64_t whole_columns;
+    int64_t first_row;      /* number of the shard's first row among all rows, matrix after matrix */
+    int64_t first_column;
+    int64_t rows_between[3]; /* how many rows lie between neighbours in each batch dimension */
+    double numel;           /* elements of the whole parameter */
 };
+
+static inline int is_shard(const struct entry *e)
+{
+    return e->update_sum != NULL;
+}
+
+static inline double sum_at(const struct entry *e, const void *sums, int64_t place)
+{
+    return e->sums_dtype == FLOAT64 ? ((const double *)sums)[place] : (double)((const float *)sums)[place];
+}
+
+static inline void set_sum(const struct entry *e, void *sums, int64_t place, double sum)
+{
+    if (e->sums_dtype == FLOAT64)
+        ((double *)sums)[place] = sum;
+    else
+        ((float *)sums)[place] = (float)sum;
+}
 
 static inline int64_t matrices_of(const struct entry *e)
 {
     return e->batch[0] * e->batch[1] * e->batch[2];
+}
+
+/* The number of a matrix's first row among all rows of the whole parameter. */
+static inline int64_t first_row_of(const struct entry *e, int64_t matrix)
+{
+    int64_t last = matrix % e->batch[2], rest = matrix / e->batch[2];
+    if (!is_shard(e))
+        return matrix * e->rows;
+    return e->first_row + last * e->rows_between[2] + rest % e->batch[1] * e->rows_between[1] +
+           rest / e->batch[1] * e->rows_between[0];
 }
 
 /* Address of a matrix of the batch. */

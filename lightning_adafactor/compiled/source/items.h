@@ -3,7 +3,7 @@
 static void NAME(write_rms)(const struct entry *e, double squares_of_p)
 {
     if (e->rms && e->flags & SCALE_PARAMETER)
-        *(REAL *)e->rms = (REAL)sqrt(squares_of_p / numel_of(e));
+        *(REAL *)e->rms = (REAL)sqrt(squares_of_p / e->numel);
 }
 
 /* The part of a matrix that a grid's piece is. */
@@ -23,7 +23,7 @@ static int NAME(keeps_factors)(const struct entry *e)
 
 static uint8_t *NAME(zero_rows)(struct scratch *scratch, const struct entry *e, const struct stage *stage)
 {
-    int kept = NAME(keeps_factors)(e) && stage->strips.across == 1 && matrices_of(e) == 1 && e->rows <= ZERO_ROWS;
+    int kept = !is_shard(e) && NAME(keeps_factors)(e) && stage->strips.across == 1 && matrices_of(e) == 1 && e->rows <= ZERO_ROWS;
     return kept ? scratch->zero_rows[stage->set] : NULL;
 }
 
@@ -51,13 +51,13 @@ static int NAME(keep_factors)(const struct entry *e, struct scratch *scratch, in
     return finite;
 }
 
-static OUT_OF_LINE void NAME(run_merge)(struct step *step, const struct stage *stage)
+/* Adds up the sums of strips and of ranges of columns, and keeps them in C and R, or, of a shard, where it keeps its sums. */
+static OUT_OF_LINE void NAME(merge_sums)(struct step *step, const struct stage *stage)
 {
     const struct entry *e = &step->entries[stage->entry];
     struct scratch *scratch = step->scratch;
-    struct merged *merged = &step->merged[stage->set];
     const struct grid *strips = &stage->strips;
-    REAL *R = (REAL *)e->row_var + stage->matrix * e->rows, *C = (REAL *)e->col_var + stage->matrix * e->columns;
+    REAL *C = (REAL *)e->col_var + stage->matrix * e->columns;
     double sums[CHUNK];
     for (int64_t start = 0; strips->down > 1 && start < e->columns; start += CHUNK) {
         int64_t count = e->columns - start < CHUNK ? e->columns - start : CHUNK;
@@ -66,15 +66,26 @@ static OUT_OF_LINE void NAME(run_merge)(struct step *step, const struct stage *s
         for (int64_t strip = 1; strip < strips->down; strip++)
             for (int64_t j = 0; j < count; j++)
                 sums[j] += scratch->slots[strip * e->columns + start + j];
-        for (int64_t j = 0; j < count; j++)
+        for (int64_t j = 0; e->column_sums && j < count; j++)
+            set_sum(e, e->column_sums, stage->matrix * e->columns + start + j, sums[j]);
+        for (int64_t j = 0; !e->column_sums && j < count; j++)
             C[start + j] = NAME(averaged)(e, C[start + j], sums[j], e->rows);
     }
     for (int64_t i = 0; strips->across > 1 && i < e->rows; i++) {
         double sum = 0;
         for (int64_t range = 0; range < strips->across; range++)
             sum += scratch->row_sums[i * strips->across + range];
-        R[i] = NAME(averaged)(e, R[i], sum, e->columns);
+        NAME(keep_row)(e, stage->matrix * e->rows + i, sum, NULL, 1);
     }
+}
+
+static OUT_OF_LINE void NAME(run_merge)(struct step *step, const struct stage *stage)
+{
+    const struct entry *e = &step->entries[stage->entry];
+    struct scratch *scratch = step->scratch;
+    struct merged *merged = &step->merged[stage->set];
+    const struct grid *strips = &stage->strips;
+    NAME(merge_sums)(step, stage);
     if (stage->matrix == 0)
         merged->squares_of_p = merged->squares_of_u = 0;
     else
@@ -120,13 +131,13 @@ static void NAME(run_apply)(struct step *step, struct stage *stage, int64_t item
     const struct merged *merged = &step->merged[stage->set];
     struct tile tile = NAME(tile_of)(e, stage->matrix, &stage->pieces, item);
     struct NAME(factors) f = NAME(merged_factors)(step, stage);
-    if (!stage->scaled) {
+    if (!stage->scaled) { /* of shards it is known already */
         double squares_of_u = merged->squares_of_u;
         for (int64_t piece = 0; piece < stage->pieces.down * stage->pieces.across; piece++)
             squares_of_u += step->scratch->squares_of_u[stage->set][piece];
         find_scale(e, stage, merged->squares_of_p, squares_of_u);
     }
-    if (item == 0 && stage->matrix == 0)
+    if (item == 0 && stage->matrix == 0 && !is_shard(e))
         NAME(write_rms)(e, merged->squares_of_p);
     int stays = stage->decay == 1 && !e->exp_avg.data && merged->finite && isfinite(stage->scale);
     const uint8_t *zeros = stays ? NAME(zero_rows)(step->scratch, e, stage) : NULL;
@@ -234,6 +245,8 @@ static void NAME(run)(struct step *step, struct stage *stage, int64_t item)
         break;
     case APPLY:
         NAME(run_apply)(step, stage, item);
+        break;
+    default: /* those of shards */
         break;
     }
 }

@@ -33,7 +33,7 @@ struct place {
     const char *grads;
     char *params;
     char *averages; /* of updates, or NULL */
-    int64_t matrix;
+    int64_t first_row; /* its number among all rows of the whole parameter */
 };
 
 /* Up to four rows that are processed together. */
@@ -101,19 +101,13 @@ static struct place place_of(const struct entry *e, int64_t matrix)
     int64_t real = size_of(e->arithmetic);
     char *averages = e->exp_avg.data ? matrix_of(e, &e->exp_avg, matrix, real) : NULL;
     return (struct place){matrix_of(e, &e->grad, matrix, size_of(e->grad.dtype)),
-                          matrix_of(e, &e->param, matrix, size_of(e->param.dtype)), averages, matrix};
-}
-
-static double numel_of(const struct entry *e)
-{
-    return (double)(matrices_of(e) * e->rows * e->columns);
+                          matrix_of(e, &e->param, matrix, size_of(e->param.dtype)), averages, first_row_of(e, matrix)};
 }
 
 /* The scalars of the third pass; comparisons that are false for NaN, as in rule.py. */
 static void find_scale(const struct entry *e, struct stage *stage, double squares_of_p, double squares_of_u)
 {
-    double numel = numel_of(e);
-    double rms = sqrt(squares_of_p / numel), ratio = sqrt(squares_of_u / numel) / e->d;
+    double rms = sqrt(squares_of_p / e->numel), ratio = sqrt(squares_of_u / e->numel) / e->d;
     double alpha = e->flags & SCALE_PARAMETER ? (rms > e->eps2 ? rms : e->eps2) * e->rho : e->rho;
     double scale = alpha / (ratio > 1 ? ratio : 1);
     stage->scale = e->flags & MAXIMIZE ? -scale : scale;
@@ -137,6 +131,7 @@ typedef float vector_float VECTOR(float);
 #include "numbers.h"
 #include "passes.h"
 #include "items.h"
+#include "shards.h"
 #undef REAL
 #undef REAL_DTYPE
 #undef REAL_IS_FLOAT
@@ -157,11 +152,13 @@ typedef double vector_double VECTOR(double);
 #include "numbers.h"
 #include "passes.h"
 #include "items.h"
+#include "shards.h"
 
 void RUN(struct step *step, struct stage *stage, int64_t item)
 {
-    if (step->entries[stage->entry].arithmetic == FLOAT32)
-        run_float(step, stage, item);
+    int is_float = step->entries[stage->entry].arithmetic == FLOAT32;
+    if (step->phase == ALL_PASSES)
+        (is_float ? run_float : run_double)(step, stage, item);
     else
-        run_double(step, stage, item);
+        (is_float ? run_shard_float : run_shard_double)(step, stage, item);
 }

@@ -46,6 +46,11 @@ static inline REAL NAME(averaged)(const struct entry *e, REAL average, double su
 /* mean(R) of a matrix, not below its floor; NaN stays NaN. */
 static double NAME(mean_of)(const struct entry *e, int64_t matrix)
 {
+    if (e->mean_sums) {
+        int64_t size = e->flags & MEAN_OF_COLUMNS ? e->whole_columns : e->whole_rows;
+        double mean = sum_at(e, e->mean_sums, matrix) / (double)size;
+        return mean < e->mean_floor ? e->mean_floor : mean;
+    }
     int columns = (e->flags & MEAN_OF_COLUMNS) != 0;
     int64_t count = columns ? e->columns : e->rows;
     const REAL *averages = (const REAL *)(columns ? e->col_var : e->row_var) + matrix * count;
@@ -123,11 +128,15 @@ static OUT_OF_LINE double NAME(squares_of_p)(const struct entry *e, const struct
     return sum;
 }
 
-/* Adds a row's sum of squares to R, or, if the tile does not have all columns, to the sums of its range of columns. */
-static void NAME(keep_row)(const struct entry *e, REAL *average, double sum, double *row_sum, int first)
+/* Adds a row's sum of squares to R, or, if the tile does not have all columns, to the sums of its range of columns. Of
+ * a shard it is kept among the sums that processes exchange. `row` counts the rows of all matrices. */
+static void NAME(keep_row)(const struct entry *e, int64_t row, double sum, double *row_sum, int first)
 {
+    REAL *average = (REAL *)e->row_var + row;
     if (row_sum)
         *row_sum = (first ? 0 : *row_sum) + sum;
+    else if (e->row_sums)
+        set_sum(e, e->row_sums, row, (first ? 0 : sum_at(e, e->row_sums, row)) + sum);
     else if (first)
         *average = NAME(averaged)(e, *average, sum, e->columns);
     else
@@ -140,7 +149,7 @@ static OUT_OF_LINE void NAME(squares)(const struct entry *e, const struct tile *
                                       double *row_sums, int64_t apart, uint8_t *zero_rows)
 {
     const char *grads = matrix_of(e, &e->grad, t->matrix, size_of(e->grad.dtype));
-    REAL *R = (REAL *)e->row_var + t->matrix * e->rows, *C = (REAL *)e->col_var + t->matrix * e->columns;
+    REAL *C = (REAL *)e->col_var + t->matrix * e->columns;
     REAL sums[SPAN], buffers[4][CHUNK];
     double totals[SPAN];
     for (int64_t span = t->column; span < t->column + t->columns; span += SPAN) {
@@ -162,7 +171,7 @@ static OUT_OF_LINE void NAME(squares)(const struct entry *e, const struct tile *
                 }
                 for (int k = 0; k < rows.count; k++) {
                     int64_t row = rows.number[k];
-                    NAME(keep_row)(e, &R[row], row_sum[k], row_sums ? row_sums + row * apart : NULL, first);
+                    NAME(keep_row)(e, t->matrix * e->rows + row, row_sum[k], row_sums ? row_sums + row * apart : NULL, first);
                     if (zero_rows && first)
                         mark(zero_rows, row, row_sum[k] == 0 && NAME(is_zero)(e, grads, row));
                 }
@@ -170,7 +179,9 @@ static OUT_OF_LINE void NAME(squares)(const struct entry *e, const struct tile *
             for (int64_t j = 0; j < width; j++)
                 total[j] += (double)sums[j];
         }
-        for (int64_t j = 0; !slot && j < width; j++)
+        for (int64_t j = 0; !slot && e->column_sums && j < width; j++)
+            set_sum(e, e->column_sums, t->matrix * e->columns + span + j, total[j]);
+        for (int64_t j = 0; !slot && !e->column_sums && j < width; j++)
             C[span + j] = NAME(averaged)(e, C[span + j], total[j], e->rows);
     }
 }
@@ -229,12 +240,14 @@ static OUT_OF_LINE void NAME(write_back)(const struct entry *e, const struct pla
     if (e->flags & STOCHASTIC) {
         int64_t stride = e->param.column_stride;
         uint16_t *to = (uint16_t *)at->params + row * e->param.row_stride + column * stride;
-        uint16_t bits[CHUNK];
+        uint16_t blocks[CHUNK + BLOCK * BLOCKS];
         struct keys keys = keys_of(e->seed);
-        uint32_t row_of_all = (uint32_t)(at->matrix * e->rows + row);
-        for (int64_t j = 0; j < count; j += BLOCK * BLOCKS)
-            random_blocks(&keys, (uint32_t)((column + j) / BLOCK), row_of_all, (uint32_t)(int64_t)e->t,
-                          (uint32_t)e->index, bits + j);
+        uint32_t row_of_all = (uint32_t)(at->first_row + row);
+        int64_t column_of_all = e->first_column + column, lane = column_of_all % BLOCK;
+        const uint16_t *bits = blocks + lane;
+        for (int64_t j = 0; j < lane + count; j += BLOCK * BLOCKS)
+            random_blocks(&keys, (uint32_t)((column_of_all + j) / BLOCK), row_of_all, (uint32_t)(int64_t)e->t,
+                          (uint32_t)e->index, blocks + j);
         if (stride == 1)
             for (int64_t j = 0; j < count; j++)
                 to[j] = bfloat16_at_random(values[j], bits[j]);

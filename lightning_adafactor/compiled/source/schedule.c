@@ -77,29 +77,37 @@ static void begin(struct stage *stage, enum kind kind, int64_t count, int64_t de
     stage->scaled = 0;
 }
 
-/* The first stage of a tensor; it may begin while the last one of the tensor before is still running. */
-static void begin_entry(const struct step *step, struct stage *stage)
+/* How a tensor is divided; returns the number of parts of a vector or of a batch of small matrices, 0 for large ones. */
+static int64_t divide_entry(const struct step *step, struct stage *stage)
 {
     const struct entry *e = &step->entries[stage->entry];
     int64_t matrices = matrices_of(e), matrix = e->rows * e->columns;
     int factored = (e->flags & FACTORED) != 0;
     stage->matrix = 0;
     if (factored && matrix > WHOLE_ELEMENTS) {
-        stage->set = !stage->set;
         stage->strips = strips_of(e->rows, e->columns);
         stage->pieces = pieces_of(e->rows, e->columns);
-        begin(stage, SQUARES, stage->strips.down * stage->strips.across, stage->barrier);
-        return;
+        return 0;
     }
     int64_t parts = smaller(divided(matrices * matrix, WHOLE_ELEMENTS), MOST_PIECES);
     if (factored) {
         stage->pieces.rows = divided(matrices, parts);
-        parts = divided(matrices, stage->pieces.rows);
+        stage->pieces.down = divided(matrices, stage->pieces.rows);
+        stage->pieces.across = 1;
     } else {
         stage->pieces = split(1, e->columns, 1, 1, parts, 512);
-        parts = stage->pieces.across;
     }
-    if (parts == 1) {
+    return stage->pieces.down * stage->pieces.across;
+}
+
+/* The first stage of a tensor; it may begin while the last one of the tensor before is still running. */
+static void begin_entry(const struct step *step, struct stage *stage)
+{
+    int64_t parts = divide_entry(step, stage);
+    if (parts == 0) {
+        stage->set = !stage->set;
+        begin(stage, SQUARES, stage->strips.down * stage->strips.across, stage->barrier);
+    } else if (parts == 1) {
         begin(stage, WHOLE, 1, 0);
     } else {
         stage->set = !stage->set;
@@ -160,6 +168,72 @@ static int next_stage(const struct step *step, struct stage *stage)
     return 0;
 }
 
+/* The same for shards and the pass that this call makes. Stages that use scratch memory wait for all before them. */
+static void begin_shard(const struct step *step, struct stage *stage)
+{
+    int64_t parts = divide_entry(step, stage);
+    if (parts > 0)
+        begin(stage, step->phase == APPLY_UPDATES ? FINISH : MEASURE, parts, parts > 1 ? stage->first : 0);
+    else if (step->phase == SUM_SQUARES)
+        begin(stage, SQUARES, stage->strips.down * stage->strips.across, stage->first);
+    else
+        begin(stage, step->phase == SUM_UPDATES ? FOLD_SUMS : FACTORS, 1, stage->first);
+}
+
+static int next_stage_of_shards(const struct step *step, struct stage *stage)
+{
+    stage->first += stage->count;
+    if (stage->entry >= 0) {
+        int more = stage->matrix + 1 < matrices_of(&step->entries[stage->entry]);
+        int64_t pieces = stage->pieces.down * stage->pieces.across;
+        switch (stage->kind) {
+        case MEASURE:
+            if (stage->count > 1) {
+                begin(stage, TOTAL, 1, stage->first);
+                return 1;
+            }
+            break;
+        case SQUARES:
+            begin(stage, MERGE, 1, stage->first);
+            return 1;
+        case MERGE:
+            if (more) {
+                stage->matrix++;
+                begin(stage, SQUARES, stage->strips.down * stage->strips.across, stage->first);
+                return 1;
+            }
+            break;
+        case FOLD_SUMS:
+            begin(stage, UPDATES, pieces, stage->first);
+            return 1;
+        case UPDATES:
+            stage->matrix += more;
+            begin(stage, more ? FOLD_SUMS : TOTAL, 1, stage->first);
+            return 1;
+        case FACTORS:
+            begin(stage, APPLY, pieces, stage->first);
+            return 1;
+        case APPLY:
+            if (more) {
+                stage->matrix++;
+                begin(stage, FACTORS, 1, stage->first);
+                return 1;
+            }
+            break;
+        default:
+            break;
+        }
+    }
+    while (++stage->entry < step->count) {
+        const struct entry *e = &step->entries[stage->entry];
+        if (matrices_of(e) * e->rows * e->columns > 0) {
+            begin_shard(step, stage);
+            return 1;
+        }
+    }
+    return 0;
+}
+
 static void wait_until_complete(struct team *team, int64_t below)
 {
     int64_t threads = smaller(atomic_load(&team->joined), MOST_THREADS);
@@ -185,13 +259,14 @@ static void work(int64_t from, int64_t to, void *context)
         return;
     struct progress *own = &team->progress[number];
     struct stage stage = {.entry = -1, .set = 0};
-    int more = next_stage(step, &stage);
+    int (*next)(const struct step *, struct stage *) = step->phase == ALL_PASSES ? next_stage : next_stage_of_shards;
+    int more = next(step, &stage);
     while (more) {
         atomic_store(&own->item, atomic_load(&team->next));
         int64_t item = atomic_fetch_add(&team->next, 1);
         atomic_store(&own->item, item);
         while (more && item >= stage.first + stage.count)
-            more = next_stage(step, &stage);
+            more = next(step, &stage);
         if (more) {
             wait_until_complete(team, stage.depends);
             step->run(step, &stage, item - stage.first);
@@ -200,13 +275,19 @@ static void work(int64_t from, int64_t to, void *context)
     atomic_store(&own->item, INT64_MAX);
 }
 
-/* Counts the step and finds the scalars that follow from t, as in rule.py. */
+/* Counts the step. */
 static void count_step(struct entry *e)
 {
     if (e->step_dtype == FLOAT64)
-        e->t = *(double *)e->step += 1;
+        *(double *)e->step += 1;
     else
-        e->t = (double)(*(float *)e->step += 1);
+        *(float *)e->step += 1;
+}
+
+/* The scalars that follow from t, the number of the last step, as in rule.py. */
+static void find_scalars(struct entry *e, double t)
+{
+    e->t = t;
     e->omega = pow(e->t, e->beta2_decay);
     e->rho = e->lr;
     if (e->flags & RELATIVE_STEP) {
@@ -259,11 +340,11 @@ static void work_alone(void *context)
 typedef int32_t (*torch_parallel_for)(int64_t, int64_t, int64_t, void (*)(int64_t, int64_t, void *), void *);
 typedef void (*gomp_parallel)(void (*)(void *), void *, unsigned, unsigned);
 
-/* Takes a step for all entries. `threads` are asked for through one of the two functions, where one is given. */
-EXPORTED void adafactor_step(struct entry *entries, int64_t count, double unscale, struct scratch *scratch,
-                    int64_t instruction_set, int64_t threads, torch_parallel_for for_torch, gomp_parallel for_gomp)
+/* Takes a step for all entries, or makes one pass over shards. `threads` are asked for through one of the two functions, where one is given. */
+EXPORTED void adafactor_step(struct entry *entries, int64_t count, int64_t phase, double unscale,
+                    struct scratch *scratch, int64_t instruction_set, int64_t threads, torch_parallel_for for_torch, gomp_parallel for_gomp)
 {
-    struct team team = {.step = {.entries = entries, .count = count, .unscale = unscale, .scratch = scratch}};
+    struct team team = {.step = {.entries = entries, .count = count, .phase = phase, .unscale = unscale, .scratch = scratch}};
     team.step.run = run_baseline;
 #ifdef SEVERAL_INSTRUCTION_SETS
     if (instruction_set == 1)
@@ -275,7 +356,11 @@ EXPORTED void adafactor_step(struct entry *entries, int64_t count, double unscal
 #endif
     int64_t elements = 0;
     for (int64_t i = 0; i < count; i++) {
-        count_step(&entries[i]);
+        struct entry *e = &entries[i];
+        if (phase == ALL_PASSES || phase == SUM_UPDATES)
+            count_step(e);
+        find_scalars(e, (e->step_dtype == FLOAT64 ? *(double *)e->step : (double)*(float *)e->step) +
+                            (phase == SUM_SQUARES));
         elements += matrices_of(&entries[i]) * entries[i].rows * entries[i].columns;
     }
     /* waking a thread takes as long as some thousand elements */

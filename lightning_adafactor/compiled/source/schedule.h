@@ -52,6 +52,8 @@ enum kind {
     SQUARES,  /* the first pass over strips of a large matrix */
     MERGE,    /* one piece: C and mean(R) from the strips' sums, and the factors of the columns */
     UPDATES,  /* the second pass over pieces of a large matrix */
+    FOLD_SUMS, /* one piece: a shard's R and C from the sums of all processes, and what MERGE yields */
+    TOTAL,    /* one piece: a shard's sum of U^2, or of p^2, from those of the pieces */
     FACTORS,  /* one piece: mean(R) and the factors of the columns again, for a matrix of a batch */
     APPLY     /* the third pass over pieces of a large matrix */
 };
@@ -80,9 +82,13 @@ struct stage {
     double decay;         /* what weight decay leaves of the parameter */
 };
 
+/* What a call does. Of shards each pass is a call of its own, for processes add up their sums in between. */
+enum phase { ALL_PASSES, SUM_SQUARES, SUM_UPDATES, APPLY_UPDATES };
+
 struct step {
     struct entry *entries;
     int64_t count;
+    int64_t phase;
     double unscale;              /* what gradients are multiplied by before use */
     struct scratch *scratch;
     struct merged merged[2];

@@ -6,16 +6,23 @@ import triton
 import triton.language as tl
 
 from lightning_adafactor.fused.kernels.tables import (
+    BATCH_1,
+    BATCH_2,
     BETA1,
     DECAY_FACTOR,
     EXP_AVG,
     EXP_AVG_STRIDES,
+    FIRST_COLUMN,
+    FIRST_ROW,
     FLAGS,
     GRAD_STRIDES,
     INDEX,
     IS_ALIGNED,
     IS_FACTORED,
     PARAM_STRIDES,
+    REGION_ANY,
+    REGION_WHOLE,
+    ROWS_BETWEEN,
     SCALAR_COUNT,
     SCALAR_STEP,
     SEED,
@@ -23,6 +30,7 @@ from lightning_adafactor.fused.kernels.tables import (
     UPDATE_SCALE,
     load_field,
     load_option,
+    load_shard_field,
     load_unscale,
     should_step,
 )
@@ -61,6 +69,59 @@ def _random_bits(seed, counter_0, counter_1, t, index, ROWS: tl.constexpr, COLUM
 
 
 @triton.jit
+def _random_bits_of_each(seed, columns, counter_1, t, index):
+    """The same for columns that are not a multiple of 8: a Philox block for each element; int32 like ``columns``.
+
+    ``columns`` and ``counter_1``, the numbers of columns and rows in the whole parameter, are int64 and int32
+    (ROWS, COLUMNS).
+    """
+    counter_0 = (columns // 8).to(tl.int32)
+    w0, w1, w2, w3 = tl.philox(
+        seed, counter_0, counter_1, tl.zeros_like(counter_0) + t, tl.zeros_like(counter_0) + index
+    )
+    lane = (columns % 8).to(tl.int32)
+    word = tl.where(lane < 4, tl.where(lane < 2, w0, w1), tl.where(lane < 6, w2, w3))
+    return tl.where(lane % 2 == 0, word & 0xFFFF, word >> 16).to(tl.int32, bitcast=True)
+
+
+@triton.jit
+def _first_row(param_table, param, matrix, n, row, REGION: tl.constexpr):
+    """The number of a tile's first row among all rows of the whole parameter."""
+    if REGION == REGION_WHOLE:
+        return matrix * n + row
+    else:
+        size_1 = load_field(param_table, param, BATCH_1)
+        size_2 = load_field(param_table, param, BATCH_2)
+        first = load_shard_field(param_table, param, FIRST_ROW) + row
+        first += matrix // size_2 // size_1 * load_shard_field(param_table, param, ROWS_BETWEEN)
+        first += (matrix // size_2) % size_1 * load_shard_field(param_table, param, ROWS_BETWEEN + 1)
+        return first + matrix % size_2 * load_shard_field(param_table, param, ROWS_BETWEEN + 2)
+
+
+@triton.jit
+def _bits_of_block(
+    param_table, param, scalars, row, column, ROWS: tl.constexpr, COLUMNS: tl.constexpr, REGION: tl.constexpr
+):  # fmt: skip
+    """The random bits of ROWS × COLUMNS elements, int32; ``row`` is int64 (ROWS,), in the whole parameter.
+
+    ``column`` is the block's first one in the tensor that is updated.
+    """
+    t = tl.load(scalars + param * SCALAR_COUNT + SCALAR_STEP).to(tl.int32)
+    if REGION != REGION_WHOLE:
+        column += load_shard_field(param_table, param, FIRST_COLUMN)
+    if REGION == REGION_ANY:
+        columns, rows = tl.broadcast((column + tl.arange(0, COLUMNS))[None, :], row[:, None])
+        index = load_field(param_table, param, INDEX).to(tl.int32)
+        return _random_bits_of_each(load_field(param_table, param, SEED), columns, rows.to(tl.int32), t, index)
+    else:
+        lanes = (column // 8 + tl.arange(0, COLUMNS // 8)).to(tl.int32)
+        counter_0, counter_1 = tl.broadcast(lanes[None, :], row.to(tl.int32)[:, None])
+        index = load_field(param_table, param, INDEX).to(tl.int32)
+        seed = load_field(param_table, param, SEED)
+        return _random_bits(seed, counter_0, counter_1, t, index, ROWS, COLUMNS)
+
+
+@triton.jit
 def _round(values, bits):
     """Rounds float32 to the bfloat16 above or below, kept as float32; infinities and NaN stay."""
     raw = values.to(tl.int32, bitcast=True)
@@ -90,7 +151,7 @@ def _apply_to_matrix(
     param_table, grads, option_table, workspace, scalars, unscale, place,
     P: tl.constexpr, G: tl.constexpr, TILE_ROWS: tl.constexpr, TILE_COLUMNS: tl.constexpr,
     BLOCK_ROWS: tl.constexpr, STAGES: tl.constexpr, ALIGNED: tl.constexpr,
-    MOMENTUM: tl.constexpr, STOCHASTIC: tl.constexpr,
+    MOMENTUM: tl.constexpr, STOCHASTIC: tl.constexpr, REGION: tl.constexpr,
 ):  # fmt: skip
     param, matrix, row_tile, column_tile = place
     n, m, row, column = matrix_bounds(param_table, param, row_tile, column_tile, TILE_ROWS, TILE_COLUMNS, ALIGNED)
@@ -120,13 +181,10 @@ def _apply_to_matrix(
         p = _new_value(p, u, a_at, inside, scale, decay_factor, beta1, MOMENTUM, has_average)
         if STOCHASTIC:
             if load_option(param_table, param, option_table, STOCHASTIC_ROUNDING) != 0:
-                t = tl.load(scalars + param * SCALAR_COUNT + SCALAR_STEP).to(tl.int32)
-                lanes = (column // 8 + tl.arange(0, TILE_COLUMNS // 8)).to(tl.int32)
-                numbers = (matrix * n + row + rows).to(tl.int32)
-                counter_0, counter_1 = tl.broadcast(lanes[None, :], numbers[:, None])
-                index = load_field(param_table, param, INDEX).to(tl.int32)
-                seed = load_field(param_table, param, SEED)
-                p = _round(p, _random_bits(seed, counter_0, counter_1, t, index, BLOCK_ROWS, TILE_COLUMNS))
+                numbers = _first_row(param_table, param, matrix, n, row, REGION) + rows
+                p = _round(
+                    p, _bits_of_block(param_table, param, scalars, numbers, column, BLOCK_ROWS, TILE_COLUMNS, REGION)
+                )
         if P == tl.bfloat16:
             p = _round(p, _bits_to_nearest(p))
         tl.store(p_at, p.to(P), mask=inside)
@@ -137,6 +195,7 @@ def _apply_to_vector(
     param_table, grads, option_table, scalars, unscale, place,
     P: tl.constexpr, G: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr,
     STAGES: tl.constexpr, ALIGNED: tl.constexpr, MOMENTUM: tl.constexpr, STOCHASTIC: tl.constexpr,
+    REGION: tl.constexpr,
 ):  # fmt: skip
     param, _, row_tile, _ = place
     m, first = vector_bounds(param_table, param, row_tile, TILE, ALIGNED)
@@ -159,11 +218,8 @@ def _apply_to_vector(
         p = _new_value(p, u, a_at, inside, scale, decay_factor, beta1, MOMENTUM, has_average)
         if STOCHASTIC:
             if load_option(param_table, param, option_table, STOCHASTIC_ROUNDING) != 0:
-                t = tl.load(scalars + param * SCALAR_COUNT + SCALAR_STEP).to(tl.int32)
-                lanes = ((first + block) // 8 + tl.arange(0, BLOCK // 8)).to(tl.int32)[None, :]
-                index = load_field(param_table, param, INDEX).to(tl.int32)
-                seed = load_field(param_table, param, SEED)
-                bits = _random_bits(seed, lanes, tl.zeros_like(lanes), t, index, 1, BLOCK)
+                number = tl.zeros((1,), tl.int64)  # a vector is one row
+                bits = _bits_of_block(param_table, param, scalars, number, first + block, 1, BLOCK, REGION)
                 p = _round(p, tl.reshape(bits, (BLOCK,)))
         if P == tl.bfloat16:
             p = _round(p, _bits_to_nearest(p))
@@ -190,6 +246,7 @@ def apply_updates(
     HAS_FOUND_INF: tl.constexpr,
     MOMENTUM: tl.constexpr,  # some parameter of the bucket has an average of updates
     STOCHASTIC: tl.constexpr,  # some parameter of the bucket is rounded stochastically
+    REGION: tl.constexpr,  # where its elements lie in the whole parameters, see fields.Region
 ):
     """Third pass, one tile: p ← decay_factor·p - scale·U, written once."""
     if should_step(found_inf, HAS_FOUND_INF):
@@ -198,25 +255,28 @@ def apply_updates(
         unscale = load_unscale(grad_scale, HAS_GRAD_SCALE)
         flags = load_field(param_table, place[0], FLAGS)
         TILE: tl.constexpr = TILE_ROWS * TILE_COLUMNS
-        BLOCK: tl.constexpr = BLOCK_ROWS * TILE_COLUMNS
+        # a Philox block for each element takes registers
+        ROWS_AT_ONCE: tl.constexpr = BLOCK_ROWS // (2 if REGION == REGION_ANY else 1)
+        BLOCK: tl.constexpr = ROWS_AT_ONCE * TILE_COLUMNS
         if flags & IS_FACTORED != 0:
             if flags & IS_ALIGNED != 0:
                 _apply_to_matrix(
                     param_table, grads, option_table, workspace, scalars, unscale, place,
-                    P, G, TILE_ROWS, TILE_COLUMNS, BLOCK_ROWS, STAGES, True, MOMENTUM, STOCHASTIC,
+                    P, G, TILE_ROWS, TILE_COLUMNS, ROWS_AT_ONCE, STAGES, True, MOMENTUM, STOCHASTIC, REGION,
                 )  # fmt: skip
             else:
                 _apply_to_matrix(
                     param_table, grads, option_table, workspace, scalars, unscale, place,
-                    P, G, TILE_ROWS, TILE_COLUMNS, BLOCK_ROWS // UNALIGNED_SPLIT, 1, False, MOMENTUM, STOCHASTIC,
+                    P, G, TILE_ROWS, TILE_COLUMNS, ROWS_AT_ONCE // UNALIGNED_SPLIT, 1, False,
+                    MOMENTUM, STOCHASTIC, REGION,
                 )  # fmt: skip
         elif flags & IS_ALIGNED != 0:
             _apply_to_vector(
                 param_table, grads, option_table, scalars, unscale, place,
-                P, G, TILE, BLOCK, STAGES, True, MOMENTUM, STOCHASTIC,
+                P, G, TILE, BLOCK, STAGES, True, MOMENTUM, STOCHASTIC, REGION,
             )  # fmt: skip
         else:
             _apply_to_vector(
                 param_table, grads, option_table, scalars, unscale, place,
-                P, G, TILE, BLOCK // UNALIGNED_SPLIT, 1, False, MOMENTUM, STOCHASTIC,
+                P, G, TILE, BLOCK // UNALIGNED_SPLIT, 1, False, MOMENTUM, STOCHASTIC, REGION,
             )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from lightning_adafactor.fused.kernels.averages import average_of_block, load_average_of_vector
 from lightning_adafactor.fused.kernels.tables import (
     FLAGS,
     GRAD_STRIDES,
@@ -66,17 +67,23 @@ def _sum_updates_of_matrix(
 def _sum_updates_of_vector(
     param_table, grads, option_table, squares_of_u, unscale, place, tile,
     G: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr, ALIGNED: tl.constexpr,
+    AVERAGES: tl.constexpr,
 ):  # fmt: skip
     param, _, row_tile, _ = place
     m, first = vector_bounds(param_table, param, row_tile, TILE, ALIGNED)
     g_view = vector_view(param_table, grads, param, GRAD_STRIDES, first, G, ALIGNED)
     variance, cap = load_variance(param_table, option_table, param, first)
+    if AVERAGES:
+        _, omega, added = load_average_of_vector(param_table, option_table, param, first)
     squares = tl.zeros((BLOCK,), tl.float32)
     for block in tl.range(0, tile_length(m, first, TILE), BLOCK, num_stages=STAGES):
         at = block + tl.arange(0, BLOCK)
         inside = first + at < m
         g = tl.load(vector_block(g_view, at), mask=inside, other=0.0).to(tl.float32) * unscale
         v = tl.load(variance + at, mask=inside, other=1.0)
+        if AVERAGES:
+            v = average_of_block(v, g, omega, added)
+            tl.store(variance + at, v, mask=inside)
         u = update_of_vector_block(g, v, cap)
         squares += u * u
     tl.store(squares_of_u + tile, tl.sum(squares, axis=0))
@@ -99,6 +106,7 @@ def sum_updates(
     STAGES: tl.constexpr,  # blocks of a tile that are loaded ahead, that of the moment included; 1 for none
     HAS_GRAD_SCALE: tl.constexpr,
     HAS_FOUND_INF: tl.constexpr,
+    AVERAGES_VECTORS: tl.constexpr,  # this pass updates V of vectors, which the first one has not
 ):
     """Second pass, one tile: ΣU². Visits the tiles in the opposite order of the first pass."""
     if should_step(found_inf, HAS_FOUND_INF):
@@ -107,7 +115,8 @@ def sum_updates(
         unscale = load_unscale(grad_scale, HAS_GRAD_SCALE)
         flags = load_field(param_table, place[0], FLAGS)
         TILE: tl.constexpr = TILE_ROWS * TILE_COLUMNS
-        BLOCK: tl.constexpr = BLOCK_ROWS * TILE_COLUMNS
+        # to hold old and new V takes registers
+        BLOCK: tl.constexpr = BLOCK_ROWS * TILE_COLUMNS // (UNALIGNED_SPLIT if AVERAGES_VECTORS else 1)
         if flags & IS_FACTORED != 0:
             if flags & IS_ALIGNED != 0:
                 _sum_updates_of_matrix(
@@ -122,10 +131,10 @@ def sum_updates(
         elif flags & IS_ALIGNED != 0:
             _sum_updates_of_vector(
                 param_table, grads, option_table, squares_of_u, unscale, place,
-                tile, G, TILE, BLOCK, STAGES, True,
+                tile, G, TILE, BLOCK, STAGES, True, AVERAGES_VECTORS,
             )  # fmt: skip
         else:
             _sum_updates_of_vector(
                 param_table, grads, option_table, squares_of_u, unscale, place,
-                tile, G, TILE, BLOCK // UNALIGNED_SPLIT, 1, False,
+                tile, G, TILE, BLOCK_ROWS * TILE_COLUMNS // UNALIGNED_SPLIT, 1, False, AVERAGES_VECTORS,
             )  # fmt: skip

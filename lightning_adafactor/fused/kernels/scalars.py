@@ -17,7 +17,9 @@ from lightning_adafactor.fused.kernels.tables import (
     LR,
     LR_IS_DOUBLE,
     MATRICES,
+    NUMEL,
     OPTION_COUNT,
+    PARAM_SLOT,
     RELATIVE_STEP,
     RMS,
     ROW_TILES,
@@ -29,12 +31,14 @@ from lightning_adafactor.fused.kernels.tables import (
     SPAN,
     STEP,
     UPDATE_SCALE,
+    UPDATE_SLOT,
     WARMUP_INIT,
     WEIGHT_DECAY,
     D,
     load_address,
     load_field,
     load_option,
+    load_shard_field,
     should_step,
 )
 
@@ -53,7 +57,7 @@ def find_omega(param_table, param, option_table):
 
 
 @triton.jit
-def _sum_in_order(partial, count):
+def sum_in_order(partial, count):
     """Sum of ``count`` partial sums, float64, in an order that depends on the count alone."""
     total = tl.zeros((SPAN,), tl.float64)
     for first in range(0, count, SPAN):
@@ -66,21 +70,29 @@ def _sum_in_order(partial, count):
 def find_scalars(
     param_table,  # int64 (parameters, FIELDS)
     option_table,  # float64 (groups, OPTIONS)
-    squares_of_p,  # float32 (tiles,): partial Σp²
-    squares_of_u,  # float32 (tiles,): partial ΣU²
+    squares_of_p,  # float32 (tiles,): partial Σp²; of shards, the processes' sums, float32 or float64
+    squares_of_u,  # float32 (tiles,): partial ΣU²; likewise
     scalars,  # float32 (parameters, SCALARS), written
     found_inf,  # one float32, or anything without HAS_FOUND_INF
     HAS_FOUND_INF: tl.constexpr,
+    SHARDS: tl.constexpr,  # the parameters are shards
 ):
     """One parameter's update scale and decay factor; counts its step and records RMS(p)."""
     if should_step(found_inf, HAS_FOUND_INF):
         param = tl.program_id(0).to(tl.int64)
         group = option_table + load_field(param_table, param, GROUP) * OPTION_COUNT
-        tiles = load_field(param_table, param, MATRICES) * load_field(param_table, param, ROW_TILES)
-        tiles = tiles * load_field(param_table, param, COLUMN_TILES)
-        first = load_field(param_table, param, FIRST_TILE)
-        elements = load_field(param_table, param, MATRICES) * load_field(param_table, param, ROWS)
-        numel = (elements * load_field(param_table, param, COLUMNS)).to(tl.float64)
+        if SHARDS:
+            first_p = load_shard_field(param_table, param, PARAM_SLOT)
+            first_u = load_shard_field(param_table, param, UPDATE_SLOT)
+            count = 1
+            numel = load_shard_field(param_table, param, NUMEL).to(tl.float64)
+        else:
+            count = load_field(param_table, param, MATRICES) * load_field(param_table, param, ROW_TILES)
+            count = count * load_field(param_table, param, COLUMN_TILES)
+            first_p = load_field(param_table, param, FIRST_TILE)
+            first_u = first_p
+            elements = load_field(param_table, param, MATRICES) * load_field(param_table, param, ROWS)
+            numel = (elements * load_field(param_table, param, COLUMNS)).to(tl.float64)
         t = load_next_step(param_table, param)
         if load_field(param_table, param, LR_IS_DOUBLE) != 0:
             lr = tl.load(load_address(param_table, param, LR, tl.float64))
@@ -94,13 +106,13 @@ def find_scalars(
                 rho = tl.minimum(rho, 1e-6 * t)
         alpha = rho
         if tl.load(group + SCALE_PARAMETER) != 0:
-            rms = tl.sqrt(_sum_in_order(squares_of_p + first, tiles) / numel)
+            rms = tl.sqrt(sum_in_order(squares_of_p + first_p, count) / numel)
             smallest = tl.load(group + EPS2)
             alpha = rho * tl.where(rms > smallest, rms, smallest)  # the smallest if NaN, on every device
             recorded = load_field(param_table, param, RMS)
             if recorded != 0:
                 tl.store(recorded.to(tl.pointer_type(tl.float32)), rms.to(tl.float32))
-        rms_of_update = tl.sqrt(_sum_in_order(squares_of_u + first, tiles) / numel)
+        rms_of_update = tl.sqrt(sum_in_order(squares_of_u + first_u, count) / numel)
         excess = rms_of_update / tl.load(group + D)
         clip = tl.where(excess > 1.0, excess, 1.0)  # 1 if NaN, on every device
         decay = tl.load(group + WEIGHT_DECAY)

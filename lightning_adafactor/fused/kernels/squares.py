@@ -5,6 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from lightning_adafactor.fused.kernels.averages import average_of_block, load_average_of_vector
 from lightning_adafactor.fused.kernels.scalars import find_omega
 from lightning_adafactor.fused.kernels.tables import (
     ADDED_TO_SQUARES,
@@ -27,8 +28,6 @@ from lightning_adafactor.fused.kernels.tables import (
     ROW_VAR,
     ROWS,
     SCALE_PARAMETER,
-    VARIANCE,
-    load_address,
     load_field,
     load_option,
     load_unscale,
@@ -84,24 +83,23 @@ def _sum_squares_of_matrix(
 def _average_squares_of_vector(
     param_table, grads, option_table, squares_of_p, unscale, place, tile,
     P: tl.constexpr, G: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr,
-    STAGES: tl.constexpr, ALIGNED: tl.constexpr,
+    STAGES: tl.constexpr, ALIGNED: tl.constexpr, AVERAGES: tl.constexpr,
 ):  # fmt: skip
     """Updates V, which needs no sums."""
     param, _, row_tile, _ = place
     m, first = vector_bounds(param_table, param, row_tile, TILE, ALIGNED)
     p_view = vector_view(param_table, grads, param, PARAM_STRIDES, first, P, ALIGNED)
     g_view = vector_view(param_table, grads, param, GRAD_STRIDES, first, G, ALIGNED)
-    variance = load_address(param_table, param, VARIANCE, tl.float32) + first
-    omega = find_omega(param_table, param, option_table)
-    added = load_option(param_table, param, option_table, ADDED_TO_SQUARES).to(tl.float32)
+    variance, omega, added = load_average_of_vector(param_table, option_table, param, first)
     scales = tl.where(load_option(param_table, param, option_table, SCALE_PARAMETER) != 0, 1, 0)
     p_squares = tl.zeros((BLOCK,), tl.float32)
     for block in tl.range(0, tile_length(m, first, TILE), BLOCK, num_stages=STAGES):
         at = block + tl.arange(0, BLOCK)
         inside = first + at < m
-        g = tl.load(vector_block(g_view, at), mask=inside, other=0.0).to(tl.float32) * unscale
-        v = tl.load(variance + at, mask=inside, other=0.0)
-        tl.store(variance + at, v * (1.0 - omega) + omega * (g * g + added), mask=inside)
+        if AVERAGES:
+            g = tl.load(vector_block(g_view, at), mask=inside, other=0.0).to(tl.float32) * unscale
+            v = tl.load(variance + at, mask=inside, other=0.0)
+            tl.store(variance + at, average_of_block(v, g, omega, added), mask=inside)
         p = tl.load(vector_block(p_view, at), mask=inside & (scales != 0), other=0.0).to(tl.float32)
         p_squares += p * p
     tl.store(squares_of_p + tile, tl.sum(p_squares, axis=0))
@@ -125,6 +123,7 @@ def sum_squares(
     STAGES: tl.constexpr,  # blocks of a tile that are loaded ahead, that of the moment included; 1 for none
     HAS_GRAD_SCALE: tl.constexpr,
     HAS_FOUND_INF: tl.constexpr,
+    AVERAGES_VECTORS: tl.constexpr,  # this pass updates V of vectors; of shards the second one does
 ):
     """First pass, one tile: sums of G² over its rows and its columns, Σp²; V of a vector."""
     if should_step(found_inf, HAS_FOUND_INF):
@@ -148,12 +147,12 @@ def sum_squares(
         elif flags & IS_ALIGNED != 0:
             _average_squares_of_vector(
                 param_table, grads, option_table, squares_of_p, unscale, place,
-                tile, P, G, TILE, BLOCK, STAGES, True,
+                tile, P, G, TILE, BLOCK, STAGES, True, AVERAGES_VECTORS,
             )  # fmt: skip
         else:
             _average_squares_of_vector(
                 param_table, grads, option_table, squares_of_p, unscale, place,
-                tile, P, G, TILE, BLOCK // UNALIGNED_SPLIT, 1, False,
+                tile, P, G, TILE, BLOCK // UNALIGNED_SPLIT, 1, False, AVERAGES_VECTORS,
             )  # fmt: skip
 
 
@@ -161,25 +160,31 @@ PARTS = tl.constexpr(16)  # partial sums of an element of R or C that are loaded
 
 
 @triton.jit
-def _update_factor(
-    param_table, option_table, workspace, param, matrix, chunk,
-    size, other_size, tiles, factor, sums, is_mean_axis,
-):  # fmt: skip
-    """Updates a chunk of R or C with the mean of G² over the other axis; partial sums are added in a fixed order.
+def add_tiles(workspace, sums, matrices, matrix, size, tiles, at, inside):
+    """Sums of G² of a chunk of rows or columns: the tiles' partial sums, added in a fixed order.
 
     PARTS partial sums of each element are loaded at once: an embedding has hundreds, and one at a time would wait
     for each.
     """
-    matrices = load_field(param_table, param, MATRICES)
-    at = chunk * CHUNK_SIZE + tl.arange(0, CHUNK_SIZE)
-    inside = at < size
     partial = workspace + sums + matrix * size
     total = tl.zeros((PARTS, CHUNK_SIZE), tl.float32)
     for first in range(0, tiles, PARTS):
         tile = first + tl.arange(0, PARTS)
         places = (tile * matrices * size)[:, None] + at[None, :]
         total += tl.load(partial + places, mask=(tile < tiles)[:, None] & inside[None, :], other=0.0)
-    total = tl.sum(total, axis=0)
+    return tl.sum(total, axis=0)
+
+
+@triton.jit
+def _update_factor(
+    param_table, option_table, workspace, param, matrix, chunk,
+    size, other_size, tiles, factor, sums, is_mean_axis,
+):  # fmt: skip
+    """Updates a chunk of R or C with the mean of G² over the other axis."""
+    matrices = load_field(param_table, param, MATRICES)
+    at = chunk * CHUNK_SIZE + tl.arange(0, CHUNK_SIZE)
+    inside = at < size
+    total = add_tiles(workspace, sums, matrices, matrix, size, tiles, at, inside)
     omega = find_omega(param_table, param, option_table)
     mean = total / other_size.to(tl.float32) + load_option(param_table, param, option_table, ADDED_TO_SQUARES).to(
         tl.float32

@@ -5,7 +5,18 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from lightning_adafactor.fused.fields import CHUNK, FIELDS, OPTIONS, SCALARS, Field, Flag, Option, Scalar
+from lightning_adafactor.fused.fields import (
+    CHUNK,
+    FIELDS,
+    OPTIONS,
+    SCALARS,
+    Field,
+    Flag,
+    Option,
+    Region,
+    Scalar,
+    ShardField,
+)
 
 PARAM_ADDRESS = tl.constexpr(int(Field.PARAM))
 ROW_VAR = tl.constexpr(int(Field.ROW_VAR))
@@ -35,11 +46,29 @@ MEAN_CHUNKS = tl.constexpr(int(Field.MEAN_CHUNKS))
 GROUP = tl.constexpr(int(Field.GROUP))
 INDEX = tl.constexpr(int(Field.INDEX))
 SEED = tl.constexpr(int(Field.SEED))
+MEAN_SIZE = tl.constexpr(int(Field.MEAN_SIZE))
+SHARD = tl.constexpr(int(Field.SHARD))
 FIELD_COUNT = tl.constexpr(FIELDS)
+
+NUMEL = tl.constexpr(int(ShardField.NUMEL))
+WHOLE_ROWS = tl.constexpr(int(ShardField.WHOLE_ROWS))
+WHOLE_COLUMNS = tl.constexpr(int(ShardField.WHOLE_COLUMNS))
+ROW_SLOTS = tl.constexpr(int(ShardField.ROW_SLOTS))
+COLUMN_SLOTS = tl.constexpr(int(ShardField.COLUMN_SLOTS))
+MEAN_SLOTS = tl.constexpr(int(ShardField.MEAN_SLOTS))
+PARAM_SLOT = tl.constexpr(int(ShardField.PARAM_SLOT))
+UPDATE_SLOT = tl.constexpr(int(ShardField.UPDATE_SLOT))
+HOLDS_FACTOR = tl.constexpr(int(ShardField.HOLDS_FACTOR))
+FIRST_ROW = tl.constexpr(int(ShardField.FIRST_ROW))
+FIRST_COLUMN = tl.constexpr(int(ShardField.FIRST_COLUMN))
+ROWS_BETWEEN = tl.constexpr(int(ShardField.ROWS_BETWEEN))
 
 IS_FACTORED = tl.constexpr(int(Flag.FACTORED))
 IS_ALIGNED = tl.constexpr(int(Flag.ALIGNED))
 MEAN_OF_COLUMNS = tl.constexpr(int(Flag.MEAN_OF_COLUMNS))
+
+REGION_WHOLE = tl.constexpr(int(Region.WHOLE))
+REGION_ANY = tl.constexpr(int(Region.ANY))
 
 BETA2_DECAY = tl.constexpr(int(Option.BETA2_DECAY))
 ADDED_TO_SQUARES = tl.constexpr(int(Option.ADDED_TO_SQUARES))
@@ -74,6 +103,12 @@ def load_field(param_table, param, field: tl.constexpr):
 @triton.jit
 def load_address(param_table, param, field: tl.constexpr, dtype: tl.constexpr):
     return tl.load(param_table + param * FIELD_COUNT + field).to(tl.pointer_type(dtype))
+
+
+@triton.jit
+def load_shard_field(param_table, param, field: tl.constexpr):
+    """A field of a parameter's row of the table of shards."""
+    return tl.load(load_address(param_table, param, SHARD, tl.int64) + field)
 
 
 @triton.jit

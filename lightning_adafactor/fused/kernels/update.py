@@ -7,14 +7,11 @@ import triton.language as tl
 
 from lightning_adafactor.fused.kernels.tables import (
     COL_VAR,
-    COLUMNS,
-    FLAGS,
     MEAN_CHUNKS,
     MEAN_FLOOR,
-    MEAN_OF_COLUMNS,
+    MEAN_SIZE,
     MEAN_SUMS,
     ROW_VAR,
-    ROWS,
     RSQRT_CAP,
     SPAN,
     VARIANCE,
@@ -33,9 +30,7 @@ def _row_scale(param_table, param, option_table, workspace, matrix):
     for first in range(0, chunks, SPAN):
         at = first + tl.arange(0, SPAN)
         total += tl.load(sums + at, mask=at < chunks, other=0.0)
-    means_columns = load_field(param_table, param, FLAGS) & MEAN_OF_COLUMNS != 0
-    size = tl.where(means_columns, load_field(param_table, param, COLUMNS), load_field(param_table, param, ROWS))
-    mean = tl.sum(total, axis=0) / size.to(tl.float32)
+    mean = tl.sum(total, axis=0) / load_field(param_table, param, MEAN_SIZE).to(tl.float32)
     floor = load_option(param_table, param, option_table, MEAN_FLOOR).to(tl.float32)
     return 1.0 / tl.maximum(mean, floor, propagate_nan=tl.PropagateNan.ALL)
 

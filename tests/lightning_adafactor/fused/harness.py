@@ -11,6 +11,7 @@ from torch import Tensor
 from lightning_adafactor import Adafactor, TransformersAdafactor
 from lightning_adafactor.fused.step import FusedAdafactor
 from lightning_adafactor.fused.table import Tiling
+from lightning_adafactor.work import KeptSteps
 from tests.lightning_adafactor import specs
 
 SMALL_TILES = dict.fromkeys((torch.float32, torch.bfloat16, torch.float16), Tiling(16, 64, 16))
@@ -35,7 +36,7 @@ def fused(
 ) -> Adafactor:
     """An optimizer with ``fused=True`` and small tiles."""
     optimizer = of(params, fused=True, **options)
-    optimizer._fused_step = FusedAdafactor(SMALL_TILES if tilings is None else tilings)
+    optimizer._kept_steps = KeptSteps(FusedAdafactor(SMALL_TILES if tilings is None else tilings))
     return optimizer
 
 

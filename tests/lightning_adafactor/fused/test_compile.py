@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from benchmarks.compile_table import ARCHITECTURES, DTYPES, HEADER, Compiled, Variant, row, variants
-from lightning_adafactor.fused.step import WARPS
+from lightning_adafactor.fused.launches import WARPS
 from lightning_adafactor.fused.table import Tiling
 
 COMPILE = """
@@ -37,6 +37,9 @@ REPRESENTATIVE = [
     ("sum_squares", "bf16", "bf16", (True, True), False, False),
     ("update_factors", None, None, (False, True), False, False),
     ("sum_updates", "bf16", "fp32", (True, True), False, False),
+    ("collect_squares", None, None, (False, False), False, False, "any"),
+    ("collect_totals", None, None, (False, False), False, False, "any"),
+    ("average_squares", None, None, (False, True), False, False, "any"),
     ("find_scalars", None, None, (False, True), False, False),
     ("apply_updates", "fp32", "fp32", (False, False), True, False),
     ("apply_updates", "bf16", "bf16", (True, True), True, True),
@@ -64,19 +67,25 @@ def compile_all(chosen: Sequence[Variant]) -> list[Compiled]:
 
 
 def wide_accesses(variant: Variant) -> tuple[int, int]:
-    """128-bit loads and stores of G, p and averages by one thread, in one block of a matrix and one of a vector."""
+    """128-bit loads and stores of G, p and averages by one thread, in one block of a matrix and one of a vector.
+
+    Of shards that of a matrix alone is counted: their vectors are read in smaller blocks.
+    """
     if variant.param is None or variant.grad is None:
         return 0, 0
     param, grad = (getattr(torch, DTYPES[name]) for name in (variant.param, variant.grad))
     tiling = Tiling.of(param)
     elements = tiling.block_rows * tiling.columns // (32 * WARPS)
+    if variant.kernel == "apply_updates" and variant.region == "any":
+        elements //= 2
     g, p, average = (elements * size // 16 for size in (grad.itemsize, param.itemsize, 4 * variant.momentum))
     loads, stores = {
         "sum_squares": (g + p, 0),
         "sum_updates": (g, 0),
         "apply_updates": (g + p + average, p + average),
     }[variant.kernel]
-    return 2 * loads, 2 * stores
+    blocks = 2 if variant.region == "whole" else 1
+    return blocks * loads, blocks * stores
 
 
 def check(chosen: Sequence[Variant]) -> None:

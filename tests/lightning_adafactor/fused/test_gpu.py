@@ -12,12 +12,17 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard
 
 from lightning_adafactor import Adafactor, TransformersAdafactor
+from lightning_adafactor.sharded.fused import FusedStages, Tables
 from tests.lightning_adafactor import specs
 from tests.lightning_adafactor.fused import harness
 from tests.lightning_adafactor.fused.harness import assert_same_bits, bits, random_gradients, random_params, train
 from tests.lightning_adafactor.reference import ReferenceOptimizer
+from tests.lightning_adafactor.sharded import processes, shardings
+from tests.lightning_adafactor.sharded.alone import shards_of
 
 pytestmark = pytest.mark.gpu
 
@@ -55,7 +60,8 @@ def test_kernels_are_chosen_by_default_and_agree_with_the_plain_step(dtype: torc
     theirs = Adafactor(random_params(SHAPES, dtype, "cpu"), weight_decay=0.1, fused=False, compiled=False)
     for optimizer in (ours, theirs):
         train(optimizer, random_gradients, [1, 2, 3])
-    assert ours._fused_step is not None
+    assert ours._kept_steps is not None
+    assert ours._kept_steps.fused is not None
     for param, expected in zip(ours.param_groups[0]["params"], theirs.param_groups[0]["params"], strict=True):
         # where a last bit of float32 differs, a low-precision parameter may be rounded to its neighbour
         tolerance = 2e-6 if dtype == torch.float32 else 1e-4
@@ -249,6 +255,50 @@ def test_parameters_on_several_devices_step_together() -> None:
     train(optimizer, lambda step, number, param: random_gradients(step, number % 2, param), [1, 2])
     for param, other in zip(one, two, strict=True):
         assert torch.equal(param.cpu(), other.cpu())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_stages_of_shards_never_wait_and_give_the_numbers_of_whole_parameters(
+    dtype: torch.dtype, no_waiting: Any
+) -> None:
+    ours, theirs = (Adafactor(random_params(SHAPES, dtype, "cuda"), fused=True, weight_decay=0.1) for _ in range(2))
+    tables: Tables = {}
+    for step in range(1, 4):
+        train(theirs, random_gradients, [step])
+        params = ours.param_groups[0]["params"]
+        for param, gradient in zip(params, gradients_for(params, step), strict=True):
+            param.grad = gradient
+        shards, squares, updates = shards_of(ours._work().fused)
+        found_inf = torch.zeros((), device="cuda")
+        no_waiting(step > 1)
+        stages = FusedStages(shards, squares, updates, None, tables=tables, tilings={})
+        stages.sum_squares()
+        stages.sum_updates(found_inf)
+        stages.apply_updates(found_inf)
+        no_waiting(False)
+    for param, expected in zip(params, theirs.param_groups[0]["params"], strict=True):
+        assert harness.relative_error(param, expected) < (2e-6 if dtype == torch.float32 else 1e-4)
+
+
+def shards_on_one_device() -> float:
+    """How far shards of two processes on one device are off after three steps; gloo adds up their sums."""
+    mesh = init_device_mesh("cuda", (2,))
+    wholes = random_params(SHAPES[:5], torch.float32, "cuda")
+    params = [shardings.shard(whole.detach().clone(), mesh, (Shard(0),)).requires_grad_() for whole in wholes]
+    alone, ours = Adafactor(wholes, fused=False, compiled=False), Adafactor(params, fused=True)
+    for step in (1, 2, 3):
+        for whole, param, gradient in zip(wholes, params, gradients_for(wholes, step), strict=True):
+            whole.grad, param.grad = gradient, shardings.shard(gradient, mesh, (Shard(0),))
+        alone.step()
+        ours.step()
+    return max(
+        shardings.distance(param, whole) / float(whole.norm()) for param, whole in zip(params, wholes, strict=True)
+    )
+
+
+def test_shards_of_two_processes_on_one_device_give_the_numbers_of_one(tmp_path: Any) -> None:
+    for off in processes.run(shards_on_one_device, 2, tmp_path):
+        assert off < 2e-6
 
 
 def test_workspace_is_freed_with_the_optimizer() -> None:

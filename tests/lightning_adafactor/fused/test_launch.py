@@ -20,6 +20,9 @@ from triton.runtime.jit import JITFunction
 
 from lightning_adafactor import Adafactor
 from lightning_adafactor.fused.step import FusedAdafactor
+from lightning_adafactor.sharded.fused import FusedStages
+from lightning_adafactor.tiles import Region
+from tests.lightning_adafactor.sharded.alone import shards_of
 
 
 class NoGpu:
@@ -49,7 +52,19 @@ for param in params:
     param.grad = torch.ones_like(param)
 entries = Adafactor(params, fused=False, compiled=False)._work().plain
 FusedAdafactor()(entries)
-print(json.dumps(launched))
+
+# of shards, the kernels are bound alone: test_compile.py compiles them
+bound = []
+JITFunction._do_compile = lambda kernel, *args, **kwargs: bound.append(kernel.__name__)
+JITFunction.run = lambda kernel, *args, grid, warmup, **kwargs: run(kernel, *args, grid=grid, warmup=True, **kwargs)
+shards, squares, updates = shards_of(entries)
+for entry in entries:
+    entry.region = Region(tuple(entry.param.shape), (3,) * entry.param.dim())
+stages = FusedStages(shards, squares, updates, None, tables={}, tilings={})
+stages.sum_squares()
+stages.sum_updates(None)
+stages.apply_updates(None)
+print(json.dumps([launched, bound]))
 """
 
 
@@ -59,7 +74,7 @@ def test_every_kernel_is_bound_and_compiled_with_the_arguments_of_a_step() -> No
         [sys.executable, "-c", TAKE_A_STEP], env=environment, capture_output=True, text=True, check=False
     )
     assert run.returncode == 0, run.stderr[-3000:]
-    launched = json.loads(run.stdout.splitlines()[-1])
+    launched, bound = json.loads(run.stdout.splitlines()[-1])
     assert [name for name, _ in launched] == [
         "sum_squares",
         "update_factors",
@@ -68,3 +83,13 @@ def test_every_kernel_is_bound_and_compiled_with_the_arguments_of_a_step() -> No
         "apply_updates",
     ]
     assert all(size > 0 for _, size in launched)
+    assert bound == [
+        "sum_squares",
+        "collect_squares",
+        "collect_totals",
+        "average_squares",
+        "sum_updates",
+        "collect_totals",
+        "find_scalars",
+        "apply_updates",
+    ]

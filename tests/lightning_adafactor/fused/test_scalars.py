@@ -74,6 +74,7 @@ def test_scalars_of_the_kernels_are_those_of_the_table_for_every_option_and_step
         table.scalars,
         table.scalars,
         HAS_FOUND_INF=False,
+        SHARDS=False,
     )
     scalars = table.scalars.cpu()
     for column, name in ((Scalar.UPDATE_SCALE, "update_scale"), (Scalar.DECAY_FACTOR, "decay_factor")):

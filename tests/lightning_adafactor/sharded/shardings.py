@@ -92,6 +92,7 @@ def differences(
     mesh: DeviceMesh,
     dtype: torch.dtype,
     tolerance: float,
+    steps: int = specs.STEPS,
 ) -> list[str]:
     """Takes the steps of ``specs.run`` with sharded cases, and compares this process's parts after each step.
 
@@ -103,12 +104,13 @@ def differences(
         mesh: The device mesh.
         dtype: The dtype of the parameters.
         tolerance: How far a part may be off, relative to the norm of the whole tensor.
+        steps: How many steps.
     """
     params = [shard(specs.start(name, dtype), mesh, own).detach().requires_grad_() for name, own in cases]
     optimizer = make(params)
     wrong = []
     largest = [0.0] * len(names)
-    for step in range(1, specs.STEPS + 1):
+    for step in range(1, steps + 1):
         for (name, own), param in zip(cases, params, strict=True):
             gradient = specs.gradient(name, step, dtype)
             param.grad = None if gradient is None else shard(gradient, mesh, own)

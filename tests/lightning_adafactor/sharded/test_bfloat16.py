@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from lightning_adafactor import Adafactor
+from tests.lightning_adafactor.compiled.available import REASON
 from tests.lightning_adafactor.sharded import processes, shardings
 from tests.lightning_adafactor.specs import transposed
 
@@ -39,45 +40,60 @@ def gradient(name: str, step: int, *, exact: bool) -> Tensor:
     return (transposed(values) if name == "transposed" else values).bfloat16()
 
 
-def train(param: Tensor, gradients: Sequence[Tensor], number: int = 0, **options: Any) -> None:
+def train(param: Tensor, gradients: Sequence[Tensor], number: int = 0, make: Any = Adafactor, **options: Any) -> None:
     """Takes a step for each gradient of the optimizer's parameter of this number, which the bits depend on."""
     others = [torch.zeros(1, requires_grad=True) for _ in range(number)]
-    optimizer = Adafactor([*others, param], seed=5, **options)
+    optimizer = make([*others, param], seed=5, **options)
     for each in gradients:
         param.grad = each
         optimizer.step()
 
 
-def different_elements(mesh_shape: tuple[int, ...], *, exact: bool) -> dict[str, float]:
+def different(
+    mesh: DeviceMesh,
+    name: str,
+    placements: shardings.Placements,
+    *,
+    exact: bool,
+    steps: int = 4,
+    make: Any = Adafactor,
+    **arguments: Any,
+) -> float:
+    """The share of this process's elements that differ from those of one process, which takes plain steps."""
+    number = list(SHAPES).index(name)
+    options = EXACT if exact else {"lr": 1e-3, "scale_parameter": False, "relative_step": False}
+    gradients = [gradient(name, step, exact=exact) for step in range(steps)]
+    alone = start(name).requires_grad_()
+    train(alone, gradients, number, compiled=False, **options)
+    own = shardings.shard(start(name).clone(), mesh, placements).requires_grad_()
+    train(own, [shardings.shard(each, mesh, placements) for each in gradients], number, make, **options, **arguments)
+    wanted = shardings.part(alone.detach(), mesh, placements)
+    return float((own.detach().to_local() != wanted).float().mean()) if wanted.numel() else 0.0
+
+
+def different_elements(mesh_shape: tuple[int, ...], *, exact: bool, compiled: bool = False) -> dict[str, float]:
     """The share of elements that differ from those of one process, for each placement of each shape."""
     mesh = init_device_mesh("cpu", mesh_shape)
-    different = {}
-    options = EXACT if exact else {"lr": 1e-3, "scale_parameter": False, "relative_step": False}
-    for number, name in enumerate(SHAPES):
-        gradients = [gradient(name, step, exact=exact) for step in range(4)]
-        alone = start(name).requires_grad_()
-        train(alone, gradients, number, **options)
-        for placements in shardings.placements_of(len(SHAPES[name]), mesh):
-            own = shardings.shard(start(name).clone(), mesh, placements).requires_grad_()
-            train(own, [shardings.shard(each, mesh, placements) for each in gradients], number, **options)
-            wanted = shardings.part(alone.detach(), mesh, placements)
-            share = (own.detach().to_local() != wanted).float().mean() if wanted.numel() else torch.zeros(())
-            different[f"{name} {placements}"] = float(share)
-    return different
+    return {
+        f"{name} {placements}": different(mesh, name, placements, exact=exact, compiled=compiled)
+        for name in SHAPES
+        for placements in shardings.placements_of(len(SHAPES[name]), mesh)
+    }
 
 
-def everything() -> tuple[dict[str, float], dict[str, float]]:
+def everything(paths: Sequence[bool]) -> tuple[dict[str, float], dict[str, float]]:
     exact = {
-        f"{mesh} {name}": share
-        for mesh in ((4,), (2, 2))
-        for name, share in different_elements(mesh, exact=True).items()
+        f"{mesh} compiled={compiled} {name}": share
+        for mesh, compiled in zip(((4,), (2, 2)), paths, strict=True)
+        for name, share in different_elements(mesh, exact=True, compiled=compiled).items()
     }
     return exact, different_elements((4,), exact=False)
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[dict[str, float], dict[str, float]]]:
-    return processes.run(everything, 4, tmp_path_factory.mktemp("bfloat16"))
+    paths = [False, REASON is None]  # which are compiled
+    return processes.run(everything, 4, tmp_path_factory.mktemp("bfloat16"), paths)
 
 
 def test_bits_are_equal_where_sums_are(results: list[Any]) -> None:

@@ -12,6 +12,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from lightning_adafactor import Adafactor, TransformersAdafactor
 from tests.lightning_adafactor import specs
+from tests.lightning_adafactor.compiled.available import needs_compiled
 from tests.lightning_adafactor.sharded import processes, shardings
 
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
@@ -27,25 +28,30 @@ OPTIONS: dict[str, tuple[type[Adafactor], specs.Options]] = {
 MESHES = {"2": (2,), "4": (4,), "2x2": (2, 2), "1x4": (1, 4), "4x1": (4, 1)}
 
 
+def size_of(name: str) -> int:
+    """How many processes a mesh has."""
+    return math.prod(MESHES[name])
+
+
 def mesh_of(name: str) -> DeviceMesh:
     return init_device_mesh("cpu", MESHES[name], mesh_dim_names=("data", "tensor")[: len(MESHES[name])])
 
 
-def error_of(mesh: DeviceMesh, names: tuple[str, ...], option: str, dtype: torch.dtype) -> str | None:
+def error_of(mesh: DeviceMesh, names: tuple[str, ...], option: str, dtype: torch.dtype, path: str) -> str | None:
     """What is wrong with a run of all placements of some cases, all in one optimizer; None if nothing is."""
     kind, options = OPTIONS[option]
     cases = [(name, own) for name in names for own in shardings.placements_of(len(specs.CASES[name].shape), mesh)]
     reference = specs.run(lambda params: kind(params, compiled=False, **options), names, dtype)
     try:
         wrong = shardings.differences(
-            lambda params: kind(params, **options), reference, cases, names, mesh, dtype, TOLERANCE[dtype]
+            lambda params: kind(params, compiled=path == "compiled", **options), reference, cases, names, mesh, dtype, TOLERANCE[dtype]
         )
     except Exception:
         return traceback.format_exc()
     return "\n".join([f"{len(wrong)} differences", *wrong[:20]]) if wrong else None
 
 
-def grid(mesh_name: str, plan: list[tuple[tuple[str, ...], str, torch.dtype]]) -> list[str | None]:
+def grid(mesh_name: str, plan: list[tuple[tuple[str, ...], str, torch.dtype, str]]) -> list[str | None]:
     mesh = mesh_of(mesh_name)
     return [error_of(mesh, *item) for item in plan]
 
@@ -56,12 +62,15 @@ FEW = {
     "2": (("wider than a tile", "conv", "scalar", "transposed", "1×1"), "transformers, all"),
     "2x2": (("tall", "batched", "vector"), "torch, fine-tuning"),
 }
+PATHS = ["plain", pytest.param("compiled", marks=needs_compiled)]
+"""The implementations on CPUs; ``test_implementations.py`` has what only one of them has, and the fused one."""
 
 
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("mesh", FEW)
-def test_numbers_are_those_of_one_process(mesh: str, tmp_path: Any) -> None:
-    plan = [(*FEW[mesh], torch.float32)]
-    for errors in processes.run(grid, math.prod(MESHES[mesh]), tmp_path, mesh, plan):
+def test_numbers_are_those_of_one_process(mesh: str, path: str, tmp_path: Any) -> None:
+    plan = [(*FEW[mesh], torch.float32, path)]
+    for errors in processes.run(grid, size_of(mesh), tmp_path, mesh, plan):
         assert errors == [None]
 
 
@@ -71,18 +80,20 @@ KINDS = {"2": specs.EACH_KIND, "4": ("conv", "embedding"), "2x2": ("tall", "tran
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("mesh", KINDS)
-def test_every_option(mesh: str, tmp_path: Any) -> None:
-    plan = [(KINDS[mesh], option, torch.float32) for option in OPTIONS]
-    (errors, *others) = processes.run(grid, math.prod(MESHES[mesh]), tmp_path, mesh, plan)
+def test_every_option(mesh: str, path: str, tmp_path: Any) -> None:
+    plan = [(KINDS[mesh], option, torch.float32, path) for option in OPTIONS]
+    (errors, *others) = processes.run(grid, size_of(mesh), tmp_path, mesh, plan)
     assert dict(zip(OPTIONS, errors, strict=True)) == dict.fromkeys(OPTIONS)
     assert others == [errors] * len(others)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("mesh", MESHES)
-def test_every_shape(mesh: str, dtype: torch.dtype, tmp_path: Any) -> None:
-    plan = [((name,), "torch, defaults", dtype) for name in specs.CASES]
-    (errors, *_) = processes.run(grid, math.prod(MESHES[mesh]), tmp_path, mesh, plan)
+def test_every_shape(mesh: str, path: str, dtype: torch.dtype, tmp_path: Any) -> None:
+    plan = [((name,), "torch, defaults", dtype, path) for name in specs.CASES]
+    (errors, *_) = processes.run(grid, size_of(mesh), tmp_path, mesh, plan)
     assert dict(zip(specs.CASES, errors, strict=True)) == dict.fromkeys(specs.CASES)

@@ -62,10 +62,22 @@ def test_a_wrong_name_is_answered_with_the_problem_and_the_nearest(path: Any, pr
     assert said.startswith(problem)
 
 
-def test_a_missing_optional_library_is_answered_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    _, said = find_class("bitsandbytes.optim.AdamW8bit", [Optimizer])
-    assert 'install it with pip install "lightning-adafactor[8bit]" (in this repository: make setup)' in said
+@pytest.mark.parametrize(
+    ("path", "library", "extra"),
+    [
+        ("bitsandbytes.optim.AdamW8bit", "bitsandbytes", "8bit"),
+        ("lion_pytorch.Lion", "lion_pytorch", "optimizers"),
+        ("recipes.optimizers.galore.GaLoreAdamW", "galore_torch", "optimizers"),
+    ],
+)
+def test_a_missing_optional_library_is_answered_with_its_extra(
+    path: str, library: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for loaded in (library, path.rpartition(".")[0]):
+        monkeypatch.delitem(sys.modules, loaded, raising=False)
+    monkeypatch.setitem(sys.modules, library, None)
+    _, said = find_class(path, [Optimizer])
+    assert f'install it with pip install "lightning-adafactor[{extra}]" (in this repository: make setup)' in said
 
 
 def test_the_class_of_a_default_is_known() -> None:

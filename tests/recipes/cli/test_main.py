@@ -535,3 +535,15 @@ def test_two_processes_stop_together_at_a_nan_loss() -> None:
     assert "Traceback" not in ended.stderr
     kept = torch.load("runs/tiny/version_0/checkpoints/last.ckpt", weights_only=True)
     assert kept["global_step"] == 2
+
+
+@pytest.mark.parametrize("command", ["compare", "reproduce", "generate", "estimate"])
+def test_torchrun_does_not_start_a_command_of_one_process_in_several(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+
+    assert main([command, "--help"]) == 2
+
+    assert f"{command} was started in 2 processes, and runs in one" in capsys.readouterr().err

@@ -38,8 +38,9 @@ def recipe(**data: Any) -> None:
     Path("some.yaml").write_text(yaml.safe_dump({"data": data}), encoding="utf-8")
 
 
-def compare(*args: str) -> int:
-    return main(["compare", "--config", "some.yaml", "--optimizers", *args])
+def compare(*args: str, timing_rounds: int = 0, widen: int | None = None) -> int:
+    more = ["--timing-rounds", str(timing_rounds), *([] if widen is None else ["--widen", str(widen)])]
+    return main(["compare", "--config", "some.yaml", "--optimizers", *args, *more])
 
 
 def calls() -> list[str]:
@@ -73,7 +74,10 @@ def test_it_writes_json_markdown_and_a_chart(folder: Path, monkeypatch: pytest.M
 
     assert Path("there/comparison.png").read_bytes().startswith(b"\x89PNG")
     markdown = Path("there/comparison.md").read_text(encoding="utf-8")
-    assert "python -m recipes.compare --config some.yaml --optimizers adafactor adamw --out there" in markdown
+    assert (
+        "python -m recipes.compare --config some.yaml --optimizers adafactor adamw --out there --timing-rounds 0"
+        in markdown
+    )
     assert "| adamw | 0.0001 | 134,217,728 | 512.00 | 256.00 | 256.00 |" in markdown
     assert comparison("there")["recipe"] == "some"
 
@@ -120,7 +124,7 @@ def test_the_sweep_chooses_by_validation_with_the_first_seed_and_then_trains_the
     # fake_fit's test metrics increase with the rate; its validation metric is best at 3e-4.
     assert compare("adamw", "--seeds", "5", "6", "--sweep-lr", "1e-4", "3e-4", "1e-3") == 0
 
-    assert calls() == ["adamw 0.0001 5", "adamw 0.0003 5", "adamw 0.001 5", "adamw 0.0003 6"]
+    assert calls() == ["adamw 0.0003 5", "adamw 0.0001 5", "adamw 0.001 5", "adamw 0.0003 6"]
     assert row("adamw")["lr"] == 3e-4
     assert [tried["chosen"] for tried in row("adamw")["sweep"]] == [False, True, False]
     assert row("adamw")["metrics"]["test/f1"]["n"] == 2
@@ -128,14 +132,79 @@ def test_the_sweep_chooses_by_validation_with_the_first_seed_and_then_trains_the
 
 
 def test_a_sweep_without_values_multiplies_each_files_rate(folder: Path) -> None:
-    assert compare("adafactor", "adamw", "--sweep-lr") == 0
+    assert compare("adafactor", "adamw", "--sweep-lr", widen=0) == 0
 
     assert calls() == [
-        *("adafactor 9e-05 42", "adafactor 0.0003 42", "adafactor 0.0009 42"),
-        *("adamw 3e-05 42", "adamw 0.0001 42", "adamw 0.0003 42"),
+        *("adafactor 0.0003 42", "adafactor 9e-05 42", "adafactor 0.0009 42"),
+        *("adamw 0.0001 42", "adamw 3e-05 42", "adamw 0.0003 42"),
     ]
     assert (row("adafactor")["lr"], row("adamw")["lr"]) == (3e-4, 3e-4)
     assert "adamw's learning rate is the highest one tried" in " ".join(comparison()["remarks"])
+
+
+def test_a_sweep_goes_on_beyond_the_best_rate_until_it_lies_inside(folder: Path) -> None:
+    assert compare("adamw", "--sweep-lr", "3e-5", "6e-5", "1.2e-4") == 0
+
+    assert calls() == [f"adamw {rate} 42" for rate in ("6e-05", "3e-05", "0.00012", "0.00024", "0.00048")]
+    assert row("adamw")["lr"] == 2.4e-4
+    assert [tried["lr"] for tried in row("adamw")["sweep"]] == [3e-5, 6e-5, 1.2e-4, 2.4e-4, 4.8e-4]
+    assert "one tried" not in " ".join(comparison()["remarks"])
+
+
+def test_a_sweep_stops_widening_at_its_limit_and_says_that_the_best_rate_is_at_the_edge(folder: Path) -> None:
+    assert compare("adamw", "--sweep-lr", "1e-3", "2e-3", widen=1) == 0
+    assert calls() == ["adamw 0.001 42", "adamw 0.002 42", "adamw 0.0005 42"]
+    assert "adamw's learning rate is the lowest one tried" in " ".join(comparison()["remarks"])
+
+
+def test_a_hopeless_run_of_a_sweep_is_stopped_and_not_run_again(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    rates = ["3e-5", "3e-4", "3e-3"]
+    assert compare("adamw", "--sweep-lr", *rates) == 0
+    assert "stopped: hopeless: val/f1 is below" in capsys.readouterr().out
+    assert [run["hopeless"] for run in row("adamw")["runs"]] == [False, True, True]
+    assert "2 runs of sweeps were stopped early" in " ".join(comparison()["remarks"])
+    assert len(calls()) == 3
+
+    assert compare("adamw", "--sweep-lr", *rates) == 0
+    assert calls() == []
+
+
+def test_hopeless_runs_are_trained_to_their_end_on_request(folder: Path) -> None:
+    assert compare("adamw", "--sweep-lr", "3e-5", "3e-4", "3e-3", "--keep-hopeless") == 0
+    assert [run["finished"] for run in row("adamw")["runs"]] == [True] * 3
+
+
+def test_time_and_memory_come_from_timing_runs_of_all_optimizers_in_turn(folder: Path) -> None:
+    assert compare("adafactor", "adamw", timing_rounds=2) == 0
+
+    timing = ["adafactor timing 42", "adamw timing 42"]
+    assert calls() == [*timing, *timing, "adafactor 0.0003 42", "adamw 0.0001 42"]
+    timed = row("adamw")["timing"]
+    assert timed["each_seconds_per_step"] == [2.0, 2.0]
+    assert row("adamw")["seconds_per_step"] == timed["seconds_per_step"] == 2.0
+    assert len(timed["other_cores"]) == 2
+    assert len(row("adamw")["runs"]) == 1
+    assert "timing runs of 20 steps" in " ".join(comparison()["remarks"])
+
+
+def test_a_budget_of_steps_is_the_length_of_every_training(folder: Path) -> None:
+    assert compare("adamw", "--budget-steps", "70") == 0
+    assert calls() == ["adamw 0.0001 42 70 steps"]
+    assert comparison()["budget"] == {"steps": 70}
+
+
+def test_a_budget_of_seconds_becomes_the_steps_that_an_optimizer_takes_in_them(folder: Path) -> None:
+    assert compare("adamw", "--budget-seconds", "61", timing_rounds=1) == 0
+    assert calls() == ["adamw timing 42", "adamw 0.0001 42 30 steps"]  # of 2 seconds each
+    assert comparison()["budget"] == {"seconds": 61.0}
+
+
+def test_with_several_seeds_it_says_what_can_be_concluded(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    assert compare("adafactor", "adamw", "--seeds", "1", "2", "3") == 0
+    (pair,) = comparison()["pairs"]
+    assert (pair["better"], pair["worse"], pair["seeds"]) == ("adafactor", "adamw", [1, 2, 3])
+    assert comparison()["conclusion"] in capsys.readouterr().out
+    assert "## Differences in test/f1" in Path("runs/compare-some/comparison.md").read_text(encoding="utf-8")
 
 
 def test_a_sweep_needs_a_validation_metric(folder: Path, capsys: pytest.CaptureFixture) -> None:
@@ -167,7 +236,7 @@ def test_a_failed_run_is_run_again(folder: Path) -> None:
 
 def test_an_optimizer_with_invalid_settings_is_run_once(folder: Path) -> None:
     recipe(fails={"adamw": 2})
-    assert compare("adamw", "adafactor", "--seeds", "1", "2", "--sweep-lr", "1e-4", "3e-4") == 0
+    assert compare("adamw", "adafactor", "--seeds", "1", "2", "--sweep-lr", "1e-4", "3e-4", widen=0) == 0
     assert calls() == ["adamw 0.0001 1", "adafactor 0.0001 1", "adafactor 0.0003 1", "adafactor 0.0003 2"]
 
 
@@ -181,7 +250,7 @@ def test_the_exit_status_says_that_no_run_finished(folder: Path, status: int, ca
 
 def test_the_metrics_are_known_from_the_reports_alone(folder: Path) -> None:
     recipe(task="lm")
-    assert compare("adafactor", "adamw", "--seeds", "1", "2", "--sweep-lr", "1e-4", "3e-4") == 0
+    assert compare("adafactor", "adamw", "--seeds", "1", "2", "--sweep-lr", "1e-4", "3e-4", widen=0) == 0
 
     assert comparison()["quality"] == ["test/perplexity"]
     assert comparison()["main_quality"] == "test/perplexity"
@@ -208,7 +277,18 @@ def test_ctrl_c_stops_the_run_and_says_how_to_continue(folder: Path) -> None:
         "from recipes.cli.main import main; sys.exit(main(sys.argv[1:]))"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", program, "compare", "--config", "some.yaml", "--optimizers", "adamw"],
+        [
+            sys.executable,
+            "-c",
+            program,
+            "compare",
+            "--config",
+            "some.yaml",
+            "--optimizers",
+            "adamw",
+            "--timing-rounds",
+            "0",
+        ],
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -246,6 +326,12 @@ def test_ctrl_c_stops_the_run_and_says_how_to_continue(folder: Path) -> None:
         ("--config some.yaml --optimizers adamw --trainer.fast_dev_run 1", "add --config trainer/quick"),
         ("--config some.yaml --optimizers adamw --trainer.max_steps", "--trainer.max_steps has no value"),
         ("--config some.yaml --optimizers adamw --out some.yaml", "--out some.yaml is a file; give a folder"),
+        ("--config some.yaml --optimizers adamw --widen 2", "--widen has no effect without --sweep-lr"),
+        ("--config some.yaml --optimizers adamw --keep-hopeless", "--keep-hopeless has no effect without --sweep-lr"),
+        ("--config some.yaml --optimizers adamw --budget-steps 0", "--budget-steps 0: expected a whole number of at"),
+        ("--config some.yaml --optimizers adamw --budget-seconds -3", "--budget-seconds -3: expected a number above 0"),
+        ("--config some.yaml --optimizers adamw --budget-seconds 9 --timing-rounds 0", "needs timing runs, which"),
+        ("--config some.yaml --optimizers adamw --budget-steps 9 --trainer.max_epochs 2", "contradicts the budget"),
         ("--config some.yaml", "--optimizers"),
         ("--optimizers adamw", "--config"),
     ],
@@ -293,15 +379,19 @@ def test_a_comparison_of_real_runs(
     wires.to_csv("wires.csv", index=False)
     settings = {
         "threads": 1,
-        "trainer": {"accelerator": "cpu", "max_steps": 4, "val_check_interval": 2, "log_every_n_steps": 1},
-        "model": {"class_path": "recipes.TextClassifier", "init_args": {"pretrained": str(tiny_model)}},
+        "trainer": {"accelerator": "cpu", "val_check_interval": 4, "log_every_n_steps": 1},
+        "model": {"class_path": "recipes.TextClassifier", "init_args": {"pretrained": str(tiny_model), "warmup": 0}},
         "data": {
             "class_path": "recipes.TextClassificationData",
-            "init_args": {"train": "wires.csv", "test": 0.2, "text": "headline", "label": "desk", "max_length": 16},
+            "init_args": {
+                **{"train": "wires.csv", "validation": 0.3, "test": 0.2, "text": "headline", "label": "desk"},
+                **{"max_length": 16, "batch_size": 8},
+            },
         },
     }
     Path("tiny.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
-    command = ["compare", "--config", "tiny.yaml", "--optimizers", "adafactor", "adamw", "--trainer.max_steps", "2"]
+    command = ["compare", "--config", "tiny.yaml", "--optimizers", "adafactor", "adamw", "--budget-steps", "32"]
+    command += ["--timing-rounds", "1", "--sweep-lr", "1e-9", "2e-2", "4e-2", "--widen", "0"]
 
     assert main(command) == 0
 
@@ -310,17 +400,22 @@ def test_a_comparison_of_real_runs(
     adafactor, adamw = result["optimizers"]
     assert adamw["optimizer_state"] == adamw["adamw_state"] == adafactor["adamw_state"]
     assert 0 < adafactor["optimizer_state"]["bytes"] < adamw["optimizer_state"]["bytes"]
-    assert adafactor["steps"] == adamw["steps"] == 2
+    assert adafactor["steps"] == adamw["steps"] == 32
     assert adafactor["gradient_memory"] == adafactor["parameter_memory"]
     assert set(result["quality"]) == {"test/accuracy", "test/f1"}
     assert Path("runs/compare-tiny/comparison.png").exists()
+    for row in (adafactor, adamw):
+        assert row["timing"]["seconds_per_step"] > 0
+        slowest = next(run for run in row["runs"] if run["lr"] == 1e-9)
+        assert slowest["hopeless"]
+        assert slowest["reason"].startswith("hopeless: val/f1 has reached")
 
 
 def test_a_second_comparison_in_the_same_folder_ends_with_a_sentence(
     folder: Path, capsys: pytest.CaptureFixture
 ) -> None:
     recipe(waits=60)
-    arguments = ["--config", "some.yaml", "--optimizers", "adamw", "--out", "there"]
+    arguments = ["--config", "some.yaml", "--optimizers", "adamw", "--out", "there", "--timing-rounds", "0"]
     source = f"import sys; from recipes.compare import plan; plan.FIT = [sys.executable, {FAKE!r}]; "
     source += f"from recipes.cli.main import main; sys.exit(main(['compare', *{arguments!r}]))"
     first = subprocess.Popen([sys.executable, "-c", source], env={**os.environ, "PYTHONPATH": str(ROOT)})

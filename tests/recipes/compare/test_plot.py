@@ -1,4 +1,4 @@
-"""The picture of a comparison: every optimizer in both halves, and a legend that names it once."""
+"""The picture of a comparison: every optimizer in each part, and a legend that names it once."""
 
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,8 @@ from tests.recipes.fake_fit import a_report
 
 def drawn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: list[str], **changes: Any
-) -> tuple[Figure, Axes, Axes]:
-    """The figure of a comparison of some optimizers with two seeds, and its two halves."""
+) -> tuple[Figure, dict[str, Axes]]:
+    """The figure of a comparison of some optimizers with two seeds, and its parts."""
     (tmp_path / "some.yaml").write_text("data: {}\n", encoding="utf-8")
     plan = plan_of(
         ["--config", str(tmp_path / "some.yaml"), "--optimizers", *names, "--seeds", "1", "2", "--out", "out"]
@@ -40,26 +40,25 @@ def drawn(
 
     monkeypatch.setattr(Figure, "savefig", saved)
     draw(result, outcomes, tmp_path / "comparison.png")
-    memory, loss = figures[0].axes
-    return figures[0], memory, loss
+    return figures[0], dict(zip(("state", "peak", "quality", "loss"), figures[0].axes, strict=True))
 
 
 def test_legend_has_an_entry_with_its_own_color_for_each_optimizer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    figure, _, _ = drawn(tmp_path, monkeypatch, shipped())
+    figure, _ = drawn(tmp_path, monkeypatch, shipped())
 
     (legend,) = figure.legends
     assert [text.get_text().split(",")[0] for text in legend.get_texts()] == shipped()
     assert len({line.get_color() for line in legend.get_lines()}) == len(shipped())
 
 
-def test_legend_is_outside_of_both_halves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    figure, memory, loss = drawn(tmp_path, monkeypatch, shipped())
+def test_legend_is_outside_of_all_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figure, parts = drawn(tmp_path, monkeypatch, shipped())
 
     renderer = FigureCanvasAgg(figure).get_renderer()
     frame = figure.legends[0].get_window_extent(renderer)
-    assert not any(frame.overlaps(axes.get_tightbbox(renderer)) for axes in (memory, loss))
+    assert not any(frame.overlaps(axes.get_tightbbox(renderer)) for axes in parts.values())
     assert frame.x0 >= 0
     assert frame.x1 <= figure.bbox.x1
 
@@ -67,7 +66,7 @@ def test_legend_is_outside_of_both_halves(tmp_path: Path, monkeypatch: pytest.Mo
 def test_each_run_has_a_curve_and_each_optimizer_a_point_of_the_legends_color(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    figure, memory, loss = drawn(tmp_path, monkeypatch, ["adafactor", "adamw"])
+    figure, parts = drawn(tmp_path, monkeypatch, ["adafactor", "adamw"])
 
     legend = figure.legends[0]
     assert [text.get_text() for text in legend.get_texts()] == [
@@ -75,15 +74,18 @@ def test_each_run_has_a_curve_and_each_optimizer_a_point_of_the_legends_color(
         "adamw, lr 0.0001, 512 MB",
     ]
     colors = [line.get_color() for line in legend.get_lines()]
-    assert [line.get_color() for line in loss.lines] == [color for color in colors for _ in range(2)]
-    points = [container.lines[0] for container in memory.containers if isinstance(container, ErrorbarContainer)]
-    assert [(point.get_xdata()[0], point.get_color()) for point in points] == [(0.5, colors[0]), (512.0, colors[1])]
+    for name in ("loss", "quality"):
+        assert [line.get_color() for line in parts[name].lines] == [color for color in colors for _ in range(2)]
+    for name, places in {"state": (0.5, 512.0), "peak": (1002.0, 1002.0)}.items():
+        points = [each.lines[0] for each in parts[name].containers if isinstance(each, ErrorbarContainer)]
+        found = [(point.get_xdata()[0], point.get_color()) for point in points]
+        assert found == list(zip(places, colors, strict=True))
 
 
 def test_megabytes_are_on_a_logarithmic_axis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, memory, _ = drawn(tmp_path, monkeypatch, ["adafactor", "adamw"], task="lm")
-    assert memory.get_xscale() == "log"
-    assert memory.get_ylabel() == "test/perplexity (lower is better)"
+    _, parts = drawn(tmp_path, monkeypatch, ["adafactor", "adamw"], task="lm")
+    assert parts["state"].get_xscale() == "log"
+    assert parts["state"].get_ylabel() == "test/perplexity (lower is better, bars: all seeds)"
 
 
 def test_reports_without_curves_or_state_leave_a_picture_all_the_same(

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from recipes.compare.command import plan_of
+from recipes.compare.metrics import main_quality, mode_of, quality_names, score_of
 from recipes.compare.plan import Plan
-from recipes.compare.results import best_of, comparison, main_quality, mode_of, quality_names, score_of, spread
+from recipes.compare.results import best_of, comparison, spread
 from recipes.compare.runs import Outcome
 from tests.recipes.fake_fit import a_report
 
@@ -88,7 +89,7 @@ def test_test_metrics_are_shown_else_validation_metrics_and_the_loss_only_alone(
 
 
 def test_the_standard_deviation_of_one_run_is_unknown_and_not_zero() -> None:
-    assert spread([0.5]) == {"mean": 0.5, "std": None, "min": 0.5, "max": 0.5, "n": 1, "values": [0.5]}
+    assert spread([0.5]) == {"median": 0.5, "mean": 0.5, "std": None, "min": 0.5, "max": 0.5, "n": 1, "values": [0.5]}
     assert spread([1.0, 3.0])["std"] == pytest.approx(math.sqrt(2))
 
 

@@ -3,15 +3,17 @@
 import contextlib
 import io
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
-import lightning_adafactor
 from recipes.cli import optimizer_files
 from recipes.cli.main import main
+from recipes.estimate.parts import Candidate
 
 TRAINER = """\
 trainer:
@@ -173,16 +175,34 @@ def test_the_number_of_elements_of_each_state_is_printed(usual: tuple[dict[str, 
         assert f"{row['name']} {row['optimizer_state']['elements']:,}" in printed
 
 
-def test_gradient_release_keeps_the_largest_gradient_and_is_reported_as_not_supported(
-    usual: tuple[dict[str, Any], str],
-) -> None:
+def test_gradient_release_keeps_the_gradients_of_the_largest_block(usual: tuple[dict[str, Any], str]) -> None:
     result, printed = usual
 
     released = rows(result, own=True, gradient_release=True)[0]
 
-    assert released["gradient_memory"]["elements"] == 32 * 16  # positions: more than the 20 words
-    assert result["gradient_release"] is any("release" in name.lower() for name in lightning_adafactor.__all__)
-    assert ("is not in this package yet" in printed) is not result["gradient_release"]
+    assert released["gradient_memory"]["elements"] == 2224  # the encoder's only layer
+    assert result["gradient_release"] is False
+    assert "model.gradient_release: true" in printed
+
+
+def test_an_optimizer_that_does_not_support_gradient_release_has_no_total_with_it(
+    usual: tuple[dict[str, Any], str],
+) -> None:
+    released = rows(usual[0], name="adamw", gradient_release=True)[0]
+
+    assert released["total_bytes"] is None
+    assert released["fits"] is None
+    assert "AdamW cannot" in released["note"]
+
+
+def test_the_largest_block_is_the_peak_in_the_report_of_a_run_with_gradient_release(classifier: str) -> None:
+    settings = [classifier, "--model.gradient_release=true"]
+    result = estimate(*settings, "--optimizer", "adamw")
+
+    assert main(["fit", *settings]) == 0
+
+    assert result["gradient_release"] is True
+    assert rows(result, own=True, gradient_release=True)[0]["gradient_memory"] == report("tiny-cls")["gradient_memory"]
 
 
 def test_bfloat16_halves_parameters_and_gradients(usual: tuple[dict[str, Any], str]) -> None:
@@ -263,14 +283,42 @@ def test_checkpointing_is_advised_if_the_recipe_has_the_option(language_model: s
     assert "model.dtype: bfloat16" in advice
 
 
-def test_a_remark_says_that_the_figures_are_for_one_process(
-    classifier: str, usual: tuple[dict[str, Any], str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    result = estimate(classifier, "--optimizer=adamw", "--trainer.strategy=ddp", "--trainer.devices=2")
+def test_ddp_takes_one_more_copy_of_the_gradients(classifier: str) -> None:
+    row = rows(estimate(classifier, "--optimizer=adamw", "--trainer.strategy=ddp", "--trainer.devices=2"))[0]
 
-    assert result["remarks"][0].startswith("trainer.strategy is ddp, trainer.devices 2: the figures are for one")
+    assert row["bucket_bytes"] == row["gradient_memory"]["bytes"] > 0
+    kept = [row[part]["bytes"] for part in ("parameter_memory", "gradient_memory", "optimizer_state")]
+    lasting = sum(kept) + row["buffer_bytes"] + row["bucket_bytes"]
+    assert row["total_bytes"] == lasting + max(row["activation_bytes"], row["step_bytes"])
+
+
+def test_a_strategy_that_is_not_known_is_named_in_a_remark(classifier: str, capsys: pytest.CaptureFixture[str]) -> None:
+    result = estimate(classifier, "--optimizer=adamw", "--trainer.strategy=deepspeed", "--trainer.devices=2")
+
+    assert result["remarks"][0].startswith("trainer.strategy is deepspeed, trainer.devices 2: the figures are for one")
     assert "the figures are for one process" in " ".join(capsys.readouterr().out.split())
-    assert usual[0]["remarks"] == []
+
+
+def test_fsdp2_divides_parameters_gradients_and_state(language_model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    strategy = "lightning.pytorch.strategies.ModelParallelStrategy"
+    sizes = ("data_parallel_size=4", "tensor_parallel_size=1")
+    settings = [
+        f"--trainer.strategy.class_path={strategy}",
+        *(f"--trainer.strategy.init_args.{size}" for size in sizes),
+    ]
+
+    alone = own(estimate(language_model, "--optimizer=adamw"))
+    result = estimate(language_model, "--optimizer=adamw", *settings, "--trainer.devices=4")
+
+    device = own(result)
+    assert result["processes"] == {"data": 4, "tensor": 1, "replicated": False}
+    assert result["parameters"]["elements"] == alone["parameter_memory"]["elements"]
+    for part in ("parameter_memory", "gradient_memory", "optimizer_state"):
+        assert alone[part]["bytes"] / 4 <= device[part]["bytes"] < alone[part]["bytes"] / 2
+    assert 0 < device["gathered"]["largest"] < device["gathered"]["parameters"]
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "FSDP2 over 4" in printed
+    assert "exact, for one process of 4." in printed
 
 
 def test_a_recipe_that_can_never_fit_is_reported(classifier: str) -> None:
@@ -383,3 +431,19 @@ def test_help_explains_the_options(capsys: pytest.CaptureFixture) -> None:
     printed = " ".join(capsys.readouterr().out.split())
     assert "Activations are an upper bound" in printed
     assert "--gpu-memory SIZE" in printed
+
+
+class GpuOnly(torch.optim.SGD):
+    """Seems to be from a library whose kernels are for GPUs."""
+
+
+GpuOnly.__module__ = "flashoptim.optimizers"
+
+
+def test_the_state_of_an_optimizer_for_gpus_is_unknown_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+    candidate = Candidate.made_by(partial(GpuOnly, lr=0.1), "flash", "flashoptim.FlashAdamW")
+
+    assert candidate.make is None
+    assert candidate.unsupported_reason == "FlashOptim's kernels need an NVIDIA GPU"

@@ -7,6 +7,7 @@ import torch
 
 REMEDIES = {
     "torch._subclasses.fake_tensor.FakeTensorMode": "run the step on tensors that take no memory in another way",
+    "torch.testing._internal.distributed.fake_pg.FakeStore": "stand for other processes in another way",
     "torch.utils._python_dispatch.TorchDispatchMode": "see each operation's results in another way",
     "torch.utils._pytree.tree_leaves": "find the tensors in an operation's results in another way",
 }

@@ -8,7 +8,6 @@ from typing import Any
 import pandas
 import pytest
 from torch import Tensor
-from torch.utils.data import DistributedSampler
 from transformers import AutoTokenizer
 
 from recipes import LanguageModelingData
@@ -24,7 +23,8 @@ def loaded(
     data = LanguageModelingData(train if isinstance(train, list) or train is None else str(train), **arguments)
     data.tokenize_for(None if model is None else str(model))
     state = SimpleNamespace(fn=fn)
-    data.trainer = SimpleNamespace(state=state, world_size=world_size, global_rank=rank)  # type: ignore[assignment]
+    processes = {"strategy": None, "world_size": world_size, "global_rank": rank}
+    data.trainer = SimpleNamespace(state=state, **processes)  # type: ignore[assignment]
     data.prepare_data()
     data.setup(fn)
     return data
@@ -132,24 +132,6 @@ def test_orange_files_are_read_without_their_two_rows_of_types(tiny_lm: Path, ta
 
     assert text_of(data, "validation").startswith("Once there was a ")
     assert text_of(data, "validation").count(data.tokenizer.eos_token) == 6
-
-
-def test_each_rank_evaluates_as_many_blocks_and_none_counts_twice(tiny_lm: Path, tales_csv: Path) -> None:
-    alone = loaded(tiny_lm, tales_csv, validation=0.1)
-    expected = sum(labelled(batch["labels"]) for batch in alone.val_dataloader())
-    world_size = next(n for n in (2, 3, 4, 5) if len(alone.splits["validation"]) % n)
-
-    counts, sizes = [], []
-    for rank in range(world_size):
-        data = loaded(tiny_lm, tales_csv, validation=0.1, world_size=world_size, rank=rank)
-        loader = data.val_dataloader()
-        # As Lightning shares the batches of an evaluation out.
-        sampler = DistributedSampler(loader.dataset, world_size, rank, shuffle=False)
-        counts.append(sum(labelled(loader.collate_fn([loader.dataset[i]])["labels"]) for i in sampler))
-        sizes.append(len(sampler))
-
-    assert sum(counts) == expected
-    assert len(set(sizes)) == 1
 
 
 def test_the_order_of_training_depends_on_seed_and_epoch_alone(

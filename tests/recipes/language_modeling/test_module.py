@@ -123,6 +123,15 @@ def test_activation_checkpointing_changes_the_memory_and_not_the_weights(tiny_lm
         assert torch.equal(one, other)
 
 
+def test_gradient_release_changes_the_memory_and_not_the_weights(tiny_lm: Path, tales_csv: Path) -> None:
+    plain, released = (fitted(tiny_lm, tales_csv, gradient_release=on) for on in (False, True))
+
+    sizes = [module.history.gradients.elements for module in (plain, released)]
+    assert sizes == [sum(map(torch.numel, plain.parameters())), max(map(torch.numel, plain.parameters()))]
+    for one, other in zip(plain.parameters(), released.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_evaluating_and_generating_before_training_leave_it_bit_for_bit_the_same(
     tiny_lm: Path, tales_csv: Path
 ) -> None:

@@ -131,3 +131,12 @@ def test_a_mistyped_option_is_an_error_in_one_sentence(capsys: pytest.CaptureFix
     assert main(["reproduce", "report.json", "--tolerence", "1"]) == 2
 
     assert "unrecognized arguments: --tolerence 1; see python -m recipes.reproduce --help" in capsys.readouterr().err
+
+
+def test_a_run_on_several_machines_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    provenance = {**WHOLE["provenance"], "config": "trainer: {num_nodes: 2}"}  # type: ignore[dict-item]
+    (tmp_path / "report.json").write_text(json.dumps({**WHOLE, "provenance": provenance}), encoding="utf-8")
+
+    assert main(["reproduce", str(tmp_path)]) == 2
+
+    assert "the run used 2 machines (trainer.num_nodes)" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """A loss that is NaN or infinite stops the run."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from lightning_adafactor import Adafactor, GradientRelease
 from recipes.messages import TrainingDiverged
 from recipes.training.divergence import StopOnDivergence, are_finite
 
@@ -48,8 +50,10 @@ class _Corrupted(_Model):
             self.layer.weight.grad = torch.full_like(self.layer.weight, float("nan"))
 
 
-def _fit(model: LightningModule, folder: Path | None = None, log_every: int = 3) -> Trainer:
-    callbacks: list[Callback] = [StopOnDivergence()]
+def _fit(
+    model: LightningModule, folder: Path | None = None, log_every: int = 3, more: Sequence[Callback] = ()
+) -> Trainer:
+    callbacks: list[Callback] = [StopOnDivergence(), *more]
     if folder:
         callbacks.append(ModelCheckpoint(folder, filename="{step}", save_top_k=-1, every_n_train_steps=2))
     trainer = Trainer(
@@ -90,6 +94,22 @@ def test_no_checkpoint_is_written_after_a_loss_that_is_nan(tmp_path: Path) -> No
     assert [path.name for path in tmp_path.iterdir()] == ["step=2.ckpt"]
     weights = torch.load(tmp_path / "step=2.ckpt", weights_only=True)["state_dict"]
     assert all(tensor.isfinite().all() for tensor in weights.values())
+
+
+def test_with_gradient_release_the_run_is_stopped_and_the_weights_are_those_before_the_loss() -> None:
+    class Released(_Model):
+        def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> None:
+            self.kept.append(self.layer.weight.item())
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            self.kept: list[float] = []
+            return Adafactor(self.parameters())
+
+    model = Released(4, float("nan"))
+    with pytest.raises(TrainingDiverged, match="NaN or infinite at step 5"):
+        _fit(model, log_every=1, more=[GradientRelease()])
+    assert len(set(model.kept)) > 1
+    assert model.layer.weight.item() == model.kept[4]
 
 
 def test_a_run_that_wrote_no_checkpoint_says_so(tmp_path: Path) -> None:

@@ -5,16 +5,17 @@ import os
 import random
 import signal
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.recipes.killed_fit import start
+from tests.recipes.killed_fit import start, start_ranks
 
-KILLS = 10
-"""Of each recipe."""
+KILLS = {1: 10, 2: 5}
+"""Of each recipe, by the number of processes."""
 SIGNALS = [signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1]
 SECONDS = 300
 
@@ -66,11 +67,21 @@ def result(folder: Path) -> dict[str, Any] | None:
     return {"weights": report["fingerprint"]["weights"], "metrics": report["metrics"], "steps": report["steps"]}
 
 
+def begin(folder: Path, processes: int, *options: str) -> list[BaseProcess]:
+    """Starts a run on one process or, with DDP, on two."""
+    if processes == 1:
+        return [start(folder, *options)]
+    ddp = [f"--trainer.devices={processes}", "--trainer.strategy=ddp", "--trainer.val_check_interval=3"]
+    return start_ranks(folder, processes, "fit", *options, *ddp)
+
+
 def saved(folder: Path) -> bool:
     return any(folder.glob("runs/*/version_*/checkpoints/last.ckpt"))
 
 
-def killed(folder: Path, config: Path, moment: float, seconds: float, signum: signal.Signals) -> bool:
+def killed(
+    folder: Path, config: Path, moment: float, seconds: float, signum: signal.Signals, processes: int, victim: int
+) -> bool:
     """Kills a run at a moment between its first checkpoint (0) and its end (1); false if it was over before.
 
     Args:
@@ -79,30 +90,36 @@ def killed(folder: Path, config: Path, moment: float, seconds: float, signum: si
         moment: The moment.
         seconds: How long an untouched run takes between both.
         signum: The signal that it receives.
+        processes: The number of its processes.
+        victim: The one that receives the signal; the others have to end by themselves.
     """
-    process = start(folder, "--config", str(config))
+    started = begin(folder, processes, "--config", str(config))
     deadline = time.monotonic() + SECONDS
-    while process.is_alive() and not saved(folder) and time.monotonic() < deadline:
+    while started[0].is_alive() and not saved(folder) and time.monotonic() < deadline:
         time.sleep(0.002)
     time.sleep(moment * seconds)
-    alive = process.is_alive()
+    alive = all(process.is_alive() for process in started)
     if alive:
-        os.kill(process.pid or 0, signum)
-    process.join(SECONDS)
+        os.kill(started[victim].pid or 0, signum)
+    for process in started:
+        process.join(SECONDS)
+    assert not any(process.is_alive() for process in started), "the other process did not end"
     return alive
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("name", ["cls", "lm"])
 def test_runs_killed_at_random_moments_resume_to_the_bit(
-    name: str, configurations: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, processes: int, configurations: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = configurations[name]
-    process = start(tmp_path / "whole", "--config", str(config))
-    while process.is_alive() and not saved(tmp_path / "whole"):
+    config, kills = configurations[name], KILLS[processes]
+    started = begin(tmp_path / "whole", processes, "--config", str(config))
+    while started[0].is_alive() and not saved(tmp_path / "whole"):
         time.sleep(0.002)
     first = time.monotonic()
-    process.join(SECONDS)
+    for process in started:
+        process.join(SECONDS)
     seconds = time.monotonic() - first
     whole = result(tmp_path / "whole")
     assert whole is not None, (tmp_path / "whole" / "output.txt").read_text()
@@ -110,20 +127,22 @@ def test_runs_killed_at_random_moments_resume_to_the_bit(
     seed = random.SystemRandom().randrange(2**32)
     generator = random.Random(seed)
     outcomes: list[str] = []
-    for number in range(KILLS):
+    for number in range(kills):
         folder = tmp_path / f"killed_{number}"
         # One moment in each part of the run, from the first checkpoint to the report.
-        moment = (number + generator.random()) / KILLS * 0.95
+        moment = (number + generator.random()) / kills * 0.95
         signum = SIGNALS[number % len(SIGNALS)]
-        alive = killed(folder, config, moment, seconds, signum)
-        resumed = start(folder, "--config", str(config), "--ckpt_path", "last")
-        resumed.join(SECONDS)
-        exact = resumed.exitcode == 0 and result(folder) == whole
+        alive = killed(folder, config, moment, seconds, signum, processes, number % processes)
+        resumed = begin(folder, processes, "--config", str(config), "--ckpt_path", "last")
+        for process in resumed:
+            process.join(SECONDS)
+        exact = all(process.exitcode == 0 for process in resumed) and result(folder) == whole
         outcomes.append(
             f"{signum.name} at {moment:.3f}{'' if alive else ' (over)'}: {'exact' if exact else 'DIFFERENT'}"
         )
     number_exact = sum(outcome.endswith(": exact") for outcome in outcomes)
     with capsys.disabled():
-        print(f"\n{name}: {number_exact} of {KILLS} runs resumed to the bit; seed {seed}: {'; '.join(outcomes)}")
-    assert number_exact == KILLS, outcomes
-    assert sum("(over)" in outcome for outcome in outcomes) < KILLS, outcomes
+        print(f"\n{name} on {processes}: {number_exact} of {kills} runs resumed to the bit; seed {seed}")
+        print("; ".join(outcomes))
+    assert number_exact == kills, outcomes
+    assert sum("(over)" in outcome for outcome in outcomes) < kills, outcomes

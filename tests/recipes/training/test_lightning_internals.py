@@ -5,6 +5,9 @@ import pytest
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
+from lightning.pytorch.strategies import ModelParallelStrategy
+
+from recipes.training.lightning_internals import mesh_sizes, saves_shards
 
 
 @pytest.mark.parametrize(
@@ -27,3 +30,10 @@ def test_the_step_that_was_saved_last_is_still_noted() -> None:
         f"Lightning {lightning.__version__} no longer has ModelCheckpoint._last_global_step_saved: "
         "see recipes/training/lightning_internals.py"
     )
+
+
+def test_a_strategy_with_a_mesh_still_notes_its_arguments() -> None:
+    strategy = ModelParallelStrategy(3, 2, save_distributed_checkpoint=False)
+
+    assert mesh_sizes(strategy) == {"data_parallel_size": 3, "tensor_parallel_size": 2}
+    assert not saves_shards(strategy)

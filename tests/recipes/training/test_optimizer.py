@@ -1,5 +1,7 @@
 """The optimizer's parameter groups, and its errors."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -30,3 +32,41 @@ def test_biases_and_norms_have_no_weight_decay():
     assert [parameter.shape for parameter in decayed["params"]] == [(3, 2)]
     assert undecayed["weight_decay"] == 0.0
     assert len(undecayed["params"]) == 3
+
+
+def test_an_assertion_without_words_is_a_recipe_error():
+    def refusing(_):
+        assert 0 > 1  # as some libraries check their arguments
+
+    with pytest.raises(RecipeError, match=r"cannot be created: .+"):
+        configure(nn.Linear(2, 2), refusing)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        torch.optim.SGD,
+        partial(torch.optim.SGD, lr=0.1),
+        partial(lambda kind, params, **settings: kind(params, **settings), torch.optim.SGD, lr=0.1),
+        lambda params: torch.optim.SGD(params, lr=0.1),
+    ],
+)
+def test_the_class_of_a_callable_is_known(optimizer):
+    assert optimization.class_of(optimizer) is torch.optim.SGD
+
+
+def test_the_class_of_a_callable_that_fails_is_unknown():
+    assert optimization.class_of(lambda params: torch.optim.SGD(params, lr=-1.0)) is torch.optim.Optimizer
+
+
+class Splitting(torch.optim.SGD):
+    """Wants a group for each parameter."""
+
+    @staticmethod
+    def split_groups(groups, model):
+        return [{**group, "params": [each]} for group in groups for each in group["params"]]
+
+
+def test_an_optimizer_can_split_the_groups_further():
+    built = configure(nn.Linear(2, 2), partial(Splitting, lr=0.1))["optimizer"]
+    assert [len(group["params"]) for group in built.param_groups] == [1, 1]

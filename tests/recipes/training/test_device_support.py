@@ -1,4 +1,4 @@
-"""An 8-bit optimizer that a device does not support is an error; no other one replaces it."""
+"""An optimizer that a device does not support is an error; no other one replaces it."""
 
 import sys
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from torch import nn
 
 from recipes.cli.main import main
 from recipes.messages import RecipeError
-from recipes.training.eight_bit import check_device_support
+from recipes.training.device_support import check_device_support
 
 
 def a_library(name: str, step: Callable[[torch.optim.Optimizer], object]) -> type[torch.optim.Optimizer]:

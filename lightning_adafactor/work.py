@@ -1,0 +1,72 @@
+"""The entries of a step, sorted by the implementation that takes them, and how they are handed over."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lightning_adafactor import compiled as compiled_step
+from lightning_adafactor import plain
+from lightning_adafactor.entry import Entry
+from lightning_adafactor.sharded import step as sharded_step
+
+if TYPE_CHECKING:
+    from lightning_adafactor.fused.step import FusedAdafactor
+
+
+@dataclasses.dataclass(slots=True)
+class KeptSteps:
+    """The steps that keep tables from one call to the next, made when they are first needed.
+
+    Attributes:
+        fused: The fused step.
+        sharded: The step of parameters that several processes share.
+    """
+
+    fused: FusedAdafactor | None = None
+    sharded: sharded_step.ShardedAdafactor | None = None
+
+
+@dataclasses.dataclass(slots=True)
+class Work:
+    """The entries of a step, by implementation."""
+
+    fused: list[Entry] = dataclasses.field(default_factory=list)
+    compiled: list[Entry] = dataclasses.field(default_factory=list)
+    plain: list[Entry] = dataclasses.field(default_factory=list)
+    sharded: list[sharded_step.ShardedEntry] = dataclasses.field(default_factory=list)
+
+    def execute(self, kept: KeptSteps, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
+        """Takes the step.
+
+        Args:
+            kept: What the last step of the same parameters has kept.
+            grad_scale: One element that gradients are divided by before use; None for 1.
+            found_inf: One element; where it is not zero, nothing changes. None for 0.
+        """
+        if self.sharded:
+            kept.sharded = kept.sharded or sharded_step.ShardedAdafactor()
+            found_inf = kept.sharded(self.sharded, grad_scale=grad_scale, found_inf=found_inf)
+        if self.fused:
+            if kept.fused is None:
+                from lightning_adafactor.fused.step import FusedAdafactor  # needs Triton
+
+                kept.fused = FusedAdafactor()
+            kept.fused(self.fused, grad_scale=grad_scale, found_inf=found_inf)
+            for entry in self.fused:  # the entries are kept, by the cache and by the tables
+                entry.release_gradient()
+        if self.compiled:
+            compiled_step.adafactor(self.compiled, grad_scale=grad_scale, found_inf=found_inf)
+        if self.plain:
+            plain.adafactor(self.plain, grad_scale=grad_scale, found_inf=found_inf)
+
+
+def check_capture(groups: Iterable[dict[str, Any]]) -> None:
+    """Raises RuntimeError for a step that is captured in a CUDA graph without ``capturable``."""
+    capturing = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+    if capturing and not all(group["capturable"] for group in groups):
+        raise RuntimeError("A step that is captured in a CUDA graph needs Adafactor(..., capturable=True)")

@@ -1,0 +1,110 @@
+"""What a reader must know about a comparison: how it was made, how reliable it is, what can be concluded."""
+
+from typing import Any
+
+from recipes.compare.plan import Plan
+
+DISTURBED = 0.1
+"""CPU cores that other programs may use during a timing run."""
+
+
+def remarks(result: dict[str, Any], plan: Plan) -> list[str]:
+    """How the comparison was made and how reliable it is, one sentence each, the most severe first."""
+    found = []
+    same_weights = result["same_initial_weights"]
+    different = [seed for seed, known in same_weights.items() if known is False]
+    if different:
+        found.append(
+            f"WARNING: with seed {', '.join(different)} the runs did not start from the same weights: they are not "
+            "comparable. A recipe must initialize its weights from the seed alone."
+        )
+    for key, what in (
+        ("device", "devices"),
+        ("versions", "versions of the libraries"),
+        ("code_sha256", "versions of this repository's code"),
+        ("assets", "data or weights"),
+    ):
+        if isinstance(result[key], list):
+            found.append(
+                f"WARNING: the runs have different {what}: delete the folders of the old ones to run them again."
+            )
+    found.append(result["conclusion"])
+    found += _disturbed(result)
+    found.append(_about_rates(result, plan))
+    found += _at_the_edge(result)
+    found += _hopeless(result)
+    seeds = ", ".join(map(str, plan.seeds))
+    if len(plan.seeds) == 1:
+        found.append(f"One seed ({seeds}): differences in quality may be due to chance.")
+    else:
+        found.append(f"Seeds {seeds}: median of the finished runs, and the lowest and highest value.")
+    if same_weights and all(same_weights.values()):
+        found.append(
+            "Runs with the same seed started from the same weights (their fingerprints are equal), with the same order "
+            "of data."
+        )
+    elif same_weights and not different:
+        found.append(
+            "Runs with the same seed have the same order of data; not every report has a fingerprint of its initial "
+            "weights."
+        )
+    return found
+
+
+def _about_rates(result: dict[str, Any], plan: Plan) -> str:
+    if not plan.sweep:
+        return (
+            "Learning rates were not swept: each optimizer has the one in its file. With other rates the results may "
+            "rank differently."
+        )
+    monitor = result["monitor"]
+    by = f"{'highest' if monitor['mode'] == 'max' else 'lowest'} {monitor['name']}" if monitor else "best validation"
+    return (
+        f"Each optimizer has the learning rate of its own sweep with the {by} (seed {plan.seeds[0]}); test metrics "
+        "were not used to choose it."
+    )
+
+
+def _at_the_edge(result: dict[str, Any]) -> list[str]:
+    found = []
+    for row in result["optimizers"]:
+        tried = row["sweep"] or []
+        if len(tried) < 2 or row["lr"] is None:
+            continue
+        for place, word in ((0, "lowest"), (-1, "highest")):
+            if tried[place]["chosen"]:
+                found.append(f"{row['name']}'s learning rate is the {word} one tried: a rate beyond it may be better.")
+    return found
+
+
+def _hopeless(result: dict[str, Any]) -> list[str]:
+    stopped = sum(run["hopeless"] for row in result["optimizers"] for run in row["runs"])
+    if not stopped:
+        return []
+    runs = "1 run of a sweep was" if stopped == 1 else f"{stopped} runs of sweeps were"
+    return [
+        f"{runs} stopped early: at half of its steps it was still behind the first quarter of the best run so far with "
+        "the same optimizer."
+    ]
+
+
+def _disturbed(result: dict[str, Any]) -> list[str]:
+    """Whether time per step can be compared."""
+    timings = {row["name"]: row["timing"] for row in result["optimizers"]}
+    if not any(timings.values()):
+        return [
+            "Time per step and peak memory are those of the training runs, some of which may have run beside other "
+            "programs or hours apart: --timing-rounds 3 measures them in runs of their own."
+        ]
+    loads = [load for timing in timings.values() if timing for load in timing["other_cores"] if load is not None]
+    disturbed = [load for load in loads if load > DISTURBED]
+    measured = "Time per step and peak memory: timing runs of 20 steps, one at a time, all optimizers in turn"
+    if disturbed:
+        return [
+            f"WARNING: during {len(disturbed)} of {len(loads)} timing runs other programs used CPU (up to "
+            f"{max(disturbed):.1f} cores): repeat them on an idle machine before times are compared.",
+            f"{measured}.",
+        ]
+    return [
+        f"{measured}; no other program used more than {DISTURBED} CPU cores meanwhile." if loads else f"{measured}."
+    ]

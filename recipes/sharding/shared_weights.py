@@ -1,0 +1,19 @@
+"""Parameters with several names, such as those of a head that shares the weights of the embeddings."""
+
+from collections.abc import Mapping
+
+from torch import nn
+
+
+def shared_names(model: nn.Module) -> dict[str, str]:
+    """For each further name of a parameter that has several, its first name."""
+    first: dict[int, str] = {}
+    named = model.named_parameters(remove_duplicate=False)
+    return {name: known for name, parameter in named if (known := first.setdefault(id(parameter), name)) != name}
+
+
+def share(model: nn.Module, names: Mapping[str, str]) -> None:
+    """Makes each name of :func:`shared_names` that of one parameter again, where each has got its own."""
+    for name, first in names.items():
+        module, _, parameter = name.rpartition(".")
+        setattr(model.get_submodule(module), parameter, model.get_parameter(first))

@@ -1,0 +1,34 @@
+"""Which runs of a sweep are watched, and by which value."""
+
+from pathlib import Path
+
+import pytest
+
+from recipes.compare.command import plan_of
+from recipes.compare.hopeless import watch
+from recipes.compare.runs import Outcome
+from tests.recipes.fake_fit import a_report
+
+
+@pytest.fixture
+def best(tmp_path: Path) -> Outcome:
+    (tmp_path / "some.yaml").write_text("data: {}\n", encoding="utf-8")
+    plan = plan_of(["--config", str(tmp_path / "some.yaml"), "--optimizers", "adamw", "--out", str(tmp_path)])
+    return Outcome(plan.first_trials(plan.choices[0])[0], a_report("adamw"))
+
+
+def test_the_target_is_what_the_best_run_had_at_a_quarter_of_its_steps(best: Outcome) -> None:
+    assert best.report is not None
+    at_a_quarter = best.report["history"]["evaluations"][0]
+    assert at_a_quarter[0] == best.report["steps"] / 4
+    words = watch(best)
+    assert words[:2] == ["--trainer.callbacks+", "recipes.training.hopeless.StopWhenHopeless"]
+    settings = dict(zip(words[2::2], words[3::2], strict=True))
+    assert settings["--trainer.callbacks.metric"] == "val/f1"
+    assert float(settings["--trainer.callbacks.target"]) == at_a_quarter[1]["val/f1"]
+
+
+def test_nothing_is_watched_without_a_validation_in_the_second_quarter(best: Outcome) -> None:
+    assert best.report is not None
+    best.report["history"]["evaluations"] = [[1, {"val/f1": 0.1}], [10, {"val/f1": 0.5}]]
+    assert watch(best) == []

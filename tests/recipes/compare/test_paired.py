@@ -1,0 +1,77 @@
+"""Paired tests between optimizers: against scipy, and the sentence that they lead to."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from recipes.compare.paired import compare_pairs, conclusion, holm, t_test
+
+# three seeds; adamw is worse in each by nearly the same amount, lion is not distinguishable from adafactor
+VALUES = {
+    "adafactor": {1: 0.90, 2: 0.92, 3: 0.91},
+    "adamw": {1: 0.80, 2: 0.8201, 3: 0.8102},
+    "lion": {1: 0.91, 2: 0.89, 3: 0.90},
+}
+
+
+@given(st.lists(st.floats(-1, 1).map(lambda value: round(value, 4)), min_size=2, max_size=12))
+def test_p_values_are_those_of_scipy(differences: list[float]) -> None:
+    if len(set(differences)) > 1:
+        assert t_test(differences) == pytest.approx(float(stats.ttest_1samp(differences, 0.0).pvalue), rel=1e-6)
+
+
+@pytest.mark.parametrize(("differences", "p"), [([0.0, 0.0], 1.0), ([0.1, 0.1], 0.0), ([0.3], None), ([], None)])
+def test_equal_differences_are_certain_and_one_alone_says_nothing(differences: list[float], p: float | None) -> None:
+    assert t_test(differences) == p
+
+
+def test_an_infinite_value_has_no_p_value() -> None:
+    assert t_test([1.0, float("inf")]) is None
+
+
+def test_holms_adjustment_is_that_of_its_paper() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+def test_pairs_are_compared_on_common_seeds_only() -> None:
+    (pair,) = compare_pairs({"one": {1: 0.5, 2: 0.7, 3: 0.1}, "other": {1: 0.6, 2: 0.9, 4: 0.0}}, "test/f1")
+    assert (pair["better"], pair["worse"], pair["seeds"]) == ("other", "one", [1, 2])
+    assert pair["difference"] == pytest.approx(0.15)
+
+
+def test_a_lower_loss_is_better() -> None:
+    (pair,) = compare_pairs({"one": {1: 2.0, 2: 2.1}, "other": {1: 3.0, 2: 3.2}}, "test/loss")
+    assert pair["better"] == "one"
+
+
+def test_the_conclusion_names_who_is_beaten_and_of_whom_nothing_can_be_said() -> None:
+    said = conclusion(VALUES, "test/f1", compare_pairs(VALUES, "test/f1"), swept=True)
+    assert said == (
+        "adafactor has the best test/f1 (0.91, mean of 3 seeds), better than adamw (paired t-test, p < 0.05 after "
+        "Holm's adjustment); no difference to lion can be concluded."
+    )
+
+
+def test_the_conclusion_says_that_no_difference_is_shown() -> None:
+    values = {name: VALUES[name] for name in ("adafactor", "lion")}
+    said = conclusion(values, "test/f1", compare_pairs(values, "test/f1"), swept=False)
+    assert said == (
+        "adafactor has the best test/f1 (0.91, mean of 3 seeds), but no difference to lion can be concluded (paired "
+        "t-test, p < 0.05 after Holm's adjustment, is not reached), and with other learning rates they may rank "
+        "differently."
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"a": {1: 0.5}, "b": {1: 0.9}}, "Nothing can be concluded about test/f1 from one seed: give --seeds three"),
+        ({"a": {1: 0.5}, "b": {}}, "Nothing can be concluded about test/f1: only a has finished."),
+        ({}, "Nothing can be concluded about quality: no run has a metric."),
+    ],
+)
+def test_without_pairs_nothing_is_concluded(values: dict[str, dict[int, float]], sentence: str) -> None:
+    metric = "test/f1" if values else None
+    assert conclusion(values, metric, [], swept=True).startswith(sentence)
