@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import gc
 import statistics
 import time
 from pathlib import Path
@@ -187,46 +188,48 @@ def measure(
         rows: Blocks in a batch.
         tokens: Tokens in a block.
         device: The device.
-        steps: Steps whose time is measured, after two others, of which the second one's memory is.
+        steps: Steps that are measured; the first step, which allocates the optimizer's state, comes before them.
 
     Returns:
-        ``allocated_bytes`` (the peak of a step after the first), ``resident_bytes`` (that of the process beyond what it
-        was before there was a model; None on a GPU and where the system does not tell), ``parameter_bytes``,
-        ``state_bytes``, ``seconds`` (the median of the steps) and ``losses``.
+        ``allocated_bytes`` (the peak of tensors in a step after the first), ``resident_bytes`` (the peak of the
+        process, beyond what it was before there was a model; None on a GPU and where the system does not tell),
+        ``parameter_bytes``, ``state_bytes``, ``seconds`` (the median of the steps) and ``losses``.
     """
     tiny = {**architecture, "hidden_size": 64, "num_hidden_layers": 1, "intermediate_size": 64, "vocab_size": 300}
     tiny |= {"num_attention_heads": 1, "num_key_value_heads": 1}
     Training(mode, tiny, 1, 8, device).step()  # loads what is loaded at the first step
     started = resident_bytes("VmRSS")
-    runs: list[Training] = []
-    losses: list[float] = []
-    peaks: list[int | None] = []
-
-    def first() -> None:
-        runs.append(Training(mode, architecture, rows, tokens, device))
-        losses.append(runs[0].step())
-
-    def later() -> None:
-        forget_peak()
-        losses.append(runs[0].step())
-        peaks.append(resident_bytes("VmHWM"))
-
-    on_cuda = device.type == "cuda"
-    allocated = (peak_on_cuda if on_cuda else peak_on_cpu)(first, later)
+    training = Training(mode, architecture, rows, tokens, device)
+    losses = [training.step()]
+    forget_peak()
     times = []
     for _ in range(steps):
         start = time.perf_counter()
-        losses.append(runs[0].step())  # waits for the device: the loss is a number
-        if on_cuda:
+        losses.append(training.step())
+        if device.type == "cuda":
             torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
-    [peak] = peaks
+    peak = resident_bytes("VmHWM")
+    parameter_bytes = sum(parameter.nbytes for parameter in training.module.parameters())
+    state_bytes = measure_state(training.optimizer.state.values()).bytes
+    del training
+    gc.collect()
+
+    again: list[Training] = []  # the profiler has to see each tensor from its beginning to its end
+
+    def first() -> None:
+        again.append(Training(mode, architecture, rows, tokens, device))
+        again[0].step()
+
+    def later() -> None:
+        again[0].step()
+
     return {
-        "allocated_bytes": allocated,
-        "resident_bytes": None if on_cuda or peak is None or started is None else peak - started,
-        "parameter_bytes": sum(parameter.nbytes for parameter in runs[0].module.parameters()),
-        "state_bytes": measure_state(runs[0].optimizer.state.values()).bytes,
-        "seconds": statistics.median(times) if times else None,
+        "allocated_bytes": (peak_on_cuda if device.type == "cuda" else peak_on_cpu)(first, later),
+        "resident_bytes": None if device.type == "cuda" or peak is None or started is None else peak - started,
+        "parameter_bytes": parameter_bytes,
+        "state_bytes": state_bytes,
+        "seconds": statistics.median(times),
         "losses": losses,
     }
 

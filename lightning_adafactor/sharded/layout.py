@@ -56,11 +56,18 @@ def layout_of(param: DTensor) -> Layout:
     Raises:
         RuntimeError: The parameter has ``Partial`` placements.
     """
-    return _layout(param.device_mesh, tuple(param.placements), tuple(param.shape), is_transposed(param))
+    mesh, transposed = param.device_mesh, is_transposed(param)
+    sizes = tuple(mesh.size(mesh_dim) for mesh_dim in range(mesh.ndim))
+    return Layout(mesh, *_sharded_dims(sizes, tuple(param.placements), tuple(param.shape), transposed))
 
 
-@functools.lru_cache(maxsize=4096)  # asked for each parameter in each step
-def _layout(mesh: DeviceMesh, placements: tuple[Placement, ...], shape: tuple[int, ...], transposed: bool) -> Layout:
+@functools.lru_cache(
+    maxsize=4096
+)  # asked for each parameter in each step; not by mesh, for equal ones differ in groups
+def _sharded_dims(
+    sizes: tuple[int, ...], placements: tuple[Placement, ...], shape: tuple[int, ...], transposed: bool
+) -> tuple[tuple[int, ...], bool, tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """What of a ``Layout`` follows from the sizes of the mesh's dimensions: all but the mesh."""
     sharding: dict[int, list[int]] = {}
     for mesh_dim, placement in enumerate(placements):
         if placement.is_partial():
@@ -68,7 +75,7 @@ def _layout(mesh: DeviceMesh, placements: tuple[Placement, ...], shape: tuple[in
                 f"Adafactor does not support parameters with Partial placements, and one has {placements}: "
                 "redistribute it to Replicate() or Shard(dim)"
             )
-        if is_shard(placement) and mesh.size(mesh_dim) > 1:
+        if is_shard(placement) and sizes[mesh_dim] > 1:
             sharding.setdefault(placement.dim, []).append(mesh_dim)
     dims = len(shape)
     rows = tuple(sharding.get(dims - 2, ())) if dims > 1 else ()
@@ -77,7 +84,7 @@ def _layout(mesh: DeviceMesh, placements: tuple[Placement, ...], shape: tuple[in
         rows, columns = columns, rows
         shape = (*shape[:-2], shape[-1], shape[-2])
     everything = tuple(sorted(mesh_dim for mesh_dims in sharding.values() for mesh_dim in mesh_dims))
-    return Layout(mesh, shape, transposed, rows, columns, everything)
+    return shape, transposed, rows, columns, everything
 
 
 def is_shard(placement: Placement) -> TypeGuard[Shard | _StridedShard]:

@@ -155,14 +155,13 @@ class ShardedAdafactor:
 
 
 def _signature(entries: Sequence[ShardedEntry], found_inf: Tensor | None) -> list[object]:
-    """All that the places of sums depend on."""
-    return [
-        found_inf is None,
-        *(
-            (each.layout, each.entry.param.shape, each.entry.param.dtype, each.entry.rule.scale_parameter)
-            for each in entries
-        ),
-    ]
+    """All that the places and groups of sums depend on; meshes by identity, for equal ones differ in their groups."""
+    signature: list[object] = [found_inf is None]
+    for each in entries:
+        layout, param = each.layout, each.entry.param
+        signature += (id(layout.mesh), layout.shape, layout.transposed, layout.rows, layout.columns, layout.all)
+        signature += (param.shape, param.dtype, each.entry.rule.scale_parameter)
+    return signature
 
 
 class _Plan:

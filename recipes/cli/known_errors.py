@@ -62,8 +62,9 @@ def known_error(
 
     message = str(error)
     if isinstance(error, MisconfigurationException):
-        named = place is None or message.startswith(f"{place.key}.")
-        return RecipeError(" ".join((message if named else f"{place.key}: {message}").split()))
+        if place and not message.startswith(f"{place.key}."):
+            message = f"{place.key}: {message}"
+        return RecipeError(" ".join(message.split()))
     if isinstance(error, OutOfMemoryError):
         return RunFailed(f"{OUT_OF_MEMORY} ({message.partition(' GPU ')[0].strip()})")
     if message.startswith("Error(s) in loading state_dict"):

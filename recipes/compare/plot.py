@@ -21,7 +21,11 @@ COLORS = {
     "adafactor_transformers": "#edae49",
     "torch_adafactor": "#d1495b",
 }
-OTHERS = ("#2a9d8f", "#e76f51", "#8d6a9f", "#6c8f00", "#b5838d", "#264653")
+OTHERS = (
+    *("#2a9d8f", "#e76f51", "#8d6a9f", "#6c8f00", "#b5838d", "#264653"),
+    *("#f4a261", "#a44a3f", "#457b9d", "#9c6644", "#c77dff", "#588157"),
+    *("#ff006e", "#006d77", "#bc6c25", "#3a0ca3", "#90be6d", "#ae2012"),
+)
 POINTS_IN_A_CURVE = 40
 LEGEND_COLUMNS = 3
 

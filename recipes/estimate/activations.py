@@ -179,6 +179,7 @@ class LiveBytes(TorchDispatchMode):
         self.live = 0
         self._gradients = 0
         self._pending = 0
+        self._head: torch.Size | None = None  # the shape of the head's weight, once its loss is computed in chunks
         self._block = {parameter: number for number, block in enumerate(blocks) for parameter in block}
         self._missing = [len(block) for block in blocks]
         # By the id of the storage, which is removed before another storage can have it.
@@ -186,21 +187,25 @@ class LiveBytes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
+        # Real gradients of a tied weight are added up in place; fake ones take a third tensor.
+        in_place = func.name() == "aten::add.Tensor" and result.shape == self._head
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
-                self._count(leaf.untyped_storage())
+                self._count(leaf.untyped_storage(), in_place)
         if func.name() == CHUNKED_LOSS:
             hidden, weight, chunk = args[0], args[1], args[8]
+            self._head = weight.shape
             self._reach(self.live + chunked_loss_bytes(hidden, weight, chunk))
         return result
 
-    def _count(self, storage: torch.UntypedStorage) -> None:
+    def _count(self, storage: torch.UntypedStorage, in_place: bool) -> None:
         key = id(storage)
         if key in self._sizes:
             return
         self._sizes[key] = storage.nbytes()
         self.live += storage.nbytes()
-        self._reach(self.live)
+        if not in_place:
+            self._reach(self.live)
         weakref.finalize(storage, self._release, key)
 
     def _reach(self, live: int) -> None:

@@ -59,6 +59,7 @@ def main(args: Sequence[str]) -> int:
 
     from recipes.estimate.advice import advise
     from recipes.estimate.mesh import fake_processes, processes_of
+    from recipes.estimate.needed import needed_savings
     from recipes.estimate.output import as_json, print_table
     from recipes.estimate.parsed import ParsedRecipe
     from recipes.estimate.parts import estimate, without_duplicates
@@ -71,7 +72,7 @@ def main(args: Sequence[str]) -> int:
         rows = estimate(setting, candidates)
         if not given.optimizer:
             rows = without_duplicates(rows)
-        advice = advise(setting, rows, memory)
+        advice = [*needed_savings(setting, rows, memory), *advise(setting, rows, memory)]
         result = as_json(config_name(given.config[0].path), setting, rows, memory, advice, remarks)
     print_table(result)
     json_file, png_file = files

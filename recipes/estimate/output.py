@@ -23,7 +23,7 @@ estimates          For each dtype of the parameters, each optimizer, without and
                    ``total_bytes`` (the sum; of the step and of activations with what is gathered only the larger),
                    ``fits``, ``spare_bytes``
                    (negative: missing), ``note``. Unknown values are null.
-advice             What to change if the recipe does not fit, in sentences.
+advice             What to change if the recipe does not fit, or which of its savings it needs, in sentences.
 remarks            What the figures do not include, in sentences.
 ================== ==================================================================================
 """
@@ -162,7 +162,7 @@ def _of_processes(result: Mapping[str, Any]) -> Iterator[str]:
     elif processes["data"] * processes["tensor"] > 1:
         own = {key: shown_size(size) for key, size in first["gathered"].items()}
         dims = [f"FSDP2 over {processes['data']}"] * (processes["data"] > 1)
-        dims += [f"tensor parallelism over {processes['tensor']}"] * (processes["tensor"] > 1)
+        dims += [f"{'tensor' if dims else 'Tensor'} parallelism over {processes['tensor']}"] * (processes["tensor"] > 1)
         yield (
             f"{' and '.join(dims)}: the figures are those of the fullest device."
             + (

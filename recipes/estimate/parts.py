@@ -193,7 +193,11 @@ class Setting:
         return sum(buffer.numel() * buffer.element_size() for buffer in self.module.buffers())
 
     def activation_bytes(
-        self, batch_size: int | None = None, checkpointing: bool | None = None, released: bool = False
+        self,
+        batch_size: int | None = None,
+        checkpointing: bool | None = None,
+        released: bool = False,
+        loss: str | None = None,
     ) -> int:
         """What forward and backward pass take beyond the gradients; see :mod:`recipes.estimate.activations`.
 
@@ -201,11 +205,12 @@ class Setting:
             batch_size: Examples in the batch; None for ``data.batch_size``.
             checkpointing: Whether activations are recomputed in the backward pass; None for the recipe's setting.
             released: With gradient release: beyond the gradients of the largest block.
+            loss: The ``model.loss`` of a language model; None for the recipe's.
         """
         batch_size = batch_size or int(self.data.batch_size)
-        key = (self.dtype, batch_size, checkpointing)
+        key = (self.dtype, batch_size, checkpointing, loss)
         if key not in self._peaks:
-            with self._changed(batch_size, checkpointing):
+            with self._changed(batch_size, checkpointing, loss):
                 self._peaks[key] = peak_bytes(
                     self.module, self.data.largest_batch, self._loss, self.precision, self.gpu, self._dtype
                 )
@@ -217,22 +222,32 @@ class Setting:
         return loss["loss"] if isinstance(loss, Mapping) else loss
 
     @contextmanager
-    def _changed(self, batch_size: int, checkpointing: bool | None) -> Iterator[None]:
+    def _changed(self, batch_size: int, checkpointing: bool | None, loss: str | None) -> Iterator[None]:
         before = self.data.batch_size
+        own_loss = getattr(self.module, "loss", None)
         self.data.batch_size = batch_size
         with warnings.catch_warnings():
             # Newer releases of transformers give the methods another name.
             warnings.simplefilter("ignore", FutureWarning)
             # Without a trainer, self.log() does nothing but warn.
             warnings.filterwarnings("ignore", message=r".*You are trying to `self\.log\(\)`.*")
-            if checkpointing:
-                self.module.model.gradient_checkpointing_enable({"use_reentrant": False})
+            self._set_checkpointing(checkpointing)
+            if loss is not None:
+                self.module.loss = loss
             try:
                 yield
             finally:
                 self.data.batch_size = before
-                if checkpointing:
-                    self.module.model.gradient_checkpointing_disable()
+                if loss is not None:
+                    self.module.loss = own_loss
+                if checkpointing is not None:
+                    self._set_checkpointing(self.module.gradient_checkpointing)
+
+    def _set_checkpointing(self, checkpointing: bool | None) -> None:
+        if checkpointing:
+            self.module.model.gradient_checkpointing_enable({"use_reentrant": False})
+        elif checkpointing is False:
+            self.module.model.gradient_checkpointing_disable()
 
     def can_checkpoint(self) -> bool:
         """Whether the recipe has activation checkpointing off, and its model supports it."""

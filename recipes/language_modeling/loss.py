@@ -67,8 +67,11 @@ def logit_scale(model: nn.Module, input_ids: Tensor) -> float | None:
         input_ids: Tokens of shape (batch, tokens), of which one is read.
     """
     values = torch.tensor([[[1.0, 2.0, 4.0]]], device=input_ids.device)
+    training = model.training
+    model.eval()  # gradient release takes forward passes in training mode for parts of the step
     with torch.no_grad(), isolate_rng():
         logits = _with_head(model, input_ids[:1, :1], lambda hidden: values)
+    model.train(training)
     scale = float(logits.flatten()[0])
     return scale if scale and torch.allclose(logits.float(), scale * values, rtol=1e-5) else None
 

@@ -18,7 +18,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_adafactor import Adafactor, OptimizerStateMonitor
+from lightning_adafactor import Adafactor, GradientRelease, OptimizerStateMonitor
 
 FOLDER, DISTRIBUTED, PROCESSES = sys.argv[1], sys.argv[2] == "distributed", int(sys.argv[3])
 
@@ -69,12 +69,14 @@ first.fit(model, batches)
 first.save_checkpoint(f"{FOLDER}/checkpoint")
 resumed, second = Model(), trainer(8)
 second.fit(resumed, batches, ckpt_path=f"{FOLDER}/checkpoint")
-straight, third = Model(), trainer(8)
+release = GradientRelease()
+straight, third = Model(), trainer(8, release)  # the same bits with gradient release
 third.fit(straight, batches)
 pairs = list(zip(whole(resumed), whole(straight)))
 if second.is_global_zero:
     torch.save([each for each, _ in pairs], f"{FOLDER}/weights.pt")
     assert all(torch.equal(one, other) for one, other in pairs)
+    assert 0 < release.peak.elements < sum(p.numel() for p in straight.parameters())
     assert (monitor.total_state == monitor.state) == (PROCESSES == 1)
     print("the same")
 """

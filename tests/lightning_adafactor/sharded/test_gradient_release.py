@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
 from lightning_adafactor import Adafactor, release_gradients
 from tests.lightning_adafactor.sharded import models, processes, shardings
@@ -61,8 +64,29 @@ def refusal() -> str:
     return ""
 
 
+def of_parts() -> list[Any]:
+    """A parameter whose gradient each process has a part of, summed before the step, and by gradient release."""
+    mesh = init_device_mesh("cpu", (2,))
+    rows = distribute_tensor(torch.arange(8.0).view(4, 2), mesh, [Shard(0)])
+    results = []
+    for release in (False, True):
+        scale = nn.Module()
+        scale.weight = nn.Parameter(distribute_tensor(torch.ones(2), mesh, [Replicate()]))
+        optimizer = Adafactor(scale.parameters())
+        if release:
+            release_gradients(optimizer, scale)
+        (rows * scale.weight).square().full_tensor().sum().backward()
+        grad = scale.weight.grad
+        results.append(None if grad is None else str(grad.placements))
+        if grad is not None:
+            scale.weight.grad = grad.redistribute(placements=scale.weight.placements)
+        optimizer.step()
+        results.append(scale.weight.full_tensor().tolist())
+    return results
+
+
 def outcomes() -> dict[str, Any]:
-    return {name: outcome(name) for name in NAMES} | {"refusal": refusal()}
+    return {name: outcome(name) for name in NAMES} | {"refusal": refusal(), "parts": of_parts()}
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +126,11 @@ def test_several_processes_without_shards_are_refused(of_two: list[dict[str, Any
     for rank in of_two:
         assert "such as DDP, keeps all gradients" in rank["refusal"]
         assert "use one process, or FSDP2" in rank["refusal"]
+
+
+def test_a_gradient_that_each_process_has_a_part_of_is_summed_first(of_two: list[dict[str, Any]]) -> None:
+    for rank in of_two:
+        placements, without, left, released = rank["parts"]
+        assert "Partial" in placements
+        assert left is None
+        assert released == without != [1.0, 1.0]

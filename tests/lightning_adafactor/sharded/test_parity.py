@@ -44,7 +44,13 @@ def error_of(mesh: DeviceMesh, names: tuple[str, ...], option: str, dtype: torch
     reference = specs.run(lambda params: kind(params, compiled=False, **options), names, dtype)
     try:
         wrong = shardings.differences(
-            lambda params: kind(params, compiled=path == "compiled", **options), reference, cases, names, mesh, dtype, TOLERANCE[dtype]
+            lambda params: kind(params, compiled=path == "compiled", **options),
+            reference,
+            cases,
+            names,
+            mesh,
+            dtype,
+            TOLERANCE[dtype],
         )
     except Exception:
         return traceback.format_exc()

@@ -119,12 +119,13 @@ def check_words(command: str, options: list[tuple[tuple[str, ...], Any]], cut: b
     must_end_well(words[:-1] if cut else words)
 
 
+IN_THIS_PROCESS = st.sampled_from(["fit", "validate", "test", "predict", "estimate", "x", ""])
 COMMANDS = st.sampled_from(
     ["fit", "validate", "test", "predict", "estimate", "compare", "reproduce", "generate", "x", ""]
 )
 OPTIONS = st.lists(TYPED, min_size=1, max_size=3)
 SLOW = settings(max_examples=60, suppress_health_check=list(HealthCheck))
-SHORT = settings(max_examples=8, suppress_health_check=list(HealthCheck))
+SHORT = settings(max_examples=5, suppress_health_check=list(HealthCheck))
 
 
 @pytest.mark.usefixtures("_in_its_folder")
@@ -136,7 +137,7 @@ def test_any_value_in_yaml_ends_well(typed: tuple[tuple[str, ...], Any]) -> None
 
 @pytest.mark.usefixtures("_in_its_folder")
 @SHORT
-@given(COMMANDS, OPTIONS, st.booleans())
+@given(IN_THIS_PROCESS, OPTIONS, st.booleans())
 def test_any_command_line_of_known_keys_ends_well(
     command: str, options: list[tuple[tuple[str, ...], Any]], cut: bool
 ) -> None:

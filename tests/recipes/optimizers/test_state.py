@@ -35,6 +35,7 @@ NAMES = [
     "sgd",
     "stableadamw",
 ]
+ADAPTED = ["adam_mini", "apollo", "came", "galore", "muon"]
 MODELS = {
     "bert": transformers.BertConfig(
         vocab_size=70, hidden_size=64, num_hidden_layers=1, num_attention_heads=2, intermediate_size=80
@@ -57,7 +58,8 @@ def making(name: str) -> MAKE:
     module, _, cls = optimizer["class_path"].rpartition(".")
     if module != "torch.optim":
         pytest.importorskip(module, reason="needs the extras 8bit and optimizers", exc_type=ImportError)
-    return partial(getattr(import_module(module), cls), **optimizer["init_args"])
+    lower = {"rank": 8} if "rank" in optimizer["init_args"] else {}  # the models' width is 64
+    return partial(getattr(import_module(module), cls), **optimizer["init_args"] | lower)
 
 
 def build(name: str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -81,8 +83,11 @@ def _uncompiled() -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize(("model", "dtype"), [("bert", torch.float32), ("llama", torch.bfloat16)], ids=str)
+@pytest.mark.parametrize(
+    ("name", "model", "dtype"),
+    [(name, "bert", torch.float32) for name in NAMES] + [(name, "llama", torch.bfloat16) for name in ADAPTED],
+    ids=str,
+)
 def test_the_predicted_state_is_the_measured_one(name: str, model: str, dtype: torch.dtype) -> None:
     trained, on_meta = build(model, dtype=dtype), build(model, "meta", dtype)
     make = making(name)

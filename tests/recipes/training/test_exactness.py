@@ -1,6 +1,7 @@
 """A resumed run ends where an uninterrupted one does, bit for bit."""
 
 import random
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy
 import pytest
 import torch
 from lightning import Callback, Trainer, seed_everything
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
 from lightning_adafactor import Adafactor
 from recipes import TextClassificationData, TextClassifier
@@ -26,6 +27,20 @@ class _Rows(Callback):
         self.sizes.append(len(batch["labels"]))
 
 
+class _SaveEachBatch(Checkpoint):
+    """Saves after each batch, as the last checkpoint does after a signal.
+
+    Args:
+        folder: Where to.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        trainer.save_checkpoint(self.folder / f"{trainer.current_epoch}-{batch_idx}.ckpt")
+
+
 class _Run:
     """Trainings of one kind, with dropout, on 96 rows an epoch."""
 
@@ -33,7 +48,12 @@ class _Run:
         self.model, self.csv, self.folder = model, csv, folder
 
     def __call__(
-        self, name: str, ckpt_path: Path | None = None, data: dict[str, Any] | None = None, **settings: Any
+        self,
+        name: str,
+        ckpt_path: Path | None = None,
+        data: dict[str, Any] | None = None,
+        more: Iterable[Callback] = (),
+        **settings: Any,
     ) -> tuple[TextClassifier, Trainer, list[int]]:
         seed_everything(1, verbose=False)
         module = TextClassifier(
@@ -50,7 +70,7 @@ class _Run:
             logger=False,
             enable_progress_bar=False,
             enable_model_summary=False,
-            callbacks=[OptimizerAsGiven(), RowsOfEpoch(), ExactResume(), rows, *checkpoints],
+            callbacks=[OptimizerAsGiven(), RowsOfEpoch(), ExactResume(), rows, *checkpoints, *more],
             **{"max_epochs": 2, **settings},
         )
         fields = {"text": "headline", "label": "desk", "validation": 0.2, "batch_size": 16, "max_length": 16}
@@ -75,14 +95,27 @@ def test_a_run_with_dropout_resumed_from_any_checkpoint_ends_with_the_same_weigh
     whole, trainer, _ = run("whole", **settings)
     files = sorted((tmp_path / "whole").iterdir())
     assert len(files) >= 4
-    chosen = [file for file in files if file.name.startswith("val")][:2] + [
-        file for file in files if "train" in file.name
-    ][1:3]
-    for file in chosen:
-        resumed, again, _ = run(f"from {file.name}", ckpt_path=file, **settings)
-        assert again.global_step == trainer.global_step, file.name
-        for name, parameter in whole.state_dict().items():
-            assert torch.equal(resumed.state_dict()[name], parameter), f"{file.name}: {name}"
+    for file in (files[0], files[-2]):  # the first checkpoint of a step, and one of a validation
+        check_resumed(run, file, settings, whole, trainer)
+
+
+@pytest.mark.slow
+def test_a_run_resumed_from_every_batch_of_an_accumulation_ends_with_the_same_weights(
+    run: _Run, tmp_path: Path
+) -> None:
+    settings = {"accumulate_grad_batches": 4}
+    whole, trainer, sizes = run("whole", more=[_SaveEachBatch(tmp_path / "batches")], **settings)
+    files = sorted((tmp_path / "batches").iterdir())
+    assert len(files) == len(sizes) == 12  # steps of 4 batches and of 2, twice
+    for file in files[:-1]:
+        check_resumed(run, file, settings, whole, trainer)
+
+
+def check_resumed(run: _Run, file: Path, settings: dict[str, Any], whole: TextClassifier, trainer: Trainer) -> None:
+    resumed, again, _ = run(f"from {file.name}", ckpt_path=file, **settings)
+    assert again.global_step == trainer.global_step, file.name
+    for name, parameter in whole.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], parameter), f"{file.name}: {name}"
 
 
 @pytest.mark.parametrize("group_by_length", [False, True])

@@ -142,8 +142,7 @@ def test_runs_killed_at_random_moments_resume_to_the_bit(
         )
     number_exact = sum(outcome.endswith(": exact") for outcome in outcomes)
     with capsys.disabled():
-        print(
-            f"\n{name}: {number_exact} of {kills} runs of {processes} resumed to the bit; seed {seed}: {'; '.join(outcomes)}"
-        )
+        print(f"\n{name} on {processes}: {number_exact} of {kills} runs resumed to the bit; seed {seed}")
+        print("; ".join(outcomes))
     assert number_exact == kills, outcomes
     assert sum("(over)" in outcome for outcome in outcomes) < kills, outcomes
