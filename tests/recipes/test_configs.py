@@ -14,7 +14,10 @@ from recipes.cli.main import main
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 TRAINERS = sorted((Path(__file__).parents[2] / "configs" / "trainer").glob("*.yaml"))
 CLASSIFIERS = [config for config in CONFIGS if config.stem.startswith("cls")]
-LANGUAGE_MODELS = [config for config in CONFIGS if config.stem.startswith("lm")]
+ESTIMATED = ("lm_8gb", "lm_16gb")
+"""They differ from lm_24gb in the model only, which a tiny one replaces here; tests of the estimate have them."""
+TRAINED = [config for config in CONFIGS if config.stem not in ESTIMATED]
+LANGUAGE_MODELS = [config for config in TRAINED if config.stem.startswith("lm")]
 RESUMED = [config for config in CONFIGS if config.stem in ("cls", "lm_scratch", "lm_llama_1b_bf16")]
 """One of each kind: a classifier, a model and tokenizer made from scratch, parameters in bfloat16."""
 
@@ -153,7 +156,7 @@ def language_model_options(settings: dict[str, Any], tales: list[str], tiny_lm: 
     return options
 
 
-@pytest.mark.parametrize("trained", CONFIGS, ids=names, indirect=True)
+@pytest.mark.parametrize("trained", TRAINED, ids=names, indirect=True)
 def test_it_trains_for_two_steps_with_adafactor_and_is_reported(trained: Trained) -> None:
     report = trained.report()
 

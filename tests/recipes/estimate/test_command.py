@@ -283,6 +283,21 @@ def test_checkpointing_is_advised_if_the_recipe_has_the_option(language_model: s
     assert "model.dtype: bfloat16" in advice
 
 
+def test_a_recipe_that_fits_says_which_of_its_savings_it_needs(language_model: str) -> None:
+    savings = ["--model.gradient_checkpointing=true", "--model.gradient_release=true", "--model.dtype=bfloat16"]
+    sizes = ["--data.batch_size=64", "--data.block_size=32", "--optimizer=adafactor"]
+    settings = [language_model, *savings, *sizes]
+    total = next(row for row in estimate(*settings)["estimates"] if row["own"] and row["gradient_release"])
+
+    advice = estimate(*settings, f"--gpu-memory={1.01 * total['total_bytes'] / 1000}kB")["advice"]
+
+    assert advice[0].startswith("The recipe fits: it takes ")
+    off = {line.removeprefix("- without ").split(":")[0]: "exceeds the memory by" in line for line in advice[1:]}
+    assert off.keys() == {"gradient release", "activation checkpointing", "bfloat16 parameters"}
+    assert off["activation checkpointing"]
+    assert off["bfloat16 parameters"]
+
+
 def test_ddp_takes_one_more_copy_of_the_gradients(classifier: str) -> None:
     row = rows(estimate(classifier, "--optimizer=adamw", "--trainer.strategy=ddp", "--trainer.devices=2"))[0]
 
