@@ -22,7 +22,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("recipes.recipe_data",),
     ("recipes.training",),
     ("recipes.runs",),
-    ("recipes.data", "recipes.models"),
+    ("recipes.data", "recipes.models", "recipes.optimizers"),
     ("recipes.sharding",),
     ("recipes.checksums", "recipes.ranges", "recipes.resolvers"),
     ("recipes.messages",),
