@@ -12,6 +12,7 @@ from torch.distributed.tensor import Replicate, Shard
 
 from lightning_adafactor import Adafactor
 from lightning_adafactor.sharded.step import ShardedAdafactor
+from lightning_adafactor.work import KeptSteps
 from tests.lightning_adafactor import specs
 from tests.lightning_adafactor.compiled import test_step as compiled_step
 from tests.lightning_adafactor.compiled.available import needs_compiled
@@ -91,7 +92,7 @@ class Fused:
 
     def __call__(self, params: Any, **options: Any) -> Adafactor:
         optimizer = self.kind(params, fused=True, **options)
-        optimizer._sharded_step = ShardedAdafactor(harness.SMALL_TILES)
+        optimizer._kept_steps = KeptSteps(sharded=ShardedAdafactor(harness.SMALL_TILES))
         return optimizer
 
 
