@@ -28,6 +28,7 @@ from recipes.sharding.clipping import clip_by_norm, clip_by_value
 from recipes.sharding.model import sharded_model
 from recipes.sharding.tensor_parallel import sum_gradients
 from recipes.sharding.weights import full_state_dict, is_sharded
+from recipes.training.offloading import Offloading, offload_activations
 from recipes.training.optimizer import Schedule, configure
 from recipes.training.unsupported import refuse_for_recipe, refuse_for_release, refuse_to_release
 
@@ -61,6 +62,9 @@ class Recipe(LightningModule, Generic[Data]):
             ``{min_lr_rate: 0.1}`` of ``cosine_with_min_lr``.
         gradient_checkpointing: Whether activations are recomputed in the backward pass instead of kept: less
             memory, for the time of one more forward pass.
+        activation_offload: Whether activations wait for the backward pass in the memory of the host: less memory of the
+            GPU, for the time of the copies; together with ``gradient_checkpointing`` only the blocks' inputs are
+            copied. Has no effect on a CPU, and does not work where processes shard the model.
         gradient_release: Whether each layer is stepped during the backward pass, as soon as its gradients are complete,
             and these are freed: gradients take the memory of one layer instead of the whole model, and the results
             are the same. Needs an optimizer of ``lightning_adafactor``; does not work with
@@ -76,6 +80,7 @@ class Recipe(LightningModule, Generic[Data]):
 
     Attributes:
         estimated_device_type: The type of device that ``recipes.estimate`` counts for; None in a run.
+        offloading: What moves activations to the host; None if nothing does.
         monitor: The metric that chooses the best checkpoint.
         monitor_mode: ``max`` if a higher value is better, ``min`` if a lower one is.
         data_class: The class of the task's data.
@@ -98,6 +103,7 @@ class Recipe(LightningModule, Generic[Data]):
         warmup: NonNegativeFloat = 0.06,
         schedule_args: dict[str, Any] | None = None,
         gradient_checkpointing: bool = False,
+        activation_offload: bool = False,
         gradient_release: bool = False,
         dtype: Literal["float32", "bfloat16"] = "float32",
         trust_remote_code: bool = False,
@@ -112,6 +118,7 @@ class Recipe(LightningModule, Generic[Data]):
         self.warmup = warmup
         self.schedule_args = schedule_args
         self.gradient_checkpointing = gradient_checkpointing
+        self.activation_offload = activation_offload
         self.gradient_release = gradient_release
         self.dtype_name = dtype
         self.trust_remote_code = trust_remote_code
@@ -120,6 +127,7 @@ class Recipe(LightningModule, Generic[Data]):
         self.history = RunHistory()
         self.run_callbacks: list[Callback] = [self.history]
         self.estimated_device_type: str | None = None
+        self.offloading: Offloading | None = None
         self.model: nn.Module | None = None
 
     @property
@@ -158,7 +166,14 @@ class Recipe(LightningModule, Generic[Data]):
             return
         if self.device_mesh is None:
             self.model = self.make_model(self.data, weights=True)
+            if self.activation_offload:
+                self.offloading = offload_activations(self.model)
             return
+        if self.activation_offload:
+            raise RecipeError(
+                "model.activation_offload is true, which is not supported where processes shard the model: set it to "
+                "false, and model.gradient_checkpointing to true"
+            )
         gathered = None if self.gather_dtype is None else getattr(torch, self.gather_dtype)
         policy = MixedPrecisionPolicy(param_dtype=gathered, reduce_dtype=getattr(torch, self.reduce_dtype))
         device = self.trainer.strategy.root_device
@@ -174,6 +189,8 @@ class Recipe(LightningModule, Generic[Data]):
         data.inspect()
         with torch.device("meta"):
             self.model = self.make_model(data, weights=False).train()
+        self.offloading = offload_activations(self.model, self.estimated_device_type)
+        self.offloading.enabled = self.activation_offload
 
     def make_model(self, data: Data, weights: bool) -> nn.Module:
         """Creates the model of :attr:`auto_class` with the configuration of :meth:`model_config`.

@@ -190,7 +190,7 @@ class LiveBytes(TorchDispatchMode):
         # Real gradients of a tied weight are added up in place; fake ones take a third tensor.
         in_place = func.name() == "aten::add.Tensor" and result.shape == self._head
         for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor):
+            if isinstance(leaf, Tensor) and leaf.device.type != "meta":  # that stands for the memory of the host
                 self._count(leaf.untyped_storage(), in_place)
         if func.name() == CHUNKED_LOSS:
             hidden, weight, chunk = args[0], args[1], args[8]

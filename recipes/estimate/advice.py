@@ -39,6 +39,12 @@ def advise(setting: Setting, rows: Sequence[Estimate], memory: int | None) -> li
         )
         advice.append(f"- activation checkpointing (model.gradient_checkpointing: true): {_verdict(row, memory)}")
         fits |= _excess(row, memory) <= 0
+    if setting.gpu and not setting.processes.are_sharded and not setting.module.activation_offload:
+        row = dataclasses.replace(
+            own, activations=setting.activation_bytes(released=own.gradient_release, offload=True)
+        )
+        advice.append(f"- activations on the host (model.activation_offload: true): {_verdict(row, memory)}")
+        fits |= _excess(row, memory) <= 0
     if size := largest_batch(setting, own, memory):
         compensation = "" if setting.releases else ", and trainer.accumulate_grad_batches to compensate"
         advice.append(f"- data.batch_size: {size}{compensation}: fits")

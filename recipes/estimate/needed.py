@@ -39,6 +39,9 @@ def _without_each(setting: Setting, rows: Sequence[Estimate], own: Estimate) -> 
     if setting.module.gradient_checkpointing:
         kept = setting.activation_bytes(checkpointing=False, released=released)
         yield "activation checkpointing", dataclasses.replace(own, activations=kept)
+    if setting.module.activation_offload and setting.gpu:
+        kept = setting.activation_bytes(released=released, offload=False)
+        yield "activation offload", dataclasses.replace(own, activations=kept)
     if own.dtype == "bfloat16":
         wide = setting.held_in(torch.float32)
         yield (

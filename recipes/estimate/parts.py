@@ -137,7 +137,7 @@ class Setting:
         for owner, contract in ((module, Recipe), (data, RecipeData)):
             if not isinstance(owner, contract):
                 raise RecipeError(
-                    f"{type(owner).__name__} cannot be estimated: it is no {import_path(contract)}, as "
+                    f"{type(owner).__name__} cannot be estimated: it does not subclass {import_path(contract)}, as "
                     "recipes.TextClassifier and its data are"
                 )
         self.precision = ALIASES.get(str(precision), str(precision))
@@ -198,6 +198,7 @@ class Setting:
         checkpointing: bool | None = None,
         released: bool = False,
         loss: str | None = None,
+        offload: bool | None = None,
     ) -> int:
         """What forward and backward pass take beyond the gradients; see :mod:`recipes.estimate.activations`.
 
@@ -206,11 +207,12 @@ class Setting:
             checkpointing: Whether activations are recomputed in the backward pass; None for the recipe's setting.
             released: With gradient release: beyond the gradients of the largest block.
             loss: The ``model.loss`` of a language model; None for the recipe's.
+            offload: Whether activations wait on the host; None for the recipe's setting.
         """
         batch_size = batch_size or int(self.data.batch_size)
-        key = (self.dtype, batch_size, checkpointing, loss)
+        key = (self.dtype, batch_size, checkpointing, loss, offload)
         if key not in self._peaks:
-            with self._changed(batch_size, checkpointing, loss):
+            with self._changed(batch_size, checkpointing, loss, offload):
                 self._peaks[key] = peak_bytes(
                     self.module, self.data.largest_batch, self._loss, self.precision, self.gpu, self._dtype
                 )
@@ -222,7 +224,9 @@ class Setting:
         return loss["loss"] if isinstance(loss, Mapping) else loss
 
     @contextmanager
-    def _changed(self, batch_size: int, checkpointing: bool | None, loss: str | None) -> Iterator[None]:
+    def _changed(
+        self, batch_size: int, checkpointing: bool | None, loss: str | None, offload: bool | None
+    ) -> Iterator[None]:
         before = self.data.batch_size
         own_loss = getattr(self.module, "loss", None)
         self.data.batch_size = batch_size
@@ -234,12 +238,15 @@ class Setting:
             self._set_checkpointing(checkpointing)
             if loss is not None:
                 self.module.loss = loss
+            if offload is not None:
+                self.module.offloading.enabled = offload
             try:
                 yield
             finally:
                 self.data.batch_size = before
                 if loss is not None:
                     self.module.loss = own_loss
+                self.module.offloading.enabled = self.module.activation_offload
                 if checkpointing is not None:
                     self._set_checkpointing(self.module.gradient_checkpointing)
 

@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from typing import Any, Literal
 
 from apollo_torch import APOLLOAdamW as LibraryAdamW
+from apollo_torch.random_projector import GradientProjector
+from apollo_torch.svd_projector import GaLoreProjector
 
 from recipes.optimizers.hidden_matrices import KEY, marked, split_groups
 from recipes.optimizers.projections import ProjectionsInState
@@ -64,4 +66,7 @@ class APOLLOAdamW(ProjectionsInState, LibraryAdamW):
 
     def make_projector(self, group: dict[str, Any], state: dict[str, Any]) -> Any:
         """Makes the projector of a hidden matrix; a random one begins with the seed in the state."""
-        return self._initialize_projector(group, state)
+        options = {key: group[key] for key in ("update_proj_gap", "scale", "proj_type")}
+        if group["proj"] == "svd":
+            return GaLoreProjector(group["rank"], **options)
+        return GradientProjector(group["rank"], **options, seed=state["seed"])

@@ -89,7 +89,7 @@ MISTAKES: dict[str, tuple[dict, list[str]]] = {
     "missing file": ({"source": "no/such.csv"}, ["no/such.csv", "no file"]),
     "pattern without files": ({"source": "no/such*.csv"}, ["no/such*.csv", "no file"]),
     "empty list": ({"source": []}, ["empty list"]),
-    "empty file": ({"source": "empty.csv"}, ["empty.csv", "cannot be read"]),
+    "empty file": ({"source": "empty.csv"}, ["empty.csv", "is empty"]),
     "other encoding": ({"source": "latin.csv"}, ["latin.csv", "utf-8"]),
     "broken json": ({"source": "broken.json"}, ["broken.json", "cannot be loaded"]),
     "broken parquet": ({"source": "broken.parquet"}, ["broken.parquet", "cannot be loaded"]),

@@ -227,6 +227,7 @@ def test_a_run_without_logger_and_checkpoints_reports_its_last_step(
     tiny_model: Path, wires_csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     folder = tmp_path / "topics" / "version_0"
+    folder.mkdir(parents=True)  # as the command line does
     off = {"logger": False, "callbacks": [], "enable_checkpointing": False}
     finish_run(run(tiny_model, wires_csv, tmp_path, **off, default_root_dir=folder, max_steps=7))
 
