@@ -52,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     facts = describe(device)
     results = []
     for number, mode in enumerate(MODES):
+        if options.float32_only and mode.dtype != "float32":
+            continue
         print(f"{mode.name} …", file=sys.stderr, flush=True)
         result = _in_own_process(number, options)
         if result is None:
@@ -110,7 +112,7 @@ def _in_own_process(number: int, options: argparse.Namespace) -> dict[str, Any] 
 
 
 def _setting(options: argparse.Namespace) -> dict[str, Any]:
-    names = ("layers", "rows", "tokens", "steps")
+    names = ("layers", "rows", "tokens", "steps", "float32_only")
     return {name: getattr(options, name) for name in names}
 
 
@@ -130,6 +132,11 @@ def _parser() -> argparse.ArgumentParser:
         help="layers of the model; fewer for a quick try (default: %(default)s)",
     )
     parser.add_argument("--steps", type=int, default=1, metavar="N", help="timed steps (default: %(default)s)")
+    parser.add_argument(
+        "--float32-only",
+        action="store_true",
+        help="leave out bfloat16 parameters, with which a step takes minutes on a CPU without AVX-512",
+    )
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's)")
     parser.add_argument("--output", type=Path, default=Path("docs"), metavar="FOLDER", help="(default: %(default)s)")
     parser.add_argument("--mode", type=int, help=argparse.SUPPRESS)  # a process of its own: writes JSON to --output

@@ -62,7 +62,15 @@ def markdown(report: Mapping[str, Any]) -> str:
             f"{mode['losses'][-1]:.4f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", *_remarks(report["modes"]), "", "![Estimated and measured memory of each mode](memory.png)", ""]
+    left_out = ["", "bfloat16 parameters were left out."] if report["float32_only"] else []
+    lines += [
+        "",
+        *_remarks(report["modes"]),
+        *left_out,
+        "",
+        "![Estimated and measured memory of each mode](memory.png)",
+        "",
+    ]
     return "\n".join(lines)
 
 

@@ -1,0 +1,60 @@
+"""The page and the picture of measured memory say what was measured, and where the estimate is off."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.memory_report import draw, estimate_of, markdown
+
+MIB = 2**20
+
+
+@pytest.fixture
+def report() -> dict[str, Any]:
+    """Two modes: one estimated within ten percent, one not."""
+
+    def mode(name: str, allocated: int) -> dict[str, Any]:
+        estimate = {"parameters": 100 * MIB, "state": 50 * MIB, "gradients": 25 * MIB, "activations": 25 * MIB}
+        measured = {"parameter_bytes": 100 * MIB, "state_bytes": 50 * MIB, "allocated_bytes": allocated * MIB}
+        return {
+            "name": name,
+            "estimate": estimate,
+            **measured,
+            "resident_bytes": None,
+            "seconds": 0.5,
+            "losses": [10.0, 9.5],
+        }
+
+    return {
+        "command": "python -m benchmarks.memory",
+        "environment": {"device": "Some CPU", "threads": 2, "versions": {"torch": "2.13"}, "date": "2026-11-26T00:00"},
+        **{"layers": 30, "rows": 4, "tokens": 128, "steps": 1, "float32_only": True},
+        "modes": [mode("AdamW", 190), mode("Adafactor", 150)],
+    }
+
+
+def test_an_estimate_is_the_sum_of_its_parts(report: dict[str, Any]) -> None:
+    assert estimate_of(report["modes"][0]) == 200 * MIB
+
+
+def test_each_mode_has_a_row_with_estimate_and_measurement(report: dict[str, Any]) -> None:
+    text = markdown(report)
+    assert "| AdamW | 100 | 50 | 190 | 200 | 1.05 | – | 0.50 | 9.5000 |" in text
+    assert "| Adafactor | 100 | 50 | 150 | 200 | 1.33 | – | 0.50 | 9.5000 |" in text
+
+
+def test_the_page_names_the_modes_that_are_off_and_what_was_left_out(report: dict[str, Any]) -> None:
+    text = markdown(report)
+    assert "More than 10% off: Adafactor." in text
+    assert "bfloat16 parameters were left out." in text
+
+
+def test_the_page_says_that_all_estimates_are_close(report: dict[str, Any]) -> None:
+    report["modes"] = report["modes"][:1]
+    assert "Each estimate is within 10% of what was allocated." in markdown(report)
+
+
+def test_the_picture_is_written(report: dict[str, Any], tmp_path: Path) -> None:
+    draw(report, tmp_path / "memory.png")
+    assert (tmp_path / "memory.png").read_bytes().startswith(b"\x89PNG")
