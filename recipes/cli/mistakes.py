@@ -25,6 +25,10 @@ LISTED_AT_MOST = 12
 NOISE = ("Does not validate against any", "Subtypes:", "Errors:", "Expected a <class 'NoneType'>", "Given value")
 
 
+class NullGivenError(RecipeError):
+    """A null where a value is needed."""
+
+
 def explain(parser: ArgumentParser, given: Iterable[Given]) -> None:
     """Raises a :class:`RecipeError` for the first setting that the parser rejects, if there is one."""
     search = _Search()
@@ -37,9 +41,17 @@ def explain(parser: ArgumentParser, given: Iterable[Given]) -> None:
 
 
 def refuse_null(parser: ArgumentParser, given: Sequence[Given]) -> None:
-    """Raises a :class:`RecipeError` for a null that its type does not allow: in arguments of classes it parses."""
+    """Raises a :class:`RecipeError` for a null that its type does not allow: in arguments of classes it parses.
+
+    The parser has accepted everything: whatever else the search takes for a mistake is none.
+    """
     if any(holds_null(source.settings) for source in given):
-        explain(parser, given)
+        try:
+            explain(parser, given)
+        except NullGivenError:
+            raise
+        except RecipeError:
+            return
 
 
 def refuse_empty_groups(parser: ArgumentParser, given: Iterable[Given]) -> None:
@@ -92,7 +104,8 @@ class _Search:
         if value is MISSING:
             self.fail(key, f"is given no value: expected {expected(hint)}")
         if value in (None, NULL) and not takes_null(hint) and (argument.required or argument.default is not None):
-            self.fail(key, f"is null: expected {expected(hint)}")
+            where = f"{self.source.where(key)}{key_name(key)}"
+            raise NullGivenError(f"{where} is null: expected {expected(hint)}")
         if classes and isinstance(value, list):
             for i, item in enumerate(value):
                 self.value(parser, argument, item, (*key, i))
@@ -109,7 +122,7 @@ class _Search:
 
     def specification(self, argument: Action, classes: Mapping[type, int], value: Mapping[str, Any], key: Key) -> None:
         """Checks a class_path, or takes the class named before, and checks the init_args."""
-        name = key_name(tuple(part for part in key if part != "init_args"))
+        name = key_name(tuple(str(part).removesuffix("+") for part in key if part != "init_args"))
         cls = self.classes.get(name) or default_class(argument.default)
         if "class_path" in value:
             cls, problem = find_class(value["class_path"], classes)
