@@ -157,6 +157,13 @@ def test_null_is_a_mistake_where_a_class_needs_a_value(key: str, capsys: pytest.
     assert f"model.{key} is null: expected a" in capsys.readouterr().err
 
 
+def test_an_appended_callback_with_arguments_is_no_mistake_beside_a_null(capsys: pytest.CaptureFixture[str]) -> None:
+    callback = ["--trainer.callbacks+", "lightning.pytorch.callbacks.EarlyStopping"]
+    callback += ["--trainer.callbacks.monitor", "val/f1", "--trainer.callbacks.mode", "max"]
+    made = settings(capsys, *CONFIG, "--trainer.max_time", "null", *callback)["trainer"]["callbacks"]
+    assert made[-1]["init_args"]["monitor"] == "val/f1"
+
+
 def test_a_negative_number_may_follow_its_option(capsys: pytest.CaptureFixture[str]) -> None:
     assert settings(capsys, *CONFIG, "--model.rate", "-1e-3")["model"]["init_args"]["rate"] == -1e-3
 
