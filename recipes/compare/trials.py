@@ -88,13 +88,11 @@ def _sweep(plan: Plan, choice: Choice, steps: int | None, screen: Screen) -> Ite
 
 
 def _choose_rate(plan: Plan, choice: Choice, tried: list[Outcome], rates: Rates) -> None:
-    if any(outcome.status == INVALID_SETTINGS for outcome in tried):
-        if plan.sweep and any(outcome.report for outcome in tried):
+    if plan.sweep:
+        if any(outcome.report for outcome in tried):
             rates[choice.name] = _best_rate(tried)
-    elif not plan.sweep:
+    elif not _has_invalid_settings(choice, tried):
         rates[choice.name] = choice.rate
-    elif any(outcome.report for outcome in tried):
-        rates[choice.name] = _best_rate(tried)
 
 
 def _best_rate(tried: list[Outcome]) -> float | None:

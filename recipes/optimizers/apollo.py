@@ -7,8 +7,8 @@ from apollo_torch import APOLLOAdamW as LibraryAdamW
 from apollo_torch.random_projector import GradientProjector
 from apollo_torch.svd_projector import GaLoreProjector
 
-from recipes.optimizers.hidden_matrices import KEY, marked, split_groups
-from recipes.optimizers.projections import ProjectionsInState
+from recipes.optimizers.hidden_matrices import split_groups
+from recipes.optimizers.projections import ProjectionsInState, low_rank_groups
 
 
 class APOLLOAdamW(ProjectionsInState, LibraryAdamW):
@@ -51,8 +51,6 @@ class APOLLOAdamW(ProjectionsInState, LibraryAdamW):
         scale_front: bool = False,
         disable_nl: bool = False,
     ) -> None:
-        if rank < 1 or update_proj_gap < 1:
-            raise ValueError(f"rank is {rank} and update_proj_gap {update_proj_gap}: both must be at least 1")
         low_rank = {
             "rank": rank,
             "update_proj_gap": update_proj_gap,
@@ -61,7 +59,7 @@ class APOLLOAdamW(ProjectionsInState, LibraryAdamW):
             "proj": proj,
             "proj_type": "std",  # the library scales the update only along the longer side
         }
-        groups = [{**(low_rank if group[KEY] else {}), **group} for group in marked(params)]
+        groups = low_rank_groups(params, low_rank)
         LibraryAdamW.__init__(self, groups, lr, tuple(betas), eps, weight_decay, correct_bias, scale_front, disable_nl)
 
     def make_projector(self, group: dict[str, Any], state: dict[str, Any]) -> Any:

@@ -6,8 +6,8 @@ from typing import Any, Literal
 from galore_torch import GaLoreAdamW as LibraryAdamW
 from galore_torch.galore_projector import GaLoreProjector
 
-from recipes.optimizers.hidden_matrices import KEY, marked, split_groups
-from recipes.optimizers.projections import ProjectionsInState
+from recipes.optimizers.hidden_matrices import split_groups
+from recipes.optimizers.projections import ProjectionsInState, low_rank_groups
 
 
 class GaLoreAdamW(ProjectionsInState, LibraryAdamW):
@@ -44,10 +44,8 @@ class GaLoreAdamW(ProjectionsInState, LibraryAdamW):
         scale: float = 0.25,
         proj_type: Literal["std", "reverse_std", "right", "left"] = "std",
     ) -> None:
-        if rank < 1 or update_proj_gap < 1:
-            raise ValueError(f"rank is {rank} and update_proj_gap {update_proj_gap}: both must be at least 1")
         low_rank = {"rank": rank, "update_proj_gap": update_proj_gap, "scale": scale, "proj_type": proj_type}
-        groups = [{**(low_rank if group[KEY] else {}), **group} for group in marked(params)]
+        groups = low_rank_groups(params, low_rank)
         betas = (betas[0], betas[1])
         LibraryAdamW.__init__(self, groups, lr, betas, eps, weight_decay, correct_bias, no_deprecation_warning=True)
 

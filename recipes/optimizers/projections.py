@@ -5,20 +5,40 @@ such an object, and it is not moved to the device with the rest. Here the state 
 the projector exists only during a step.
 """
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from recipes.optimizers.hidden_matrices import KEY, marked
 
-class ProjectionsInState(Optimizer):
+
+def low_rank_groups(params: Iterable[Any], options: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Parameter groups, of which the hidden matrices have the options of their projection.
+
+    Args:
+        params: Parameters or parameter groups.
+        options: The options, ``rank`` and ``update_proj_gap`` among them; those that a group has already win.
+
+    Raises:
+        ValueError: ``rank`` or ``update_proj_gap`` is below 1.
+    """
+    rank, update_proj_gap = options["rank"], options["update_proj_gap"]
+    if rank < 1 or update_proj_gap < 1:
+        raise ValueError(f"rank is {rank} and update_proj_gap {update_proj_gap}: both must be at least 1")
+    return [{**(options if group[KEY] else {}), **group} for group in marked(params)]
+
+
+class ProjectionsInState(Optimizer, ABC):
     """The step of an optimizer that reads ``state["projector"]``: the first base class of an adapter.
 
     An adapter defines :meth:`make_projector`.
     """
 
+    @abstractmethod
     def make_projector(self, group: dict[str, Any], state: dict[str, Any]) -> Any:
         """Makes the library's projector for a parameter.
 
@@ -26,7 +46,6 @@ class ProjectionsInState(Optimizer):
             group: The parameter's group, with ``rank`` and the other options of the projection.
             state: The parameter's state.
         """
-        raise NotImplementedError
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
