@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.distributed.tensor import DTensor
 from torch.optim import Adam, AdamW, Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_adafactor.adafactor import Adafactor
 from lightning_adafactor.memory import StateSize, adamw_state, measure_state
+from lightning_adafactor.sharded.layout import local
 from lightning_adafactor.transformers_dialect import TransformersAdafactor
 
 PROBED_STEPS = 2  # some optimizers complete their state in the second step
@@ -115,14 +115,9 @@ def _adam_state(group: Mapping[str, Any]) -> StateSize:
     size = adamw_state(group["params"])
     if not group["amsgrad"]:
         return size
-    shards = [_local(param) for param in group["params"]]
+    shards = [local(param) for param in group["params"]]
     third = sum(shard.numel() for shard in shards)
     return StateSize(size.elements + third, size.bytes + sum(shard.numel() * shard.element_size() for shard in shards))
-
-
-def _local(param: Tensor) -> Tensor:
-    with torch.no_grad():
-        return param.to_local() if isinstance(param, DTensor) else param
 
 
 def _sum(sizes: Iterable[StateSize]) -> StateSize:
@@ -148,7 +143,7 @@ def _probe(
     probe_groups: list[dict[str, Any]] = []
     for number, group in enumerate(groups):
         probe_groups.append({**group, "params": []})
-        for param in map(_local, group["params"]):
+        for param in map(local, group["params"]):
             kind = (number, param.shape, param.dtype, param.stride())
             counts[kind] = counts.get(kind, 0) + 1
             if counts[kind] <= 2:

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from lightning_adafactor.gradient_release.blocks import Block, By, find_blocks
@@ -22,7 +21,7 @@ from lightning_adafactor.gradient_release.unsupported import (
 )
 from lightning_adafactor.gradient_release.uses import Uses
 from lightning_adafactor.memory import StateSize, measure_state
-from lightning_adafactor.sharded.layout import local
+from lightning_adafactor.sharded.layout import local, sum_partial_gradient
 
 
 def release_gradients(
@@ -151,7 +150,7 @@ class ReleasedGradients:
         self._measure()
         params = self._complete.pop(block)
         for param in params:
-            _sum_parts(param)
+            sum_partial_gradient(param)
         self._optimizer.step_parameters(params)
         for param in params:
             param.grad = None
@@ -191,15 +190,6 @@ def _blocks_of(optimizer: Any, model: nn.Module, by: By) -> list[Block]:
         for param in own:
             del missing[param]
     return [*blocks, *(Block(f"parameter of shape {tuple(param.shape)}", (param,)) for param in missing)]
-
-
-@torch.no_grad()
-def _sum_parts(param: nn.Parameter) -> None:
-    """Sums a gradient over processes that have a part each (``Partial``), which can be done at no other time."""
-    grad = param.grad
-    if isinstance(grad, DTensor) and any(placement.is_partial() for placement in grad.placements):
-        assert isinstance(param, DTensor)
-        param.grad = grad.redistribute(placements=param.placements)
 
 
 def _bytes(param: nn.Parameter) -> int:

@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from typing import TypeGuard
 
+import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import DeviceMesh
@@ -90,6 +91,19 @@ def _sharded_dims(
 def is_shard(placement: Placement) -> TypeGuard[Shard | _StridedShard]:
     """Whether a placement shards a dimension; that of FSDP2 over tensor parallelism is not always a ``Shard``."""
     return isinstance(placement, (Shard, _StridedShard))
+
+
+@torch.no_grad()
+def sum_partial_gradient(param: Tensor) -> None:
+    """Sums a gradient over processes that have a part each (``Partial`` placements), in place; all of them call it.
+
+    Args:
+        param: The parameter; any other gradient stays as it is, and so does that of an ordinary tensor.
+    """
+    grad = param.grad
+    if isinstance(grad, DTensor) and any(placement.is_partial() for placement in grad.placements):
+        assert isinstance(param, DTensor)
+        param.grad = grad.redistribute(placements=param.placements)
 
 
 def local_gradient(param: DTensor) -> Tensor:

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy
-from torch.distributed.tensor import DTensor
 
+from lightning_adafactor.sharded.layout import local
 from recipes.estimate.torch_internals import FakeStore
 from recipes.messages import RecipeError
 from recipes.sharding.blocks import shard_blocks, units
@@ -124,11 +124,6 @@ def sharded(model: nn.Module, processes: Processes) -> nn.Module:
     if processes.data > 1:
         shard_blocks(model, mesh[DATA], MixedPrecisionPolicy())
     return model
-
-
-def local(tensor: Tensor) -> Tensor:
-    """The part of a tensor that this process holds."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,9 @@ from lightning_adafactor.gradient_release import find_blocks
 from lightning_adafactor.gradient_release.unsupported import check_optimizer
 from lightning_adafactor.memory import StateSize
 from lightning_adafactor.prediction import bitsandbytes_adamw8bit_state, predict_state
+from lightning_adafactor.sharded.layout import local
 from recipes.estimate.activations import PRECISIONS, TRUE_DTYPES, Peak, peak_bytes
-from recipes.estimate.mesh import Gathered, Processes, gathered, local, sharded
+from recipes.estimate.mesh import Gathered, Processes, gathered, sharded
 from recipes.estimate.step import step_bytes
 from recipes.messages import RecipeError
 from recipes.recipe import Recipe

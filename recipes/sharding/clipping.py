@@ -12,6 +12,8 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 
+from lightning_adafactor.sharded.layout import local
+
 
 @torch.no_grad()
 def clip_by_norm(parameters: Iterable[Tensor], limit: float) -> Tensor:
@@ -29,7 +31,7 @@ def clip_by_norm(parameters: Iterable[Tensor], limit: float) -> Tensor:
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     groups: dict[tuple[DeviceMesh | None, tuple[int, ...]], list[Tensor]] = {}
     for gradient in gradients:
-        groups.setdefault(_sharding(gradient), []).append(_local(gradient))
+        groups.setdefault(_sharding(gradient), []).append(local(gradient))
     squares = []
     for (mesh, dims), shards in groups.items():
         square = get_total_norm(shards).float().square()
@@ -40,7 +42,7 @@ def clip_by_norm(parameters: Iterable[Tensor], limit: float) -> Tensor:
     total = torch.stack(squares).sum().sqrt() if squares else torch.zeros(())
     scale = (limit / (total + 1e-6)).clamp(max=1.0)
     for gradient in gradients:
-        _local(gradient).mul_(scale)
+        local(gradient).mul_(scale)
     return total
 
 
@@ -49,11 +51,7 @@ def clip_by_value(parameters: Iterable[Tensor], limit: float) -> None:
     """Clamps each element of the gradients to ``[-limit, limit]``, in place."""
     for parameter in parameters:
         if parameter.grad is not None:
-            _local(parameter.grad).clamp_(-limit, limit)
-
-
-def _local(gradient: Tensor) -> Tensor:
-    return gradient.to_local() if isinstance(gradient, DTensor) else gradient
+            local(parameter.grad).clamp_(-limit, limit)
 
 
 def _sharding(gradient: Tensor) -> tuple[DeviceMesh | None, tuple[int, ...]]:

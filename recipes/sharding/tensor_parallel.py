@@ -7,7 +7,7 @@ from typing import Any
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Replicate
+from torch.distributed.tensor import Replicate
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
     ParallelStyle,
@@ -16,6 +16,7 @@ from torch.distributed.tensor.parallel import (
     parallelize_module,
 )
 
+from lightning_adafactor.sharded.layout import sum_partial_gradient
 from recipes.messages import RecipeError
 from recipes.sharding.shared_weights import share, shared_names
 
@@ -62,10 +63,7 @@ def sum_gradients(parameters: Iterable[Tensor]) -> None:
     FSDP2 does so itself for the parameters that it shards. All processes call this, before the optimizer's step.
     """
     for parameter in parameters:
-        gradient = parameter.grad
-        if isinstance(gradient, DTensor) and any(placement.is_partial() for placement in gradient.placements):
-            assert isinstance(parameter, DTensor)
-            parameter.grad = gradient.redistribute(placements=parameter.placements)
+        sum_partial_gradient(parameter)
 
 
 def plan_of(model: Any, size: int) -> dict[str, str]:

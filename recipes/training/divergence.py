@@ -7,9 +7,9 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 
+from lightning_adafactor.sharded.layout import local
 from recipes.messages import TrainingDiverged
 
 
@@ -85,21 +85,15 @@ class StopOnDivergence(Callback):
 
 def are_finite(module: nn.Module) -> bool:
     """Whether all parameters of a module on this process are finite, with one synchronization."""
-    local = [_local(parameter) for parameter in module.parameters()]
-    floats = [values for values in local if values.is_floating_point() and values.numel() and not values.is_meta]
+    shards = [local(parameter.detach()) for parameter in module.parameters()]
+    floats = [values for values in shards if values.is_floating_point() and values.numel() and not values.is_meta]
     # The maximum of the absolute values: unlike a sum of squares it does not overflow.
     return not floats or bool(get_total_norm(floats, norm_type=float("inf")).isfinite())
 
 
 def _is_finite(parameter: Tensor) -> bool:
-    values = _local(parameter)
+    values = local(parameter.detach())
     return not values.is_floating_point() or bool(values.isfinite().all())
-
-
-def _local(parameter: Tensor) -> Tensor:
-    """The part of a sharded parameter that is on this process."""
-    values = parameter.detach()
-    return values.to_local() if isinstance(values, DTensor) else values
 
 
 def _kept(trainer: Trainer) -> str:
