@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +193,18 @@ REFUSED: dict[str, tuple[dict[str, Any], Callable[[], Module], str]] = {
 }
 
 
+@pytest.fixture
+def alone() -> Iterator[None]:
+    """Ends what a strategy leaves behind, or the tests that follow would run in a process of DDP."""
+    before = dict(os.environ)
+    yield
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+
+
+@pytest.mark.usefixtures("alone")
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_not_supported_is_said_in_one_sentence(name: str) -> None:
     options, make, message = REFUSED[name]
