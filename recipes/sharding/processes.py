@@ -1,6 +1,7 @@
 """Which processes of a run read different rows: all of them, but for those that share them in tensor parallelism."""
 
 from lightning import Trainer
+from lightning.pytorch.strategies import ModelParallelStrategy
 
 
 def data_parallel(trainer: Trainer) -> tuple[int, int]:
@@ -9,5 +10,8 @@ def data_parallel(trainer: Trainer) -> tuple[int, int]:
     Args:
         trainer: The trainer, once its strategy has set up the processes.
     """
-    shard = trainer.distributed_sampler_kwargs or {"num_replicas": 1, "rank": 0}  # None for one device
-    return int(shard["num_replicas"]), int(shard["rank"])
+    strategy = trainer.strategy
+    if isinstance(strategy, ModelParallelStrategy):
+        shard = strategy.distributed_sampler_kwargs
+        return int(shard["num_replicas"]), int(shard["rank"])
+    return trainer.world_size, trainer.global_rank
