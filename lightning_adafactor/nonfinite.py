@@ -56,9 +56,24 @@ def find_nonfinite(gradients: Sequence[Tensor]) -> Tensor:
     # the largest absolute value: it is NaN or infinite only where an element is
     largest = torch.nn.utils.get_total_norm(full, norm_type=torch.inf) if full else torch.zeros(())
     found = (~torch.isfinite(largest)).to(shards[0].device, torch.float32, non_blocking=True)
-    if any(isinstance(gradient, DTensor) for gradient in gradients):
+    if _are_sharded(gradients):
         torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX)
     return found
+
+
+def _are_sharded(gradients: Iterable[Tensor]) -> bool:
+    return any(isinstance(gradient, DTensor) for gradient in gradients)
+
+
+def _watched(groups: Sequence[dict[str, Any]]) -> list[Tensor]:
+    """The gradients of the groups whose option asks to look at them."""
+    return [
+        param.grad
+        for group in groups
+        if group["on_nonfinite"] != "ignore"
+        for param in group["params"]
+        if param.grad is not None
+    ]
 
 
 class NonfiniteGradients:
@@ -94,18 +109,17 @@ class NonfiniteGradients:
         """
         self._steps += 1
         self._raise_for_earlier_steps()
-        watched = [
-            param.grad
-            for group in groups
-            if group["on_nonfinite"] != "ignore"
-            for param in group["params"]
-            if param.grad is not None
-        ]
+        watched = _watched(groups)
         if not watched:
             return found_inf
         found = find_nonfinite(watched)
         if any(group["on_nonfinite"] == "raise" for group in groups):
-            unexpected = found if found_inf is None else found * (found_inf.to(found.device) == 0).view(())
+            unexpected = found
+            if found_inf is not None:
+                known = (found_inf.to(found) != 0).to(found.dtype).view(())
+                if _are_sharded(watched):  # all processes raise, or none
+                    torch.distributed.all_reduce(known, torch.distributed.ReduceOp.MAX)
+                unexpected = found * (1 - known)
             if found.is_cuda:
                 self._remember(unexpected)
             elif unexpected.item():
@@ -135,7 +149,18 @@ _REMEDY = "Lower lr, clip the gradients, or leave such steps out with on_nonfini
 
 
 def _describe(groups: Sequence[dict[str, Any]]) -> str:
-    """A sentence on the first gradient that is not finite."""
+    """A sentence on the first gradient that is not finite; where parameters are sharded, of all processes."""
+    found = _first_nonfinite(groups)
+    if _are_sharded(_watched(groups)):
+        of_all: list[tuple[int, str] | None] = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(of_all, found)
+        found = min(each for each in of_all if each is not None)
+    assert found is not None
+    return f"{found[1]}; the step changed nothing. {_REMEDY}"
+
+
+def _first_nonfinite(groups: Sequence[dict[str, Any]]) -> tuple[int, str] | None:
+    """The number of the first parameter with a gradient that is not finite on this process, and what is said of it."""
     number = -1
     for group in groups:
         names = group.get("param_names", [None] * len(group["params"]))
@@ -146,8 +171,9 @@ def _describe(groups: Sequence[dict[str, Any]]) -> str:
             gradient = local(param.grad)
             bad = int((~torch.isfinite(gradient)).sum().item())
             if bad:
-                return (
+                shard = f" on process {torch.distributed.get_rank()}" if isinstance(param.grad, DTensor) else ""
+                return number, (
                     f"The gradient of parameter {name or number!r} is not finite in {bad:,} of {gradient.numel():,} "
-                    f"elements; the step changed nothing. {_REMEDY}"
+                    f"elements{shard}"
                 )
-    return f"A gradient on another process is not finite; the step changed nothing. {_REMEDY}"
+    return None

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn.utils import get_total_norm
 
 from lightning_adafactor.sharded.layout import local
@@ -19,7 +19,7 @@ class StopOnDivergence(Callback):
     Each step only records, on the device, the first step with a bad loss. The record is read at the trainer's log
     interval and before every checkpoint, so that no step waits for the GPU. The parameters are checked before every
     validation and checkpoint and at the end, because the loss of a step is that of the weights before it: no checkpoint
-    of corrupted weights replaces a good one. All ranks stop together.
+    of corrupted weights replaces a good one. All ranks stop together, with one sentence.
     """
 
     def __init__(self) -> None:
@@ -64,11 +64,11 @@ class StopOnDivergence(Callback):
         corrupted = not are_finite(pl_module)
         if not trainer.strategy.reduce_boolean_decision(corrupted, all=False):
             return
-        named = pl_module.named_parameters()
-        name = next((name for name, parameter in named if corrupted and not _is_finite(parameter)), "a parameter")
+        named = enumerate(pl_module.named_parameters())
+        own = next(((place, name) for place, (name, value) in named if corrupted and not _is_finite(value)), None)
         raise TrainingDiverged(
-            f"{name} became NaN or infinite by step {trainer.global_step}, so these weights are not saved: try a lower "
-            f"learning rate, a longer warm-up or trainer.gradient_clip_val; {_kept(trainer)}"
+            f"{_first_of_all(own)[1]} became NaN or infinite by step {trainer.global_step}, so these weights are not "
+            f"saved: try a lower learning rate, a longer warm-up or trainer.gradient_clip_val; {_kept(trainer)}"
         )
 
     def _check(self, trainer: Trainer) -> None:
@@ -76,9 +76,9 @@ class StopOnDivergence(Callback):
         if not trainer.strategy.reduce_boolean_decision(step >= 0, all=False):
             return
         self._first = None
-        where = f"at step {step}" if step >= 0 else "on another rank"
+        step = _first_of_all(step if step >= 0 else None)
         raise TrainingDiverged(
-            f"the training loss became NaN or infinite {where}: try a lower learning rate, a longer warm-up "
+            f"the training loss became NaN or infinite at step {step}: try a lower learning rate, a longer warm-up "
             f"or trainer.gradient_clip_val; {_kept(trainer)}"
         )
 
@@ -89,6 +89,19 @@ def are_finite(module: nn.Module) -> bool:
     floats = [values for values in shards if values.is_floating_point() and values.numel() and not values.is_meta]
     # The maximum of the absolute values: unlike a sum of squares it does not overflow.
     return not floats or bool(get_total_norm(floats, norm_type=float("inf")).isfinite())
+
+
+def _first_of_all(own: Any) -> Any:
+    """The smallest of what the processes have found, so that all of them say the same.
+
+    Args:
+        own: What this process has found; None for nothing.
+    """
+    found = [own]
+    if distributed.is_available() and distributed.is_initialized():
+        found *= distributed.get_world_size()
+        distributed.all_gather_object(found, own)
+    return min(each for each in found if each is not None)
 
 
 def _is_finite(parameter: Tensor) -> bool:

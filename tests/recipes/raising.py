@@ -5,12 +5,14 @@ import os
 import shutil
 import signal
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import Callback, Trainer
 from torch import Tensor
 
+from lightning_adafactor.sharded.layout import local
 from recipes.messages import RecipeError
 
 
@@ -69,6 +71,33 @@ class TroubleOnRank(Callback):
         if self.kind == "full":
             raise OSError(errno.ENOSPC, "No space left on device")
         os.kill(os.getpid(), signal.SIGKILL if self.kind == "kill" else signal.Signals[self.kind])
+
+
+class NanOnRank(Callback):
+    """Makes the loss or a gradient of one process of several NaN; each writes why it ends to ``said.RANK.txt``.
+
+    Args:
+        rank: The process.
+        step: The number of steps before.
+        kind: ``loss`` or ``gradient``.
+    """
+
+    def __init__(self, rank: int, step: int, kind: str) -> None:
+        self.rank, self.step, self.kind = rank, step, kind
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        vars(pl_module).pop("training_step", None)
+        if self.kind == "loss" and trainer.global_rank == self.rank and trainer.global_step == self.step:
+            step = pl_module.training_step
+            pl_module.training_step = lambda *args: step(*args) * float("nan")
+
+    def on_after_backward(self, trainer: Trainer, pl_module: Any) -> None:
+        if self.kind == "gradient" and trainer.global_rank == self.rank and trainer.global_step == self.step:
+            gradients = [parameter.grad for parameter in pl_module.parameters() if parameter.grad is not None]
+            local(next(gradient for gradient in gradients if local(gradient).numel())).fill_(float("nan"))
+
+    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
+        Path(f"said.{trainer.global_rank}.txt").write_text(str(exception), encoding="utf-8")
 
 
 class RaisingSGD(torch.optim.SGD):

@@ -91,6 +91,7 @@ def everything() -> tuple[dict[str, Any], dict[str, Any]]:
         "found_inf, without sums of squares": skipped(mesh, (8,), **UNSCALED),
         "implementation": implementation(mesh),
         "nonfinite": nonfinite(mesh),
+        "raised": raised(mesh),
     }
     return steps, others
 
@@ -141,6 +142,19 @@ def nonfinite(mesh: DeviceMesh) -> tuple[bool, int | None]:
     return torch.equal(shardings.whole(param), torch.ones(8, 12)), optimizer.skipped_steps
 
 
+def raised(mesh: DeviceMesh) -> str:
+    """What is said where the last process has a NaN, in a shard of the second parameter."""
+    params = [distribute_tensor(torch.ones(8, 12), mesh, [S0]).requires_grad_() for _ in range(2)]
+    optimizer = Adafactor([("first", params[0]), ("second", params[1])], on_nonfinite="raise")
+    for param in params:
+        param.grad = torch.ones_like(param)
+    if mesh.get_rank() == mesh.size() - 1:
+        params[1].grad.to_local()[0, :3] = torch.nan
+    with pytest.raises(RuntimeError) as error:
+        optimizer.step()
+    return str(error.value)
+
+
 def implementation(mesh: DeviceMesh) -> list[str]:
     """What takes the step of a sharded parameter, of a replicated one, and of one that is not a DTensor."""
     params = [distribute_tensor(torch.ones(8, 12), mesh, [placement]).requires_grad_() for placement in (S0, R)]
@@ -189,3 +203,10 @@ def test_a_sharded_parameter_takes_the_path_of_an_ordinary_one(results: list[Any
 def test_nothing_changes_where_any_process_has_a_gradient_of_nan_that_is_to_be_skipped(results: list[Any]) -> None:
     for _, other in results:
         assert other["nonfinite"] == (True, 1)
+
+
+def test_all_processes_say_the_same_where_one_has_a_gradient_of_nan(results: list[Any]) -> None:
+    said = {other["raised"] for _, other in results}
+
+    assert len(said) == 1
+    assert "parameter 'second' is not finite in 3 of 24 elements on process 3; the step changed nothing" in said.pop()
