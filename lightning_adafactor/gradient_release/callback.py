@@ -22,8 +22,9 @@ class GradientRelease(Callback):
     """Steps each block of parameters during the backward pass, as soon as its gradients are complete, and frees them.
 
     At any time the gradients take the bytes of the largest block, not of the whole model. Losses, parameters,
-    checkpoints and schedules are those of a training without it, to the bit. It pays where gradients outweigh
-    activations: with activation checkpointing, small batches, large models.
+    checkpoints and schedules are those of a training without it, to the bit; where more than two processes share a
+    parameter, sums over them may be added up in another order. It pays where gradients outweigh activations: with
+    activation checkpointing, small batches, large models.
 
     A loss that is not finite does not reach the parameters: its step is left out. Code that reads gradients in
     ``on_before_optimizer_step`` or ``on_after_backward`` finds none. A model that is compiled as a whole

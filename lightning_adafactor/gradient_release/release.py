@@ -31,7 +31,8 @@ def release_gradients(
 
     The training loop stays as it is: zero the gradients, ``loss.backward()``, ``optimizer.step()``, schedule. By the
     time of ``optimizer.step()`` most parameters have been stepped and have no gradient left; it steps the others. The
-    numbers are the same, to the bit. At any time the complete gradients take at most the bytes of the largest block.
+    numbers are the same, to the bit; where more than two processes share a parameter, sums over them may be added
+    up in another order. At any time the complete gradients take at most the bytes of the largest block.
 
     For transformers' ``Trainer``, call it with the optimizer that the trainer is given and its ``TrainingArguments``
     before ``trainer.train()``; with accelerate, after ``prepare``. In Lightning use

@@ -17,8 +17,9 @@ class Reduction:
     """A buffer of partial sums.
 
     Slots are reserved first, then the buffer is allocated, filled, reduced and read. Slots that travel over the same
-    groups are neighbours. A slot that is to be summed over several groups is summed over one after the other; where
-    all slots allow it, over all processes at once instead, which saves an all-reduce.
+    groups are neighbours. A slot that is to be summed over several groups is summed over one after the other, in the
+    order of the mesh's dimensions whatever the other slots are: a parameter's sums are the same bits with and without
+    other parameters in the step, where two processes form a group.
 
     Args:
         dtype: dtype of the sums.
@@ -30,6 +31,7 @@ class Reduction:
         self.device = device
         self._slots: list[_Slot] = []
         self._groups: dict[str, ProcessGroup] = {}
+        self._dims: dict[str, int] = {}  # of the largest mesh that a group is part of
         self._buffer: Tensor | None = None
         self._arranged = False
 
@@ -44,11 +46,13 @@ class Reduction:
         Returns:
             The number of the slot.
         """
-        groups = {str(group.group_name): group for group in layout.groups(tuple(over))}
-        self._groups.update(groups)
-        varies = not set(layout.all) <= set(over)
-        replicated = [dim for dim in range(layout.mesh.ndim) if dim not in over]
-        self._slots.append(_Slot(size, layout.mesh, tuple(groups), varies, layout.is_first(replicated)))
+        names = []
+        for dim, group in zip(over, layout.groups(over), strict=True):
+            name = str(group.group_name)
+            names.append(name)
+            self._groups[name] = group
+            self._dims[name] = max(dim, self._dims.get(name, 0))
+        self._slots.append(_Slot(size, layout.mesh, tuple(names)))
         return len(self._slots) - 1
 
     def reserve_for_all(self, layout: Layout, other: Reduction) -> int:
@@ -56,8 +60,10 @@ class Reduction:
 
         They must have been reserved before.
         """
-        self._groups.update(other._groups)
-        self._slots.append(_Slot(1, layout.mesh, tuple(self._groups), varies=False, is_first=True))
+        for name, group in other._groups.items():
+            self._groups[name] = group
+            self._dims[name] = max(other._dims[name], self._dims.get(name, 0))
+        self._slots.append(_Slot(1, layout.mesh, tuple(self._groups)))
         return len(self._slots) - 1
 
     def allocate(self) -> Tensor:
@@ -69,7 +75,7 @@ class Reduction:
     def _arrange(self) -> None:
         """Gives each slot its place, unless they all have one."""
         if not self._arranged:
-            order = {name: number for number, name in enumerate(self._groups)}
+            order = {name: number for number, name in enumerate(self._in_order())}
             start = 0
             for slot in sorted(self._slots, key=lambda slot: _place(slot.groups, order)):
                 slot.start = start
@@ -89,28 +95,15 @@ class Reduction:
 
     def all_reduce(self) -> None:
         """Adds up the partial sums of all processes."""
-        if not self._groups:
-            return
-        if len(self._groups) > 1 and self._over_all_processes():
-            reduced = [slot for slot in self._slots if slot.groups]
-            for number, slot in enumerate(self._slots):
-                if slot.groups and not slot.is_first:
-                    self.view(number, (slot.size,)).zero_()
-            self._sum(reduced, None)
-            return
-        for name, group in self._groups.items():
-            self._sum([slot for slot in self._slots if name in slot.groups], group)
+        for name in self._in_order():
+            self._sum([slot for slot in self._slots if name in slot.groups], self._groups[name])
 
-    def _over_all_processes(self) -> bool:
-        """Whether one sum over all processes can stand for those over each group."""
-        reduced = [slot for slot in self._slots if slot.groups]
-        mesh = reduced[0].mesh
-        return mesh.size() == distributed.get_world_size() and not any(
-            slot.varies or slot.mesh != mesh for slot in reduced
-        )
+    def _in_order(self) -> list[str]:
+        """The names of the groups, in the order of the mesh's dimensions."""
+        return sorted(self._groups, key=lambda name: self._dims[name])
 
-    def _sum(self, slots: Sequence[_Slot], group: ProcessGroup | None) -> None:
-        """Sums slots over a process group, or over all processes, with one all-reduce."""
+    def _sum(self, slots: Sequence[_Slot], group: ProcessGroup) -> None:
+        """Sums slots over a process group with one all-reduce."""
         assert self._buffer is not None
         ranges: list[list[int]] = []
         for slot in sorted(slots, key=lambda slot: slot.start):
@@ -140,16 +133,12 @@ class _Slot:
         size: How many numbers it holds.
         mesh: The device mesh of the parameter that the sums are of.
         groups: The names of the process groups that it is summed over.
-        varies: Whether the numbers differ along mesh dimensions that they are not summed over.
-        is_first: Whether this process is the first one along the mesh dimensions that they are not summed over.
         start: The place in the buffer.
     """
 
     size: int
     mesh: DeviceMesh
     groups: tuple[str, ...]
-    varies: bool
-    is_first: bool
     start: int = 0
 
 

@@ -12,9 +12,9 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distrib
 from torch.distributed.tensor.placement_types import _StridedShard
 
 from lightning_adafactor import Adafactor
-from tests.lightning_adafactor.sharded import processes, shardings
+from tests.lightning_adafactor.sharded import models, processes, shardings
 
-ALL, DATA, TENSOR = "all processes", "data", "tensor"
+DATA, TENSOR = "data", "tensor"
 UNSCALED = {"scale_parameter": False}
 R, S0, S1 = Replicate(), Shard(0), Shard(1)
 
@@ -52,13 +52,15 @@ CASES = {
     "a mesh of one": Case((1, 4), [((8, 12), (S0, R))], {}, 0),
     "an empty parameter": Case((4,), [((0, 12), (S0,))], {}, 0),
     "replicas": Case((2, 2), [((8, 12), (R, S0))], {TENSOR: 2}, 15),
-    # ΣU² of both over all processes at once
-    "rows and columns": Case((2, 2), [((8, 12), (S0, S1))], {DATA: 1, TENSOR: 1, ALL: 1}, (6 + 2) + (4 + 2) + 1),
-    "rows twice": Case((2, 2), [((8, 12), (_StridedShard(0, split_factor=2), S0))], {ALL: 2}, 15),
+    "rows and columns": Case((2, 2), [((8, 12), (S0, S1))], {DATA: 2, TENSOR: 2}, (6 + 2 + 1) + (4 + 2 + 1)),
+    "rows twice": Case((2, 2), [((8, 12), (_StridedShard(0, split_factor=2), S0))], {DATA: 2, TENSOR: 2}, 2 * 15),
     "rows twice, and a replicated vector": Case(
-        (2, 2), [((8, 12), (_StridedShard(0, split_factor=2), S0)), ((8,), (S0, R))], {ALL: 2}, 15 + 2
+        (2, 2),
+        [((8, 12), (_StridedShard(0, split_factor=2), S0)), ((8,), (S0, R))],
+        {DATA: 2, TENSOR: 2},
+        2 * 15 + 2,
     ),
-    "two ways": Case((2, 2), [((8, 12), (S0, R)), ((8, 12), (R, S1))], {ALL: 2}, 15 + 10),
+    "two ways": Case((2, 2), [((8, 12), (S0, R)), ((8, 12), (R, S1))], {DATA: 2, TENSOR: 2}, 15 + 10),
 }
 
 
@@ -73,7 +75,7 @@ def step(case: Case) -> dict[str, Any]:
     optimizer.step()
     with shardings.Counting() as counting:
         optimizer.step()
-    names = {str(mesh.get_group(dim).group_name): (DATA, TENSOR)[dim] for dim in range(mesh.ndim)} | {"world": ALL}
+    names = {str(mesh.get_group(dim).group_name): (DATA, TENSOR)[dim] for dim in range(mesh.ndim)}
     return {
         "all_reduces": {names[group]: count for group, count in counting.all_reduces.items()},
         "sent": counting.sent_over.total(),
@@ -92,8 +94,20 @@ def everything() -> tuple[dict[str, Any], dict[str, Any]]:
         "implementation": implementation(mesh),
         "nonfinite": nonfinite(mesh),
         "raised": raised(mesh),
+        "models": {name: of_model(name) for name in models.SHARDINGS},
     }
     return steps, others
+
+
+def of_model(name: str) -> list[int]:
+    """How many all-reduces the step of a whole model takes over each process group."""
+    model = models.SHARDINGS[name](models.model())
+    optimizer = Adafactor(model.parameters())
+    models.loss(model, 0).backward()
+    with shardings.Counting() as counting:
+        optimizer.step()
+    assert counting.others == 0
+    return sorted(counting.all_reduces.values())
 
 
 def refusal(mesh: DeviceMesh) -> str:
@@ -172,6 +186,12 @@ def test_collectives_are_those_that_are_needed(results: list[Any], name: str) ->
     case = CASES[name]
     for steps, _ in results:
         assert steps[name] == {"all_reduces": case.all_reduces, "sent": case.sent, "others": 0}
+
+
+def test_a_whole_model_takes_two_all_reduces_over_each_process_group(results: list[Any]) -> None:
+    one_group = ("fsdp2", "fsdp2 of columns", "hsdp", "tensor parallel")
+    for _, other in results:
+        assert other["models"] == {name: [2, 2] if name not in one_group else [2] for name in models.SHARDINGS}
 
 
 def test_partial_gradients_are_refused(results: list[Any]) -> None:
