@@ -26,6 +26,7 @@ from recipes.runs.history import RunHistory
 from recipes.runs.report import import_path
 from recipes.sharding.clipping import clip_by_norm, clip_by_value
 from recipes.sharding.model import sharded_model
+from recipes.sharding.shared_weights import share, shared_names
 from recipes.sharding.tensor_parallel import sum_gradients
 from recipes.sharding.weights import full_state_dict, is_sharded
 from recipes.training.offloading import Offloading, offload_activations
@@ -276,7 +277,7 @@ class Recipe(LightningModule, Generic[Data]):
             clip(parameters, float(gradient_clip_val))
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Writes model and tokenizer in Hugging Face's format.
+        """Writes model and tokenizer in Hugging Face's format; of a model that is not from transformers, its weights.
 
         If the model is sharded, all processes call this, and the first one writes the full weights.
 
@@ -292,6 +293,7 @@ class Recipe(LightningModule, Generic[Data]):
             with torch.device("meta"):
                 model = self.make_model(self.data, weights=False)
             model.load_state_dict(state, assign=True)
-            model.tie_weights()
-            model.generation_config = getattr(self.model, "generation_config", None)
-        save(model, self.data.tokenizer, folder)
+            share(model, shared_names(self.model))
+            if hasattr(self.model, "generation_config"):
+                model.generation_config = self.model.generation_config
+        save(model, getattr(self.data, "tokenizer", None), folder)

@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from safetensors.torch import save_file
+from torch import nn
 
 from recipes.messages import RecipeError
 from recipes.models.revisions import split_revision
+from recipes.sharding.shared_weights import shared_names
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -137,11 +140,24 @@ def set_checkpointing(model: "PreTrainedModel", name: str | None) -> None:
         raise RecipeError(f"model.gradient_checkpointing: {model_name} does not support it: {error}") from error
 
 
-def save(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", folder: str | Path) -> None:
-    """Writes a model, its configuration and its tokenizer to a folder that ``from_pretrained`` loads."""
+def save(model: nn.Module, tokenizer: "PreTrainedTokenizerBase | None", folder: str | Path) -> None:
+    """Writes a model, its configuration and its tokenizer to a folder that ``from_pretrained`` loads.
+
+    Args:
+        model: The model; of one that has no ``save_pretrained``, only ``model.safetensors`` is written.
+        tokenizer: The tokenizer; None if there is none.
+        folder: The folder; created if it does not exist.
+    """
     with quiet():
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        if hasattr(model, "save_pretrained"):
+            model.save_pretrained(folder)  # type: ignore[operator]
+        else:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            again = shared_names(model)  # safetensors keeps a weight once; its load_model knows
+            state = {name: value.contiguous() for name, value in model.state_dict().items() if name not in again}
+            save_file(state, Path(folder) / "model.safetensors")
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)
 
 
 def check_vocabulary(

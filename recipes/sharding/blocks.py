@@ -36,7 +36,7 @@ def units(model: nn.Module) -> list[nn.Module]:
     names = block_classes(model)
     blocks = [module for module in model.modules() if type(module).__name__ in names and module is not model]
     found = blocks or list(_entries(model))
-    ends = [_end(model, "get_input_embeddings"), _end(model, "get_output_embeddings")]
+    ends = [end_of(model, "get_input_embeddings"), end_of(model, "get_output_embeddings")]
     weights = [end.weight for end in ends if end is not None]
     if len({id(weight) for weight in weights}) == len(weights):
         found += [end for end in ends if end is not None and not any(end is part for part in found)]
@@ -52,7 +52,7 @@ def _entries(module: nn.Module) -> Iterator[nn.Module]:
             yield from _entries(child)
 
 
-def _end(model: nn.Module, getter: str) -> nn.Module | None:
+def end_of(model: nn.Module, getter: str) -> nn.Module | None:
     """The embeddings or the head of a model; None if it has none with a weight of its own."""
     try:
         end = getattr(model, getter, lambda: None)()

@@ -18,6 +18,7 @@ from torch.distributed.tensor.parallel import (
 
 from lightning_adafactor.sharded.layout import sum_partial_gradient
 from recipes.messages import RecipeError
+from recipes.sharding.blocks import end_of
 from recipes.sharding.shared_weights import share, shared_names
 
 STYLES: dict[str, Callable[[], ParallelStyle]] = {
@@ -116,7 +117,7 @@ def _parameters_in(rules: dict[str, str], model: nn.Module) -> set[str]:
 
 def _ends(model: Any) -> dict[str, nn.Module]:
     """Embeddings and head, by name."""
-    ends = [model.get_input_embeddings(), model.get_output_embeddings()]
+    ends = (end_of(model, "get_input_embeddings"), end_of(model, "get_output_embeddings"))
     return {name: module for name, module in model.named_modules() if any(module is end for end in ends)}
 
 
