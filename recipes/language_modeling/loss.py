@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from recipes.language_modeling.packing import IGNORED
+from recipes.sharding.model import is_tensor_parallel
 
 CHUNK_BYTES = 128 * 2**20
 """Float32 logits of one chunk. On a CPU, with 49,152 and 576 features, 128 tokens (24 MiB) took the time of all 512 at
@@ -51,8 +52,8 @@ def unsupported_reason(model: nn.Module) -> str | None:
     config: Any = model.config
     if getattr(config.get_text_config(), "final_logit_softcapping", None):
         return f"{type(model).__name__} caps its logits (final_logit_softcapping)"
-    if hasattr(head.weight, "device_mesh"):
-        return "the weight of the head is a DTensor, which linear_cross_entropy does not support"
+    if is_tensor_parallel(head.weight):
+        return "tensor parallelism divides its head by the vocabulary, which linear_cross_entropy does not support"
     kind = head.weight.device.type
     if torch.float16 in (head.weight.dtype, torch.get_autocast_dtype(kind) if _autocasts(kind) else None):
         return "it computes the gradients of the head before the loss is scaled, too small for float16"

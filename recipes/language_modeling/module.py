@@ -194,14 +194,14 @@ class LanguageModel(Recipe[LanguageModelingData]):
     def _chunk_scale(self, input_ids: Tensor) -> float | None:
         """The model's logit scale if the loss of these tokens is computed in chunks, else None."""
         assert self.model is not None
-        if self.loss is None and fits_one_chunk(self.model, input_ids.numel()):
-            return None
-        if self.loss == "full" or not self._supports_chunks(self.model):
+        fits = self.loss is None and fits_one_chunk(self.model, input_ids.numel())
+        if self.loss == "full" or (fits and not is_sharded(self)) or not self._supports_chunks(self.model):
             return None
         if self._logit_scale is None:
+            # Processes that share a model all take this forward pass, also those whose batch is smaller.
             self._logit_scale = logit_scale(self.model, input_ids) or 0.0
             self._supports_chunks(self.model)
-        return self._logit_scale
+        return None if fits else self._logit_scale
 
     def _supports_chunks(self, model: nn.Module) -> bool:
         """Whether the loss can be computed in chunks.

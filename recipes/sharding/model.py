@@ -4,16 +4,23 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import distributed, nn
+from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy
+from torch.distributed.tensor import DTensor
 
 from recipes.sharding.blocks import shard_blocks
+from recipes.sharding.shared_weights import shared_names, unshare
 from recipes.sharding.tensor_parallel import parallelize
 from recipes.sharding.weights import distribute
 
 DATA, TENSOR = "data_parallel", "tensor_parallel"
 """The dimensions of Lightning's mesh."""
+
+
+def is_tensor_parallel(parameter: Tensor) -> bool:
+    """Whether tensor parallelism divides a parameter, which then is in parts in forward passes too."""
+    return isinstance(parameter, DTensor) and TENSOR in (parameter.device_mesh.mesh_dim_names or ())
 
 
 def sharded_model(
@@ -35,10 +42,12 @@ def sharded_model(
         The model in train mode.
     """
     whole = make(True) if distributed.get_rank() == 0 else None
-    facts: list[Any] = [torch.get_rng_state(), getattr(whole, "generation_config", None)]
+    shared = None if whole is None else shared_names(whole)
+    facts: list[Any] = [torch.get_rng_state(), getattr(whole, "generation_config", None), shared]
     distributed.broadcast_object_list(facts, 0, device=device)
     with torch.device("meta"):
         model = make(False).train()
+        unshare(model, facts[2])
     if mesh[TENSOR].size() > 1:
         parallelize(model, mesh[TENSOR])
     if mesh[DATA].size() > 1:
