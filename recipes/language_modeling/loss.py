@@ -12,9 +12,11 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn import functional
 
 from recipes.language_modeling.packing import IGNORED
+from recipes.language_modeling.parallel_loss import as_output, parallel_loss
 from recipes.sharding.model import is_tensor_parallel
 
 CHUNK_BYTES = 128 * 2**20
@@ -52,8 +54,8 @@ def unsupported_reason(model: nn.Module) -> str | None:
     config: Any = model.config
     if getattr(config.get_text_config(), "final_logit_softcapping", None):
         return f"{type(model).__name__} caps its logits (final_logit_softcapping)"
-    if is_tensor_parallel(head.weight):
-        return "tensor parallelism divides its head by the vocabulary, which linear_cross_entropy does not support"
+    if is_tensor_parallel(head.weight) and head.bias is not None:
+        return f"tensor parallelism divides the head of {type(model).__name__}, which has a bias"
     kind = head.weight.device.type
     if torch.float16 in (head.weight.dtype, torch.get_autocast_dtype(kind) if _autocasts(kind) else None):
         return "it computes the gradients of the head before the loss is scaled, too small for float16"
@@ -71,7 +73,7 @@ def logit_scale(model: nn.Module, input_ids: Tensor) -> float | None:
     training = model.training
     model.eval()  # gradient release takes forward passes in training mode for parts of the step
     with torch.no_grad(), isolate_rng():
-        logits = _with_head(model, input_ids[:1, :1], lambda hidden: values)
+        logits = _with_head(model, input_ids[:1, :1], lambda hidden: as_output(values, hidden))
     model.train(training)
     scale = float(logits.flatten()[0])
     return scale if scale and torch.allclose(logits.float(), scale * values, rtol=1e-5) else None
@@ -105,6 +107,9 @@ def chunked_loss(
             dtype = torch.promote_types(weight.dtype, torch.float32)
         else:
             dtype = torch.get_autocast_dtype(kind) if _autocasts(kind) else weight.dtype
+        if isinstance(hidden, DTensor):  # and so is the weight: both of tensor parallelism, for FSDP has gathered it
+            chunk = chunk_tokens(weight.to_local().shape[0])
+            return parallel_loss(hidden, weight, labels.flatten(), scale, dtype, chunk)
         hidden = hidden.flatten(0, -2).to(dtype)
         loss = functional.linear_cross_entropy(
             hidden if scale == 1 else scale * hidden,
@@ -140,8 +145,10 @@ def evaluate_chunked(
         size = chunk_tokens(head.weight.shape[0])
         for part, targets in zip(hidden.flatten(0, -2).split(size), labels.flatten().split(size), strict=True):
             logits = own_forward(part)
+            if isinstance(logits, DTensor):
+                logits = logits.full_tensor()
             update(logits if scale == 1 else scale * logits, targets)
-        return hidden.new_zeros(1, 1, 1)
+        return as_output(targets.new_zeros(1, 1, 1, dtype=torch.float32), hidden)
 
     with torch.no_grad():
         _with_head(model, input_ids, evaluate)

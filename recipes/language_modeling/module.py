@@ -56,9 +56,9 @@ class LanguageModel(Recipe[LanguageModelingData]):
             decay.
         loss: How loss and metrics are computed. ``full``: from the logits of a whole batch, tokens × vocabulary numbers
             several times over. ``chunked``: from those of some hundred tokens at a time, in the same time, with torch
-            2.13 or newer; on a GPU in bfloat16, ``train/loss`` is rounded to bfloat16. Works under FSDP2, but not where
-            tensor parallelism divides the head. Null: chunked where the logits take more than 128 MB in float32 and
-            the model supports it.
+            2.13 or newer; on a GPU in bfloat16, ``train/loss`` is rounded to bfloat16. Where tensor
+            parallelism divides the head, each process computes the logits of its part of the vocabulary. Null: chunked
+            where the logits take more than 128 MB in float32 and the model supports it.
         evaluate_before: Whether validation and test split are evaluated before the first step too, for the
             report.
         sample_prompts: Texts that are continued before and after training, for the report.

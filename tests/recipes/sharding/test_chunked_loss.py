@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.recipes.sharding import runs
-from tests.recipes.sharding.runs import train
+from tests.recipes.sharding.runs import Strategy, train
 from tests.recipes.sharding.test_strategies import check_same
 
 SIZES = "vocab_size: 300, hidden_size: 16, intermediate_size: 32, num_hidden_layers: 1, num_attention_heads: 2"
@@ -37,11 +37,15 @@ def test_fsdp2_trains_with_it_as_one_process_does_with_all_logits(
 
 
 @pytest.mark.slow
-def test_a_head_that_tensor_parallelism_divides_is_refused(tiny_lm: Path, tales_csv: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("strategy", [runs.TENSOR_PARALLEL, runs.FSDP2_TP], ids=lambda each: each.file)
+@pytest.mark.parametrize("tied", [False, True], ids=["own head", "tied"])
+def test_processes_that_divide_the_head_train_with_it_as_one_process_does(
+    strategy: Strategy, tied: bool, tiny_lm: Path, tales_csv: Path, tmp_path: Path
+) -> None:
     config = runs.language_model(tmp_path, tiny_lm, tales_csv)
+    sizes = f"--model.architecture={{model_type: llama, {SIZES}, tie_word_embeddings: true}}"
+    options = ["--model.pretrained=null", f"--data.tokenizer={tiny_lm}", sizes] if tied else []
 
-    run = train(tmp_path / "run", config, runs.TENSOR_PARALLEL, "--model.loss=chunked")
+    one = train(tmp_path / "1", config, runs.ONE, *options, "--model.loss=full")
 
-    assert run.statuses == [2, 2]
-    assert "tensor parallelism divides its head by the vocabulary" in run.output
-    assert run.output.count("error: ") == 1
+    check_same(one, train(tmp_path / "2", config, strategy, *options, "--model.loss=chunked"))
