@@ -33,7 +33,7 @@ from recipes.training.optimizer import Schedule, configure
 from recipes.training.unsupported import refuse_for_recipe, refuse_for_release, refuse_to_release
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+    from transformers import PretrainedConfig, PreTrainedModel
 
 Data = TypeVar("Data", bound=RecipeData)
 
@@ -207,15 +207,26 @@ class Recipe(LightningModule, Generic[Data]):
         auto_class = getattr(transformers, self.auto_class)
         config = self.model_config(data)
         if weights and self.pretrained is not None:
-            folder = as_folder(self.pretrained, "model.pretrained")
-            args = (folder, "model.pretrained", config, self.dtype_name, self.trust_remote_code)
-            model = load_model(auto_class, *args)
+            model = self.load_weights(auto_class, config)
         else:
             dtype = getattr(torch, self.dtype_name)
             model = auto_class.from_config(config, dtype=dtype, trust_remote_code=self.trust_remote_code).train()
         if self.gradient_checkpointing:
             set_checkpointing(model, self.pretrained)
         return model
+
+    def load_weights(self, auto_class: Any, config: "PretrainedConfig", **kwargs: Any) -> "PreTrainedModel":
+        """The model of a class of transformers with the weights of ``pretrained``, in train mode.
+
+        Args:
+            auto_class: The class, or an ``Auto`` class.
+            config: The configuration.
+            kwargs: More arguments of the model's class.
+        """
+        assert self.pretrained is not None
+        key = "model.pretrained"
+        folder = as_folder(self.pretrained, key)
+        return load_model(auto_class, folder, key, config, self.dtype_name, self.trust_remote_code, **kwargs)
 
     def model_config(self, data: Data) -> "PretrainedConfig":
         """The configuration of the model for this data; by default that of ``pretrained``.

@@ -3,22 +3,24 @@
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.nn import functional
 from torchmetrics import MetricCollection
 
 from lightning_adafactor import Adafactor
 from recipes.messages import RecipeError, tell
-from recipes.models.pretrained import check_vocabulary
+from recipes.models.pretrained import check_vocabulary, tell_initialized
 from recipes.ranges import FractionBelow1
 from recipes.recipe import Recipe
 from recipes.text_classification.data import TextClassificationData
 from recipes.text_classification.labels import trained_labels
 from recipes.text_classification.metrics import classification_metrics
+from recipes.text_classification.pooling import Pooling, is_wrapped, with_mean_pooling
 from recipes.text_classification.predictions import PredictionWriter
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+    from transformers import PretrainedConfig, PreTrainedModel
 
 DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout")
 """Names of dropout within the encoder and before the head in transformers' configurations."""
@@ -39,6 +41,11 @@ class TextClassifier(Recipe[TextClassificationData]):
             decay.
         label_smoothing: Fraction of the target that is distributed evenly over all labels; 0.1 is common.
         dropout: Dropout within the encoder and before the head. Null: the encoder's own.
+        pooling: How the head gets one vector of a text. ``mean``: the average over its tokens, with which sentence
+            encoders such as MiniLM were trained. Null: as transformers' classifier of the architecture does, most
+            by the first token and a pre-trained layer after it, decoders by the last token. With ``mean``,
+            transformers loads ``model/`` of most architectures (not of ModernBERT, which has this setting) only
+            after ``import recipes.models.mean_pooling``.
         predictions: Where ``predict`` writes: a .csv or .jsonl file, within the run's folder unless absolute.
         kwargs: The arguments of every recipe.
     """
@@ -57,12 +64,14 @@ class TextClassifier(Recipe[TextClassificationData]):
         *,
         label_smoothing: FractionBelow1 = 0.0,
         dropout: FractionBelow1 | None = None,
+        pooling: Pooling | None = None,
         predictions: str = "predictions.csv",
         **kwargs: Any,
     ) -> None:
         super().__init__(optimizer=optimizer, pretrained=pretrained, **kwargs)
         self.label_smoothing = label_smoothing
         self.dropout = dropout
+        self.pooling = pooling
         self.run_callbacks.append(PredictionWriter(predictions))
 
     def configure_model(self) -> None:
@@ -80,19 +89,47 @@ class TextClassifier(Recipe[TextClassificationData]):
             id2label=dict(enumerate(data.labels)),
             label2id={label: i for i, label in enumerate(data.labels)},
         )
+        if self.pooling == "mean":
+            config = with_mean_pooling(config, str(self.pretrained))
         check_vocabulary(data.tokenizer, config, self.pretrained, "data.tokenizer")
-        positions = getattr(config, "max_position_embeddings", None)
+        positions = getattr(config.get_text_config(), "max_position_embeddings", None)
         if positions is not None and data.max_length > positions:
             raise RecipeError(
                 f"data.max_length is {data.max_length}, but '{self.pretrained}' reads {positions} tokens at most"
             )
         # A decoder classifies by the last token that is not padding, for which it needs the id of the padding token.
+        dropouts = (*DROPOUTS, "classifier_dropout") if is_wrapped(config) else DROPOUTS
         for part in {id(part): part for part in (config, config.get_text_config())}.values():
             part.pad_token_id = data.tokenizer.pad_token_id
-        for name in DROPOUTS:
-            if self.dropout is not None and hasattr(config, name):
-                setattr(config, name, self.dropout)
+            for name in dropouts:
+                if self.dropout is not None and hasattr(part, name):
+                    setattr(part, name, self.dropout)
         return config
+
+    def load_weights(self, auto_class: Any, config: "PretrainedConfig", **kwargs: Any) -> "PreTrainedModel":
+        """The encoder with its head; with ``pooling`` of a model that has another head, a new one is initialized."""
+        before = self.load_config()
+        if not is_wrapped(config) or is_wrapped(before):
+            return super().load_weights(auto_class, config, **kwargs)
+        self._refuse_another_head(before)
+        from transformers import AutoModel
+
+        from recipes.models.mean_pooling import MeanPoolingForSequenceClassification, without_pooler
+
+        text_config: Any = config.get_text_config()
+        encoder: Any = super().load_weights(AutoModel, text_config, **without_pooler(text_config))
+        model = MeanPoolingForSequenceClassification(config, encoder)  # type: ignore[arg-type]
+        tell_initialized(str(self.pretrained), ("classifier.bias", "classifier.weight"))
+        return model.to(encoder.dtype).train()
+
+    def _refuse_another_head(self, before: "PretrainedConfig") -> None:
+        """Raises an error where a trained head would be replaced, and nothing trains the new one."""
+        trainer = self._trainer
+        if trained_labels(before) and trainer and trainer.state.fn != TrainerFn.FITTING and not trainer.ckpt_path:
+            raise RecipeError(
+                f"model.pooling is mean, but '{self.pretrained}' was trained with another head: omit model.pooling, or "
+                "give the --ckpt_path of a run with it"
+            )
 
     def make_model(self, data: TextClassificationData, weights: bool) -> nn.Module:
         """The encoder with its head; the head of a model that was trained on other labels is initialized again."""
