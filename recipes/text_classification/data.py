@@ -265,15 +265,19 @@ class TextClassificationData(RecipeData):
             return super().train_sampler(rows, **shard)
         return LengthGroupedSampler(rows["length"][:], self.batch_size, **shard)
 
+    def label_counts(self, split: str = "train") -> list[int]:
+        """The number of rows of a split with each label, in the order of their ids."""
+        counts = Counter(self.splits[split]["labels"][:])
+        return [counts[number] for number in range(len(self.labels))]
+
     def summary(self) -> dict[str, dict[str, Any]]:
         """For each split rows and labels, dropped rows, duplicates of training rows, truncated tokens and padding."""
         splits = {split: rows for split, rows in self.splits.items() if split != "predict"}
         summary: dict[str, dict[str, Any]] = {}
         for split, rows in splits.items():
-            counts = Counter(rows["labels"][:])
             summary[split] = {
                 "rows": len(rows),
-                "labels": {name: counts[number] for number, name in enumerate(self.labels)},
+                "labels": dict(zip(self.labels, self.label_counts(split), strict=True)),
                 "rows_dropped_without_text_or_label": self._dropped.get(split, 0),
                 "tokens_cut_off": sum(rows["cut"][:]),
             }

@@ -2,10 +2,10 @@
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
-from torch.nn import functional
 from torchmetrics import MetricCollection
 
 from lightning_adafactor import Adafactor
@@ -15,6 +15,7 @@ from recipes.ranges import FractionBelow1
 from recipes.recipe import Recipe
 from recipes.text_classification.data import TextClassificationData
 from recipes.text_classification.labels import trained_labels
+from recipes.text_classification.loss import ClassWeights, class_weights, training_loss
 from recipes.text_classification.metrics import classification_metrics
 from recipes.text_classification.pooling import Pooling, is_wrapped, with_mean_pooling
 from recipes.text_classification.predictions import PredictionWriter
@@ -39,7 +40,12 @@ class TextClassifier(Recipe[TextClassificationData]):
             ``model/`` of an earlier run has its own.
         optimizer: The optimizer: class and arguments, without the parameters. Biases and norms get no weight
             decay.
-        label_smoothing: Fraction of the target that is distributed evenly over all labels; 0.1 is common.
+        label_smoothing: Fraction of the target that is distributed evenly over all labels; 0.1 is common. Of the
+            training loss only.
+        class_weights: Weights for the rows of rare labels in the training loss, with a mean of 1 over all rows.
+            ``balanced``: all labels count the same together, however many rows they have. ``sqrt``: proportional to
+            1 / sqrt(rows), in between. Null: all rows count the same. ``val/loss`` and ``test/loss`` have no weights
+            and no smoothing, and stay comparable.
         dropout: Dropout within the encoder and before the head. Null: the encoder's own.
         pooling: How the head gets one vector of a text. ``mean``: the average over its tokens, with which sentence
             encoders such as MiniLM were trained. Null: as transformers' classifier of the architecture does, most
@@ -63,6 +69,7 @@ class TextClassifier(Recipe[TextClassificationData]):
         ),
         *,
         label_smoothing: FractionBelow1 = 0.0,
+        class_weights: ClassWeights | None = None,
         dropout: FractionBelow1 | None = None,
         pooling: Pooling | None = None,
         predictions: str = "predictions.csv",
@@ -70,6 +77,8 @@ class TextClassifier(Recipe[TextClassificationData]):
     ) -> None:
         super().__init__(optimizer=optimizer, pretrained=pretrained, **kwargs)
         self.label_smoothing = label_smoothing
+        self.class_weights = class_weights
+        self._weights: Tensor | None = None
         self.dropout = dropout
         self.pooling = pooling
         self.run_callbacks.append(PredictionWriter(predictions))
@@ -143,6 +152,18 @@ class TextClassifier(Recipe[TextClassificationData]):
             )
         return model
 
+    def on_fit_start(self) -> None:
+        """Computes the weights of the labels, if there are any, on the device."""
+        if self.class_weights is not None:
+            weights = class_weights(self.data.label_counts(), self.class_weights)
+            self._weights = torch.tensor(weights, device=self.device)
+
+    def report_details(self) -> dict[str, Any]:
+        """The weights of the labels, if there are any."""
+        if self._weights is None:
+            return {}
+        return {"class_weights": dict(zip(self.data.labels, self._weights.tolist(), strict=True))}
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Saves the names of the labels, in the order of the outputs."""
         checkpoint["labels"] = list(self.data.labels)
@@ -166,9 +187,9 @@ class TextClassifier(Recipe[TextClassificationData]):
         return self.model(**inputs).logits.float()
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """The mean cross-entropy of a batch; ``train/loss`` is the mean over the processes."""
+        """The loss of a batch, with smoothing and weights; ``train/loss`` is the mean over the processes."""
         inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
-        loss = functional.cross_entropy(self(**inputs), batch["labels"], label_smoothing=self.label_smoothing)
+        loss = training_loss(self(**inputs), batch["labels"], self.label_smoothing, self._weights)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["labels"]), sync_dist=True)
         return loss
 
