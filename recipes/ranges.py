@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     IntFrom257 = int
     NonNegativeFloat = float
     FractionBelow1 = float
+    FractionAbove0 = float
 else:
     PositiveInt = number("PositiveInt", int, (">", 0), words="a whole number above 0")
     NonNegativeInt = number("NonNegativeInt", int, (">=", 0), words="a whole number of at least 0")
@@ -44,3 +45,4 @@ else:
     IntFrom257 = number("IntFrom257", int, (">=", 257), words="a whole number of at least 257")
     NonNegativeFloat = number("NonNegativeFloat", float, (">=", 0), words="a number of at least 0")
     FractionBelow1 = number("FractionBelow1", float, (">=", 0), ("<", 1), words="a number of at least 0 and below 1")
+    FractionAbove0 = number("FractionAbove0", float, (">", 0), ("<=", 1), words="a number above 0 and at most 1")

@@ -20,7 +20,7 @@ from lightning_adafactor import GradientRelease
 from recipes.messages import RecipeError
 from recipes.models.gguf import as_folder, config_location
 from recipes.models.pretrained import load_config, load_model, save, set_checkpointing
-from recipes.ranges import NonNegativeFloat
+from recipes.ranges import FractionAbove0, NonNegativeFloat
 from recipes.recipe_data import RecipeData
 from recipes.runs.history import RunHistory
 from recipes.runs.report import import_path
@@ -60,6 +60,9 @@ class Recipe(LightningModule, Generic[Data]):
             value.
         schedule_args: More arguments of the schedule, such as ``{num_cycles: 2}`` of ``cosine_with_restarts`` or
             ``{min_lr_rate: 0.1}`` of ``cosine_with_min_lr``.
+        layer_lr_decay: The learning rate of each layer is that of the layer above it times this: the head has the
+            optimizer's, the embeddings ``layer_lr_decay ** (layers + 1)`` times that. 0.8 to 0.95 is usual for
+            fine-tuning. 1: the same for all. Needs an optimizer whose rate is given (no ``relative_step``).
         gradient_checkpointing: Whether activations are recomputed in the backward pass instead of kept: less
             memory, for the time of one more forward pass.
         activation_offload: Whether activations wait for the backward pass in the memory of the host: less memory of the
@@ -102,6 +105,7 @@ class Recipe(LightningModule, Generic[Data]):
         schedule: Schedule | None = "linear",
         warmup: NonNegativeFloat = 0.06,
         schedule_args: dict[str, Any] | None = None,
+        layer_lr_decay: FractionAbove0 = 1.0,
         gradient_checkpointing: bool = False,
         activation_offload: bool = False,
         gradient_release: bool = False,
@@ -117,6 +121,7 @@ class Recipe(LightningModule, Generic[Data]):
         self.schedule = schedule
         self.warmup = warmup
         self.schedule_args = schedule_args
+        self.layer_lr_decay = layer_lr_decay
         self.gradient_checkpointing = gradient_checkpointing
         self.activation_offload = activation_offload
         self.gradient_release = gradient_release
@@ -262,7 +267,8 @@ class Recipe(LightningModule, Generic[Data]):
     def configure_optimizers(self) -> Any:
         """The optimizer and its schedule."""
         assert self.model is not None
-        configured = configure(self.model, self.trainer, self.optimizer, self.schedule, self.warmup, self.schedule_args)
+        schedule = (self.schedule, self.warmup, self.schedule_args)
+        configured = configure(self.model, self.trainer, self.optimizer, *schedule, self.layer_lr_decay)
         if self.gradient_release:
             refuse_to_release(configured["optimizer"])
         return configured
