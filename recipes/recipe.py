@@ -28,6 +28,7 @@ from recipes.sharding.clipping import clip_by_norm, clip_by_value
 from recipes.sharding.model import sharded_model
 from recipes.sharding.tensor_parallel import sum_gradients
 from recipes.sharding.weights import full_state_dict, is_sharded
+from recipes.training.freezing import Frozen, freeze
 from recipes.training.offloading import Offloading, offload_activations
 from recipes.training.optimizer import Schedule, configure
 from recipes.training.unsupported import refuse_for_recipe, refuse_for_release, refuse_to_release
@@ -63,6 +64,9 @@ class Recipe(LightningModule, Generic[Data]):
         layer_lr_decay: The learning rate of each layer is that of the layer above it times this: the head has the
             optimizer's, the embeddings ``layer_lr_decay ** (layers + 1)`` times that. 0.8 to 0.95 is usual for
             fine-tuning. 1: the same for all. Needs an optimizer whose rate is given (no ``relative_step``).
+        freeze: What keeps its pre-trained values, without gradients and optimizer state: ``embeddings``, or a number
+            for the embeddings and as many layers next to them. An output layer that shares the weights of the
+            embeddings is frozen with them. Null: nothing.
         gradient_checkpointing: Whether activations are recomputed in the backward pass instead of kept: less
             memory, for the time of one more forward pass.
         activation_offload: Whether activations wait for the backward pass in the memory of the host: less memory of the
@@ -106,6 +110,7 @@ class Recipe(LightningModule, Generic[Data]):
         warmup: NonNegativeFloat = 0.06,
         schedule_args: dict[str, Any] | None = None,
         layer_lr_decay: FractionAbove0 = 1.0,
+        freeze: Frozen | None = None,
         gradient_checkpointing: bool = False,
         activation_offload: bool = False,
         gradient_release: bool = False,
@@ -115,6 +120,11 @@ class Recipe(LightningModule, Generic[Data]):
         reduce_dtype: Literal["float32", "bfloat16"] = "float32",
     ) -> None:
         super().__init__()
+        if freeze is not None and pretrained is None:
+            raise RecipeError(
+                f"model.freeze is {freeze}, but model.pretrained is null, so there are no values to keep: set "
+                "model.freeze to null"
+            )
         self.save_hyperparameters(ignore=["optimizer"])  # weights_only loading would refuse a callable
         self.optimizer = optimizer
         self.pretrained = None if pretrained is None else os.path.expanduser(pretrained)
@@ -122,6 +132,7 @@ class Recipe(LightningModule, Generic[Data]):
         self.warmup = warmup
         self.schedule_args = schedule_args
         self.layer_lr_decay = layer_lr_decay
+        self.freeze_up_to = freeze
         self.gradient_checkpointing = gradient_checkpointing
         self.activation_offload = activation_offload
         self.gradient_release = gradient_release
@@ -216,6 +227,8 @@ class Recipe(LightningModule, Generic[Data]):
         else:
             dtype = getattr(torch, self.dtype_name)
             model = auto_class.from_config(config, dtype=dtype, trust_remote_code=self.trust_remote_code).train()
+        if self.freeze_up_to is not None:
+            freeze(model, self.freeze_up_to)
         if self.gradient_checkpointing:
             set_checkpointing(model, self.pretrained)
         return model
