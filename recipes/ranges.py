@@ -1,4 +1,4 @@
-"""Types of numbers that have a range, and of percentages: annotations of a task's arguments, checked when a configuration is parsed.
+"""Types of numbers that have a range, and of percentages: annotations of a task's arguments, checked when parsed.
 
 ``batch_size: PositiveInt = 32`` rejects 0 in a YAML file and on the command line, with the key, the value and the
 range in words. The class that has the argument receives a plain int or float, which a checkpoint may hold.
