@@ -31,3 +31,15 @@ def test_the_settings_of_fine_tuning_give_the_numbers_of_one_process(
 
     resumed = train(tmp_path / "2", config, ONE, "--ckpt_path=last", "--trainer.max_steps=5")
     assert not any(resumed.statuses), resumed.output[-3000:]
+
+
+@pytest.mark.slow
+def test_ddp_averages_the_weights_of_one_process(tiny_model: Path, wires_csv: Path, tmp_path: Path) -> None:
+    config = runs.classifier(tmp_path, tiny_model, wires_csv)
+    averaging = ["--trainer.callbacks+=lightning.pytorch.callbacks.EMAWeightAveraging", "--trainer.callbacks.decay=0.5"]
+    plain = train(tmp_path / "plain", config, ONE)
+
+    one = train(tmp_path / "1", config, ONE, *averaging)
+    check_same(one, train(tmp_path / "2", config, runs.DDP, *averaging))
+
+    assert one.report["fingerprint"]["weights"] != plain.report["fingerprint"]["weights"]
