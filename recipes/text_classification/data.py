@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,8 +15,9 @@ from recipes.data.sources import check_columns, check_text
 from recipes.data.summary import count_duplicates, padding_share
 from recipes.messages import RecipeError, tell
 from recipes.models.pretrained import load_config
-from recipes.ranges import IntFrom2, IntFrom3, Percentage, PositiveInt
+from recipes.ranges import IntFrom2, IntFrom3, NonNegativeFloat, Percentage, PositiveInt
 from recipes.recipe_data import RecipeData
+from recipes.text_classification.balancing import BalancedSampler, shares_of
 from recipes.text_classification.encoding import complete, encode
 from recipes.text_classification.labels import doubtful, folded, label_name, ordered, trained_labels
 from recipes.text_classification.lengths import count_tokens, covering, longest_input
@@ -49,6 +50,10 @@ class TextClassificationData(RecipeData):
             such as ``95%``: so many tokens that this share of the texts of ``train`` is not truncated, up to what the
             model reads; without ``train``, as many as the model was trained with.
         max_labels: Maximum number of different labels in the training rows. Null: 100, or half the number of rows.
+        balance: How much more often rows of rare labels are drawn: their probability is proportional to the label's
+            number of training rows to the power of minus this. 0: each row once an epoch. 1: all labels equally often;
+            0.5: in between. An epoch keeps its number of rows: some come several times, others not at all. An
+            alternative to ``model.class_weights``, rarely of use together with it.
         group_by_length: Whether training batches hold texts of similar length, for less padding.
         pad_to_multiple_of: Batches are padded to the longest text, rounded up to a multiple of this.
         kwargs: The arguments of the data of every recipe.
@@ -69,6 +74,7 @@ class TextClassificationData(RecipeData):
         predict: str | list[str] | None = None,
         max_length: IntFrom3 | Percentage = 128,
         max_labels: IntFrom2 | None = None,
+        balance: NonNegativeFloat = 0.0,
         group_by_length: bool = True,
         pad_to_multiple_of: PositiveInt | None = 8,
         **kwargs: Any,
@@ -80,6 +86,7 @@ class TextClassificationData(RecipeData):
         self.covered = float(max_length.rstrip("%")) / 100 if isinstance(max_length, str) else None
         self.max_length: int = 0 if isinstance(max_length, str) else max_length
         self.max_labels = max_labels
+        self.balance = balance
         self.group_by_length = group_by_length
         self.pad_to_multiple_of = pad_to_multiple_of
         self._check_arguments()
@@ -306,10 +313,17 @@ class TextClassificationData(RecipeData):
         return aliases
 
     def train_sampler(self, rows: "Dataset", **shard: Any) -> DistributedSampler:
-        """Batches of similar lengths, if asked for."""
-        if not self.group_by_length:
-            return super().train_sampler(rows, **shard)
-        return LengthGroupedSampler(rows["length"][:], self.batch_size, **shard)
+        """Batches of similar lengths, and rows of rare labels more often, if asked for."""
+        lengths = rows["length"][:]
+
+        def ordering(drawn: Sequence[int]) -> DistributedSampler:
+            if not self.group_by_length:
+                return super(TextClassificationData, self).train_sampler(rows, **shard)
+            return LengthGroupedSampler([lengths[row] for row in drawn], self.batch_size, **shard)
+
+        if not self.balance:
+            return ordering(range(len(rows)))
+        return BalancedSampler(shares_of(rows["labels"][:], self.label_counts(), self.balance), ordering, **shard)
 
     def label_counts(self, split: str = "train") -> list[int]:
         """The number of rows of a split with each label, in the order of their ids."""
