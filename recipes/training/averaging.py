@@ -40,7 +40,7 @@ class AveragedWeights(Callback):
         self._averaging = averaging
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Turns off the averaging of buffers.
+        """Turns off the averaging of buffers, and puts the average on the device of the training.
 
         Raises:
             RecipeError: Processes share the model, which the callback does not support.
@@ -52,7 +52,7 @@ class AveragedWeights(Callback):
                 f"trainer.callbacks: {type(self._averaging).__name__} copies the whole model, which is not supported "
                 "with trainer.strategy ModelParallelStrategy: leave it out, or use ddp"
             )
-        lightning_internals.average_parameters_only(self._averaging)
+        lightning_internals.average_parameters_only(self._averaging, trainer.strategy.root_device)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Called before Lightning puts the average into the model."""

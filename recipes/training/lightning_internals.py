@@ -3,6 +3,7 @@
 ``tests/recipes/training/test_lightning_internals.py`` names the one that a new version of Lightning has removed.
 """
 
+import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from lightning.pytorch.strategies import ModelParallelStrategy
@@ -47,9 +48,16 @@ def average_of(callback: WeightAveraging) -> AveragedModel | None:
     return callback._average_model
 
 
-def average_parameters_only(callback: WeightAveraging) -> None:
-    """Lets a callback copy buffers instead of averaging them; before its setup."""
+def average_parameters_only(callback: WeightAveraging, device: torch.device) -> None:
+    """Lets a callback copy buffers instead of averaging them, and keep the average on a device unless it names one.
+
+    Args:
+        callback: The callback, before its setup.
+        device: The device of the training. Lightning would take that of the model, which is still on the CPU.
+    """
     callback._use_buffers = False
+    if callback._device is None:
+        callback._device = device
 
 
 def forget_average(callback: WeightAveraging) -> None:

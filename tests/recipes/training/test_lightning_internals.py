@@ -2,6 +2,7 @@
 
 import lightning
 import pytest
+import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
@@ -41,9 +42,9 @@ def test_a_strategy_with_a_mesh_still_notes_its_arguments() -> None:
 
 def test_averaged_weights_still_have_a_setting_for_buffers_and_no_average_before_a_training() -> None:
     callback = WeightAveraging()
-    assert callback._use_buffers
+    assert (callback._use_buffers, callback._device) == (True, None)
 
-    average_parameters_only(callback)
+    average_parameters_only(callback, torch.device("meta"))
 
-    assert not callback._use_buffers
+    assert (callback._use_buffers, callback._device) == (False, torch.device("meta"))
     assert average_of(callback) is None
