@@ -87,6 +87,7 @@ def test_batches_of_drawn_rows_need_little_padding() -> None:
     assert sum(len(batch) * max(batch) for batch in batches) < 1.25 * sum(map(sum, batches))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("grouped", [False, True])
 def test_a_run_resumed_within_an_epoch_ends_where_an_uninterrupted_one_does(
     grouped: bool, tiny_model: Path, wires: pandas.DataFrame, tmp_path: Path

@@ -56,7 +56,7 @@ def load(pretrained: Path, stage: str = "fit", **arguments: Any) -> TextClassifi
     return data
 
 
-@pytest.mark.parametrize("share", [50, 90, 100])
+@pytest.mark.parametrize("share", [90])
 def test_the_length_is_that_of_the_training_texts(
     share: int, tiny_model: Path, wires: pandas.DataFrame, wires_csv: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -112,6 +112,7 @@ def test_the_average_is_kept_and_tested(run: Run) -> None:
     check_weights(module.state_dict(), noted.average)
 
 
+@pytest.mark.slow
 def test_positions_stay_whole_numbers(run: Run) -> None:
     averaging: list[Callback] = [EMAWeightAveraging(decay=0.999, use_buffers=True)]
     module, _ = run("run", averaging, max_epochs=1, limit_val_batches=0)
@@ -120,6 +121,7 @@ def test_positions_stay_whole_numbers(run: Run) -> None:
     assert positions.tolist() == [list(range(32))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", [0, 6])
 def test_a_resumed_run_has_the_average_of_an_uninterrupted_one(start: int, run: Run) -> None:
     whole, _ = run("whole", ema(update_starting_at_step=start))
@@ -141,6 +143,7 @@ def test_a_run_that_ends_without_validation_can_be_gone_on_from_exactly(run: Run
     check_weights(module.state_dict(), noted.average)
 
 
+@pytest.mark.slow
 def test_before_it_starts_the_current_weights_are_validated_and_saved(run: Run) -> None:
     noted = Noted(start=6)
     plain, trainer = run("plain", [], max_epochs=1)
@@ -154,6 +157,7 @@ def test_before_it_starts_the_current_weights_are_validated_and_saved(run: Run) 
     check_weights(load(run.folder / "run" / "last.ckpt")["state_dict"], noted.average)
 
 
+@pytest.mark.slow
 def test_an_average_that_never_starts_keeps_the_last_step_and_says_so(
     run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -164,6 +168,7 @@ def test_an_average_that_never_starts_keeps_the_last_step_and_says_so(
     assert "EMAWeightAveraging averaged nothing in 5 steps" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_equal_average_is_the_mean_of_the_steps(run: Run) -> None:
     noted = Noted()
     module, _ = run("run", [WeightAveraging()], noted=noted, max_epochs=1)

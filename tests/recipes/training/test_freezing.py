@@ -53,7 +53,7 @@ def test_a_model_from_scratch_has_nothing_to_keep() -> None:
         LanguageModel(architecture={"model_type": "gpt2"}, freeze="embeddings")
 
 
-@pytest.mark.parametrize("pooling", [None, "mean"])
+@pytest.mark.parametrize("pooling", [None, pytest.param("mean", marks=pytest.mark.slow)])
 def test_frozen_parameters_stay_as_they_were_and_have_no_state(pooling: Any, tiny_model: Path, wires_csv: Path) -> None:
     seed_everything(1, verbose=False)
     module: Any = TextClassifier(str(tiny_model), pooling=pooling, freeze="embeddings")
