@@ -100,7 +100,7 @@ def fit(layer: nn.Linear, features: Tensor, labels: Tensor, label_smoothing: flo
         loss.backward()
         return loss
 
-    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    optimizer.step(closure)
     with torch.no_grad():
         weight /= scale
         layer.weight.copy_(weight)
