@@ -12,6 +12,10 @@ from recipes.text_classification.loss import training_loss
 ITERATIONS = 200
 """Of L-BFGS at most; it ends earlier when the loss no longer falls."""
 
+C = 0.03
+"""Inverse strength of the penalty, as in scikit-learn. Chosen among 0.03 to 10 on a validation split of Reuters R8, with
+the mean over MiniLM's tokens; there it does as well as a penalty on features that are not scaled."""
+
 
 def output_layers(model: Any, labels: int) -> list[nn.Linear]:
     """The layers outside the encoder that have an output for each label.
@@ -68,8 +72,7 @@ def fit(layer: nn.Linear, features: Tensor, labels: Tensor, label_smoothing: flo
     """Fits a layer by L-BFGS, as a logistic regression on features that do not change; in place.
 
     The features are centered and divided by one number, so that their mean variance is 1 and the penalty does not
-    depend on the encoder's scale. The penalty is scikit-learn's default (``C=1``): half the weights' sum of squares,
-    divided by the number of texts.
+    depend on the encoder's scale: half the weights' sum of squares, divided by :data:`C` and the number of texts.
 
     Args:
         layer: The layer; its values before do not matter.
@@ -96,7 +99,7 @@ def fit(layer: nn.Linear, features: Tensor, labels: Tensor, label_smoothing: flo
         optimizer.zero_grad()
         loss = training_loss(nn.functional.linear(scaled, weight, bias), labels, label_smoothing, weights)
         reached = loss.item()
-        loss = loss + weight.square().sum() / (2 * len(features))
+        loss = loss + weight.square().sum() / (2 * C * len(features))
         loss.backward()
         return loss
 

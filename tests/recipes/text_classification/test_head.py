@@ -13,7 +13,7 @@ from lightning_adafactor import Adafactor
 from recipes import TextClassificationData, TextClassifier
 from recipes.messages import RecipeError
 from recipes.text_classification import module as module_file
-from recipes.text_classification.head import fit, initialize_head, inputs_of, output_layers
+from recipes.text_classification.head import C, fit, initialize_head, inputs_of, output_layers
 from recipes.text_classification.loss import training_loss
 
 
@@ -47,7 +47,7 @@ def test_the_layer_is_scikit_learns_logistic_regression(weights: list[float] | N
     reached = fit(layer, features, labels, 0.0, None if weights is None else torch.tensor(weights))
 
     by_label = None if weights is None else dict(enumerate(weights))
-    expected: Any = LogisticRegression(class_weight=by_label, tol=1e-8, max_iter=1000).fit(standard, labels)
+    expected: Any = LogisticRegression(C=C, class_weight=by_label, tol=1e-8, max_iter=1000).fit(standard, labels)
     found = torch.softmax(layer(features), -1).detach()
     torch.testing.assert_close(found.double(), torch.tensor(expected.predict_proba(standard)), rtol=0, atol=2e-3)
     tensor = None if weights is None else torch.tensor(weights)
