@@ -13,8 +13,8 @@ ITERATIONS = 200
 """Of L-BFGS at most; it ends earlier when the loss no longer falls."""
 
 C = 0.03
-"""Inverse strength of the penalty, as in scikit-learn. Chosen among 0.03 to 10 on a validation split of Reuters R8, with
-the mean over MiniLM's tokens; there it does as well as a penalty on features that are not scaled."""
+"""Inverse strength of the penalty, as in scikit-learn. Chosen among 0.03 to 10 on a validation split of Reuters R8,
+with the mean over MiniLM's tokens; there it does as well as a penalty on features that are not scaled."""
 
 
 def output_layers(model: Any, labels: int) -> list[nn.Linear]:
