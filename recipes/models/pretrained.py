@@ -29,8 +29,6 @@ def load_config(name: str, key: str, **kwargs: Any) -> "PretrainedConfig":
     """
     from transformers import AutoConfig
 
-    import recipes.models.mean_pooling  # noqa: F401 - transformers then knows the folders that have it
-
     with quiet():  # it warns of labels in another number than before, which are wanted
         return _load(AutoConfig.from_pretrained, name, key, "a model", **{"trust_remote_code": False, **kwargs})
 
@@ -190,6 +188,8 @@ def _load(load: Any, name: str, key: str, what: str, **kwargs: Any) -> Any:
     import huggingface_hub
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
+
+    import recipes.models.mean_pooling  # noqa: F401 - transformers then knows the folders that have it
 
     # TypeError and AttributeError are for a config.json that holds a list.
     expected = (OSError, ValueError, ImportError, RuntimeError, KeyError, SafetensorError, StrictDataclassError)

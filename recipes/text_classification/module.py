@@ -135,7 +135,6 @@ class TextClassifier(Recipe[TextClassificationData]):
         before = self.load_config()
         if not is_wrapped(config) or is_wrapped(before):
             return super().load_weights(auto_class, config, **kwargs)
-        self._refuse_another_head(before)
         from transformers import AutoModel
 
         from recipes.models.mean_pooling import MeanPoolingForSequenceClassification, without_pooler
@@ -146,19 +145,17 @@ class TextClassifier(Recipe[TextClassificationData]):
         tell_initialized(str(self.pretrained), ("classifier.bias", "classifier.weight"))
         return model.to(encoder.dtype).train()
 
-    def _refuse_another_head(self, before: "PretrainedConfig") -> None:
-        """Raises an error where a trained head would be replaced, and nothing trains the new one."""
-        trainer = self._trainer
-        if trained_labels(before) and trainer and trainer.state.fn != TrainerFn.FITTING and not trainer.ckpt_path:
+    def make_model(self, data: TextClassificationData, weights: bool) -> nn.Module:
+        """The encoder with its head; the head of a model that was trained on other labels is initialized again."""
+        before = self.load_config()
+        trained, trainer = trained_labels(before), data.trainer
+        replaced = trained and self.pooling == "mean" and is_wrapped(self.model_config(data)) and not is_wrapped(before)
+        if replaced and trainer and trainer.state.fn != TrainerFn.FITTING and not trainer.ckpt_path:
             raise RecipeError(
                 f"model.pooling is mean, but '{self.pretrained}' was trained with another head: omit model.pooling, or "
                 "give the --ckpt_path of a run with it"
             )
-
-    def make_model(self, data: TextClassificationData, weights: bool) -> nn.Module:
-        """The encoder with its head; the head of a model that was trained on other labels is initialized again."""
         model = super().make_model(data, weights)
-        trained = trained_labels(self.load_config())
         if weights and trained and trained != data.labels:
             initialize_head(model, len(data.labels))
             tell(

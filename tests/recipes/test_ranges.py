@@ -73,7 +73,7 @@ def test_null_is_taken_where_the_type_allows_it() -> None:
 
 
 def test_every_type_has_words() -> None:
-    assert {kind.__name__ for kind in ranges.WORDS} == set(BOUNDS)
+    assert {kind.__name__ for kind in ranges.WORDS} == {*BOUNDS, "Percentage"}
 
 
 def test_a_checkpoint_may_hold_the_numbers() -> None:
