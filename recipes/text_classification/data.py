@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
-from torch.utils.data import DistributedSampler
+from torch.utils.data import DataLoader, DistributedSampler
 
 from recipes.data.caching import Cached
 from recipes.data.sources import check_columns, check_text
@@ -324,6 +324,17 @@ class TextClassificationData(RecipeData):
         if not self.balance:
             return ordering(range(len(rows)))
         return BalancedSampler(shares_of(rows["labels"][:], self.label_counts(), self.balance), ordering, **shard)
+
+    def some_training_batches(self, most: int) -> DataLoader:
+        """Training texts in a fixed order, the longest first, the same on all processes.
+
+        Args:
+            most: Number of texts at most; of more, texts at equal distances in the file are taken.
+        """
+        rows = self.splits["train"]
+        distance = -(-len(rows) // most)
+        rows = _longest_first(rows.select(range(0, len(rows), distance)))
+        return self._loader(DataLoader, rows, self.eval_batch_size, shuffle=False)
 
     def label_counts(self, split: str = "train") -> list[int]:
         """The number of rows of a split with each label, in the order of their ids."""

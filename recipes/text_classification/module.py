@@ -1,19 +1,24 @@
 """Text classification: any Hugging Face encoder with a classification head, its loss and its metrics."""
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
+from tqdm import tqdm
 
 from lightning_adafactor import Adafactor
 from recipes.messages import RecipeError, tell
 from recipes.models.pretrained import check_vocabulary, tell_initialized
 from recipes.ranges import FractionBelow1
 from recipes.recipe import Recipe
+from recipes.sharding.weights import is_sharded
 from recipes.text_classification.data import TextClassificationData
+from recipes.text_classification.head import fit, initialize_head, inputs_of, output_layers
 from recipes.text_classification.labels import trained_labels
 from recipes.text_classification.loss import ClassWeights, class_weights, training_loss
 from recipes.text_classification.metrics import classification_metrics
@@ -25,6 +30,9 @@ if TYPE_CHECKING:
 
 DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout")
 """Names of dropout within the encoder and before the head in transformers' configurations."""
+
+MOST_TEXTS = 20_000
+"""That the head is fitted to with ``head_first``; more take time and hardly change it."""
 
 
 class TextClassifier(Recipe[TextClassificationData]):
@@ -46,6 +54,10 @@ class TextClassifier(Recipe[TextClassificationData]):
             ``balanced``: all labels count the same together, however many rows they have. ``sqrt``: proportional to
             1 / sqrt(rows), in between. Null: all rows count the same. ``val/loss`` and ``test/loss`` have no weights
             and no smoothing, and stay comparable.
+        head_first: Whether the output layer is fitted to the pre-trained encoder's outputs before the training (a
+            logistic regression, as in LP-FT, arXiv 2202.10054), instead of starting at random. Takes the time of one
+            forward pass over the training texts, and saves many steps where the encoder's outputs are good already,
+            as those of a sentence encoder with ``pooling: mean`` are.
         dropout: Dropout within the encoder and before the head. Null: the encoder's own.
         pooling: How the head gets one vector of a text. ``mean``: the average over its tokens, with which sentence
             encoders such as MiniLM were trained. Null: as transformers' classifier of the architecture does, most
@@ -70,6 +82,7 @@ class TextClassifier(Recipe[TextClassificationData]):
         *,
         label_smoothing: FractionBelow1 = 0.0,
         class_weights: ClassWeights | None = None,
+        head_first: bool = False,
         dropout: FractionBelow1 | None = None,
         pooling: Pooling | None = None,
         predictions: str = "predictions.csv",
@@ -79,6 +92,8 @@ class TextClassifier(Recipe[TextClassificationData]):
         self.label_smoothing = label_smoothing
         self.class_weights = class_weights
         self._weights: Tensor | None = None
+        self.head_first = head_first
+        self.head_fit: dict[str, Any] = {}
         self.dropout = dropout
         self.pooling = pooling
         self.run_callbacks.append(PredictionWriter(predictions))
@@ -142,7 +157,7 @@ class TextClassifier(Recipe[TextClassificationData]):
             )
         model = super().make_model(data, weights)
         if weights and trained and trained != data.labels:
-            _initialize_head(model, len(data.labels))
+            initialize_head(model, len(data.labels))
             tell(
                 f"model.pretrained: '{self.pretrained}' was trained on the labels {_some(trained)}, and data.train has "
                 f"{_some(data.labels)}: its output layer is initialized at random"
@@ -150,20 +165,47 @@ class TextClassifier(Recipe[TextClassificationData]):
         return model
 
     def on_fit_start(self) -> None:
-        """Computes the weights of the labels, if there are any, on the device."""
+        """Computes the weights of the labels and fits the head, when the model is on its device."""
         if self.class_weights is not None:
             weights = class_weights(self.data.label_counts(), self.class_weights)
             self._weights = torch.tensor(weights, device=self.device)
+        if self.head_first and not self.trainer.ckpt_path:
+            self._fit_head()
+
+    def _fit_head(self) -> None:
+        """Fits the output layer to the encoder's outputs; all processes do the same."""
+        if is_sharded(self):
+            raise RecipeError(
+                "model.head_first is true, which is not supported where processes shard the model: set it to false"
+            )
+        layers = output_layers(self.model, len(self.data.labels))
+        if len(layers) != 1:
+            raise RecipeError(
+                f"model.head_first is true, but '{self.pretrained}' has {len(layers)} output layers: set it to false"
+            )
+        assert self.model is not None
+        strategy, start = self.trainer.strategy, time.perf_counter()
+        loader = self.data.some_training_batches(MOST_TEXTS)
+        shown = tqdm(loader, "Fitting the head", leave=False, disable=self.trainer.progress_bar_callback is None)
+        with strategy.precision_plugin.forward_context():
+            features, labels = inputs_of(self.model, layers[0], map(strategy.batch_to_device, shown))
+        weights = None if self._weights is None else self._weights.cpu()
+        loss = fit(layers[0], features, labels, self.label_smoothing, weights)
+        seconds = time.perf_counter() - start
+        self.head_fit = {"texts": len(labels), "train_loss": loss, "seconds": round(seconds, 1)}
+        rank_zero_info(f"The head was fitted to {len(labels)} texts in {seconds:.0f} s: training loss {loss:.3f}")
 
     def report_details(self) -> dict[str, Any]:
-        """The weights of the labels, if there are any."""
-        if self._weights is None:
-            return {}
-        return {"class_weights": dict(zip(self.data.labels, self._weights.tolist(), strict=True))}
+        """The fit of the head and the weights of the labels, if there are any."""
+        details: dict[str, Any] = {"head_first": self.head_fit} if self.head_fit else {}
+        if self._weights is not None:
+            details["class_weights"] = dict(zip(self.data.labels, self._weights.tolist(), strict=True))
+        return details
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Saves the names of the labels, in the order of the outputs."""
+        """Saves the names of the labels, in the order of the outputs, and what the report says of the head."""
         checkpoint["labels"] = list(self.data.labels)
+        checkpoint["head_fit"] = self.head_fit
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Compares the labels of a checkpoint with those of the data.
@@ -171,6 +213,7 @@ class TextClassifier(Recipe[TextClassificationData]):
         Raises:
             RecipeError: They are not the same, or in another order.
         """
+        self.head_fit = self.head_fit or checkpoint.get("head_fit", {})
         trained = checkpoint.get("labels")
         if trained is not None and trained != self.data.labels:
             raise RecipeError(
@@ -206,16 +249,6 @@ class TextClassifier(Recipe[TextClassificationData]):
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Probabilities of shape (batch, labels) in float32."""
         return self(**batch).softmax(dim=-1)
-
-
-def _initialize_head(model: Any, labels: int) -> None:
-    """Initializes the layers outside the encoder that have an output for each label, as transformers does."""
-    for name, layer in model.named_modules():
-        outside = not name.startswith(f"{model.base_model_prefix}.")
-        if outside and isinstance(layer, nn.Linear) and layer.out_features == labels:
-            nn.init.normal_(layer.weight, std=getattr(model.config, "initializer_range", 0.02))
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
 
 
 def _some(labels: list[str]) -> str:
