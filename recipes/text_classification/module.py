@@ -185,7 +185,8 @@ class TextClassifier(Recipe[TextClassificationData]):
             )
         assert self.model is not None
         strategy, start = self.trainer.strategy, time.perf_counter()
-        loader = self.data.some_training_batches(MOST_TEXTS)
+        most = self.data.eval_batch_size if self.trainer.fast_dev_run else MOST_TEXTS  # type: ignore[attr-defined]
+        loader = self.data.some_training_batches(most)
         shown = tqdm(loader, "Fitting the head", leave=False, disable=self.trainer.progress_bar_callback is None)
         with strategy.precision_plugin.forward_context():
             features, labels = inputs_of(self.model, layers[0], map(strategy.batch_to_device, shown))

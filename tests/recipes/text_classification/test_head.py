@@ -23,14 +23,21 @@ def adafactor(params: Any) -> Adafactor:
 
 def trained(pretrained: Path, file: Path, ckpt_path: Path | None = None, **arguments: Any) -> TextClassifier:
     """A classifier after no step, or as many as ``max_steps`` says."""
-    steps = arguments.pop("max_steps", 0)
+    steps, fast = arguments.pop("max_steps", 0), arguments.pop("fast_dev_run", False)
     seed_everything(1, verbose=False)
     model = TextClassifier(str(pretrained), adafactor, **arguments)
     options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    trainer = Trainer(accelerator="cpu", max_steps=steps, enable_model_summary=False, limit_val_batches=0, **options)
+    trainer = Trainer(
+        accelerator="cpu",
+        max_steps=steps,
+        fast_dev_run=fast,
+        enable_model_summary=False,
+        limit_val_batches=0,
+        **options,
+    )
     data = TextClassificationData("headline", "desk", str(file), max_length=16, batch_size=12)
     trainer.fit(model, data, ckpt_path=ckpt_path)
-    if ckpt_path is None:
+    if ckpt_path is None and not fast:
         trainer.save_checkpoint(file.parent / "saved.ckpt")
     return model
 
@@ -96,6 +103,11 @@ def test_a_resumed_run_keeps_the_head_of_its_checkpoint(tiny_model: Path, wires_
     assert resumed.model is not None
     assert torch.equal(resumed.model.classifier.weight, first.model.classifier.weight)
     assert resumed.report_details() == first.report_details()
+
+
+def test_a_trial_of_one_step_fits_the_head_to_one_batch(tiny_model: Path, wires_csv: Path) -> None:
+    model = trained(tiny_model, wires_csv, head_first=True, fast_dev_run=True)
+    assert model.report_details()["head_first"]["texts"] <= model.data.eval_batch_size < len(model.data.splits["train"])
 
 
 def test_a_sharded_model_is_refused(tiny_model: Path, wires_csv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
