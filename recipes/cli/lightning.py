@@ -32,7 +32,7 @@ from recipes.ranges import PositiveInt
 from recipes.recipe import Recipe
 from recipes.runs.config import RecordConfig, recorded_config
 from recipes.runs.folder import RunFolder, check_exists, claim, config_name, give_back, next_folder, runs_root
-from recipes.training import checkpoints, ckpt_path
+from recipes.training import checkpoints, ckpt_path, slurm
 from recipes.training.defaults import default_callbacks, loggers_of
 from recipes.training.precision import float32_instead
 from recipes.training.resume import how_to_resume
@@ -209,6 +209,10 @@ class RecipeCLI(LightningCLI):
         until the classes are instantiated.
         """
         settings = self.config[command]
+        requeued = slurm.run_of_requeued_job(*self._run_group(command)) if command == "fit" else None
+        if requeued is not None:
+            tell(f"job {slurm.job_id()} was requeued: its run goes on from {requeued}")
+            settings["ckpt_path"] = str(requeued)
         if not settings.get("ckpt_path"):
             if command != "fit":
                 tell("without --ckpt_path the model has the weights that training starts from, not those of a run")
