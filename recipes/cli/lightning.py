@@ -37,6 +37,7 @@ from recipes.training.defaults import default_callbacks, loggers_of
 from recipes.training.precision import float32_instead
 from recipes.training.resume import how_to_resume
 from recipes.training.unsupported import refuse_settings
+from recipes.training.unsupported_strategies import refuse_other_number_of_processes, refuse_strategy
 
 CHECKPOINT_PATH = (
     "A .ckpt file, the folder of a run, or 'best' or 'last' for the newest run of the same --config. fit "
@@ -273,6 +274,8 @@ class RecipeCLI(LightningCLI):
         made = self.config_init[self.subcommand]
         settings = made["trainer"]
         refuse_settings(settings)
+        if isinstance(made.get("model"), Recipe):
+            refuse_strategy(settings["strategy"])
         if not settings["fast_dev_run"]:
             root, name = self._run_group(str(self.subcommand))
             self.run_folder = claim(root, name) if is_first_rank() else next_folder(root, name)
@@ -288,8 +291,9 @@ class RecipeCLI(LightningCLI):
                     "on this machine: use auto or cpu"
                 ) from error
             raise
-        except ValueError as error:
+        except (TypeError, ValueError, RuntimeError) as error:
             raise RecipeError(f"trainer: {' '.join(str(error).split())}") from error
+        refuse_other_number_of_processes(trainer)
         checkpoints.write_whole_files(trainer, self.run_folder.path if self.run_folder else None)
         return trainer
 
