@@ -13,6 +13,8 @@ USELESS_WARNINGS = (
     r".*does not have many workers.*",  # texts are tokenized beforehand, so the loaders have little to do
     r".*Checkpoint directory .* exists and is not empty.*",  # best and last share a folder, on purpose
     r".*does not implement _stable_hash_for_caching.*",  # torchao's state compiles nevertheless
+    r".*WeightAveraging callback with a model that overrides the configure_model.*",  # sharded models are refused
+    r".*WeightAveraging callback, but loading a checkpoint outside the 'fit' stage.*",  # it has the averaged weights
     r".*To copy construct from a tensor.*",  # LearningRateMonitor copies torchao's learning rate
 )
 USELESS_RECORDS = {

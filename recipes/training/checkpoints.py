@@ -164,11 +164,15 @@ class LastCheckpoint(ModelCheckpoint):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves the steps since the last validation; stops after a signal."""
-        super().on_validation_end(trainer, pl_module)  # saves nothing if the last step is saved
+        self.save_last_step(trainer, pl_module)
         asked = self._asked(trainer)
         self._signals.restore()
         if asked:
             self._leave(trainer)
+
+    def save_last_step(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves the last step unless it is saved already."""
+        super().on_validation_end(trainer, pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Saves nothing: the batch may be half done, the weights corrupted, or the other ranks gone."""
