@@ -19,6 +19,7 @@ USELESS_WARNINGS = (
 )
 USELESS_RECORDS = {
     "lightning.pytorch.utilities.rank_zero": "💡 Tip:",
+    "lightning.pytorch.trainer.connectors.signal_connector": "SLURM auto-requeueing enabled",  # once for each stage
     # Kernels that the 8-bit optimizers do not need.
     "torchao": "Failed to load ",
     "bitsandbytes.backends.cpu.ops": "Failed to load ",

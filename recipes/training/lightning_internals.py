@@ -5,6 +5,7 @@
 
 import torch
 from lightning import Trainer
+from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.optim.swa_utils import AveragedModel
@@ -41,6 +42,14 @@ def mesh_sizes(strategy: ModelParallelStrategy) -> dict[str, int]:
     sizes = {"data_parallel_size": strategy._data_parallel_size, "tensor_parallel_size": strategy._tensor_parallel_size}
     automatic = {"data_parallel_size": strategy.num_nodes, "tensor_parallel_size": strategy.num_processes}
     return {name: automatic[name] if size == "auto" else int(size) for name, size in sizes.items()}
+
+
+def requeues_at(trainer: Trainer, signum: int) -> bool:
+    """Whether a signal asks for the job of SLURM to be requeued."""
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    if not isinstance(environment, SLURMEnvironment) or not environment.auto_requeue:
+        return False
+    return signum == environment.requeue_signal
 
 
 def average_of(callback: WeightAveraging) -> AveragedModel | None:
