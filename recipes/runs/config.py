@@ -7,6 +7,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 
 from recipes import resolvers
+from recipes.training import slurm
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace
@@ -49,3 +50,4 @@ class RecordConfig(SaveConfigCallback):
         file = Path(self._folder) / FILE
         with file.open("x", encoding="utf-8") as written:
             written.write(recorded_config(self.parser, self.config))
+        slurm.note_job(file.parent)

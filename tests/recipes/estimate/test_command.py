@@ -55,6 +55,7 @@ data:
     block_size: 16
     batch_size: 2
 """
+FINE_TUNING = ["--model.freeze=embeddings", "--model.pooling=mean", "--model.layer_lr_decay=0.9"]
 PARTS = ("parameter_memory", "gradient_memory", "optimizer_state")
 
 
@@ -120,10 +121,10 @@ def report(name: str) -> dict[str, Any]:
         [],
         ["--config=optimizer/adamw.yaml"],
         ["--config=optimizer/adafactor_transformers.yaml", "--model.optimizer.beta1=0.9"],
-        ["--config=optimizer/torch_adafactor.yaml", "--model.dtype=bfloat16"],
+        ["--config=optimizer/torch_adafactor.yaml", "--model.dtype=bfloat16", *FINE_TUNING],
         ["--trainer.precision=bf16-true"],
     ],
-    ids=["Adafactor", "AdamW", "momentum", "bfloat16", "bf16-true"],
+    ids=["Adafactor", "AdamW", "momentum", "bfloat16 and more", "bf16-true"],
 )
 def test_parameters_gradients_and_state_equal_the_report_of_a_classifier(settings: list[str], classifier: str) -> None:
     row = own(estimate(classifier, *settings, "--optimizer", "adamw"))
@@ -320,10 +321,14 @@ def test_ddp_takes_one_more_copy_of_the_gradients(classifier: str) -> None:
     assert row["total_bytes"] == lasting + max(row["activation_bytes"], row["step_bytes"])
 
 
-def test_a_strategy_that_is_not_known_is_named_in_a_remark(classifier: str, capsys: pytest.CaptureFixture[str]) -> None:
-    result = estimate(classifier, "--optimizer=adamw", "--trainer.strategy=deepspeed", "--trainer.devices=2")
+def test_a_strategy_that_is_not_known_and_averaged_weights_are_named_in_remarks(
+    classifier: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    others = ["--trainer.devices=2", "--trainer.callbacks+=lightning.pytorch.callbacks.EMAWeightAveraging"]
+    result = estimate(classifier, "--optimizer=adamw", "--trainer.strategy=deepspeed", *others)
 
     assert result["remarks"][0].startswith("trainer.strategy is deepspeed, trainer.devices 2: the figures are for one")
+    assert "averaged weights of EMAWeightAveraging, another" in result["remarks"][1]
     assert "the figures are for one process" in " ".join(capsys.readouterr().out.split())
 
 
