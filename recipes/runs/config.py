@@ -28,8 +28,13 @@ def recorded_config(parser: "LightningArgumentParser", config: "Namespace") -> s
 
 
 class RecordConfig(SaveConfigCallback):
-    """Writes :func:`recorded_config` into the run's folder before the training."""
+    """Writes :func:`recorded_config` into the run's folder before the training.
 
+    Attributes:
+        text: What it has written; empty before the setup, and on all ranks but the first.
+    """
+
+    text = ""
     _folder: str | None = None
 
     @property
@@ -46,6 +51,6 @@ class RecordConfig(SaveConfigCallback):
         """Called on rank 0 alone."""
         if self._folder is None:
             return
-        file = Path(self._folder) / FILE
-        with file.open("x", encoding="utf-8") as written:
-            written.write(recorded_config(self.parser, self.config))
+        self.text = recorded_config(self.parser, self.config)
+        with (Path(self._folder) / FILE).open("x", encoding="utf-8") as written:
+            written.write(self.text)

@@ -293,9 +293,20 @@ def test_checkpoints_may_be_turned_off() -> None:
 # Checkpoints
 
 
-@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+EVALUATED = [
+    ("validate", "best"),
+    ("test", "runs/tiny/version_0"),
+    ("predict", "runs/tiny/version_0/checkpoints/last.ckpt"),
+    ("validate", "last"),
+]
+"""Each command and each way to name a checkpoint; the other pairs are slow tests."""
+OTHER_EVALUATED = sorted(
+    {(command, checkpoint) for command, _ in EVALUATED for _, checkpoint in EVALUATED} - set(EVALUATED)
+)
+
+
 @pytest.mark.parametrize(
-    "checkpoint", ["best", "last", "runs/tiny/version_0", "runs/tiny/version_0/checkpoints/last.ckpt"]
+    ("command", "checkpoint"), [*EVALUATED, *(pytest.param(*pair, marks=pytest.mark.slow) for pair in OTHER_EVALUATED)]
 )
 @pytest.mark.usefixtures("finished_run")
 def test_a_finished_run_can_be_evaluated(command: str, checkpoint: str) -> None:
@@ -480,32 +491,32 @@ def test_both_ways_to_start_a_training_read_the_same_command_line(name: str, wor
     assert "did you mean tiny.yaml?" in ended.stderr
 
 
-@pytest.fixture(scope="module")
-def imported() -> dict[str, list[str]]:
-    """The modules that a process has imported after each of these steps, one after the other."""
-    program = """
-import json, sys
-from recipes.cli.main import main
-imported = {}
-for args in (["--help"], ["fti"], ["fit", "--config", "tyni.yaml"]):
-    main(args)
-    imported[" ".join(args)] = list(sys.modules)
-import recipes.cli.lightning, recipes.text_classification.module
-imported["modules"] = list(sys.modules)
-print(json.dumps(imported))
-"""
-    command = [sys.executable, "-c", program]
-    ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+def modules_after(program: str) -> dict[str, list[str]]:
+    """The modules that a process has imported after each step of a program, which notes them in ``imported``."""
+    noting = f"import json, sys\nimported = {{}}\n{program}\nprint(json.dumps(imported))"
+    ended = subprocess.run([sys.executable, "-c", noting], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     return json.loads(ended.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("args", ["--help", "fti", "fit --config tyni.yaml"])
-def test_what_needs_no_torch_is_answered_before_torch_is_imported(args: str, imported: dict[str, list[str]]) -> None:
-    assert "recipes.cli.main" in imported[args]
-    assert not {"torch", "lightning", "jsonargparse"} & set(imported[args])
+def test_what_needs_no_torch_is_answered_before_torch_is_imported() -> None:
+    imported = modules_after("""
+from recipes.cli.main import main
+for args in (["--help"], ["fti"], ["fit", "--config", "tyni.yaml"]):
+    main(args)
+    imported[" ".join(args)] = list(sys.modules)
+""")
+    assert list(imported) == ["--help", "fti", "fit --config tyni.yaml"]
+    for answered in imported.values():
+        assert "recipes.cli.main" in answered
+        assert not {"torch", "lightning", "jsonargparse"} & set(answered)
 
 
-def test_nothing_heavy_is_imported_before_it_is_needed(imported: dict[str, list[str]]) -> None:
+@pytest.mark.slow  # tests/test_imports.py reads the same from the source
+def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
+    imported = modules_after("""
+import recipes.cli.lightning, recipes.text_classification.module
+imported["modules"] = list(sys.modules)
+""")
     heavy = {"datasets", "pandas", "sklearn", "transformers.modeling_utils", "recipes.runs.plot"}
     assert "recipes.text_classification.module" in imported["modules"]
     assert not heavy & set(imported["modules"])
