@@ -481,8 +481,10 @@ def test_the_error_names_a_gpu_and_the_interpreter_where_both_are_missing(
     argument: str, missing: pytest.MonkeyPatch
 ) -> None:
     missing.setattr(fused, "_kernels_are_interpreted", lambda: False)
+    param = torch.zeros(2, 2, requires_grad=True)
+    param.grad = torch.ones(2, 2)
     with pytest.raises(RuntimeError, match=rf"{argument}=True is not .* need a CUDA device \(TRITON_INTERPRET=1"):
-        Adafactor([torch.zeros(2, 2)], **{argument: True})
+        Adafactor([param], **{argument: True}).step()
 
 
 def test_the_error_names_triton_where_it_is_missing(missing: pytest.MonkeyPatch) -> None:
