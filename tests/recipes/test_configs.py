@@ -18,8 +18,12 @@ ESTIMATED = ("lm_8gb", "lm_16gb")
 """They differ from lm_24gb in the model only, which a tiny one replaces here; tests of the estimate have them."""
 TRAINED = [config for config in CONFIGS if config.stem not in ESTIMATED]
 LANGUAGE_MODELS = [config for config in TRAINED if config.stem.startswith("lm")]
-RESUMED = [config for config in CONFIGS if config.stem in ("cls", "lm_scratch", "lm_llama_1b_bf16")]
-"""One of each kind: a classifier, a model and tokenizer made from scratch, parameters in bfloat16."""
+RESUMED = [
+    # A model and tokenizer made from scratch; tests of both tasks resume a run of cls.yaml and of lm.yaml.
+    pytest.param(config, marks=[pytest.mark.slow] * (config.stem != "lm_scratch"))
+    for config in CONFIGS
+    if config.stem in ("cls", "lm_scratch", "lm_llama_1b_bf16")
+]
 
 
 def names(config: Path) -> str:

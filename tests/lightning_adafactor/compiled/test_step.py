@@ -253,6 +253,7 @@ def test_any_problem_gives_the_numbers_of_plain(
     grad_scale = data.draw(st.sampled_from([None, torch.tensor(8.0)]))
     params = [nn.Parameter(_like(start, start.dtype).copy_(start)) for _ in range(2)]
     optimizers = [make([param], compiled=way, **chosen) for param, way in zip(params, (True, False), strict=True)]
+    norms = [start.double().norm()]  # an update may cancel what the parameter was, but not its rounding
     for grad in grads:
         for param, optimizer in zip(params, optimizers, strict=True):
             param.grad = None
@@ -262,13 +263,13 @@ def test_any_problem_gives_the_numbers_of_plain(
                 optimizer.step()
             else:
                 step_with(optimizer, param, grad, grad_scale)
+        norms.append(params[1].detach().double().norm())
 
     wide = start.dtype == torch.float64
     eps = torch.finfo(start.dtype).eps
-    norm = params[1].detach().double().norm()
     assert params[0].stride() == start.stride()
     close = (params[0].detach().double() - params[1].detach().double()).norm()
-    assert close <= (1e-11 if wide else max(1e-5, 0.5 * eps)) * norm + 1e-30
+    assert close <= (1e-11 if wide else max(1e-5, 0.5 * eps)) * norms[-1] + 4 * eps * max(norms) + 1e-30
     for key, value in optimizers[1].state[params[1]].items():
         other = optimizers[0].state[params[0]][key].double()
         assert other.shape == value.shape
