@@ -6,18 +6,19 @@ nothing is downloaded. The peak of a step after the first is measured:
 allocated  tensors, as torch's profiler (CPU) or allocator (CUDA) counts them; this is what recipes.estimate predicts
 resident   the memory of the process beyond what it was before there was a model (CPU, Linux only)
 
-The table, its figures (JSON) and a picture are written to one folder.
+The table, its figures (JSON) and a picture are written to one folder, anew after each mode.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ import torch
 from benchmarks.environment import describe
 from benchmarks.memory_report import draw, markdown
 from benchmarks.training_memory import MODES, SMOLLM2_135M, estimated, measure
+
+_SETTING = ("layers", "rows", "tokens")
+"""The options that make the measurements of two calls comparable."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,24 +53,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.output.write_text(json.dumps(measured), encoding="utf-8")
         return 0
     options.output.mkdir(parents=True, exist_ok=True)
-    facts = describe(device)
-    results = []
+    command = " ".join(["python -m benchmarks.memory", *(sys.argv[1:] if arguments is None else arguments)])
+    report = {"command": command, "environment": describe(device), **_setting(options), "modes": []}
+    if options.resume:
+        report["modes"] = measured_before(options.output / "memory.json", report)
+    done = [mode["name"] for mode in report["modes"]]
     for number, mode in enumerate(MODES):
-        if options.float32_only and mode.dtype != "float32":
+        if mode.name in done or (options.float32_only and mode.dtype != "float32"):
             continue
         print(f"{mode.name} …", file=sys.stderr, flush=True)
         result = _in_own_process(number, options)
         if result is None:
             return 1
-        results.append(result)
-    command = " ".join(["python -m benchmarks.memory", *(sys.argv[1:] if arguments is None else arguments)])
-    report = {"command": command, "environment": facts, **_setting(options), "modes": results}
-    (options.output / "memory.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    text = markdown(report)
-    (options.output / "memory.md").write_text(text, encoding="utf-8")
-    draw(report, options.output / "memory.png")
-    print(text)
+        report["modes"] = in_order([*report["modes"], result])
+        _write(report, options.output)
+    print(markdown(report))
     return 0
+
+
+def measured_before(file: Path, report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The modes that an earlier report holds, if it is of the same setting on the same device.
+
+    Args:
+        file: The earlier ``memory.json``; it may be missing.
+        report: The report that is about to be made.
+    """
+    if not file.exists():
+        return []
+    before = json.loads(file.read_text(encoding="utf-8"))
+    same = all(before[name] == report[name] for name in _SETTING)
+    same = same and before["environment"]["device"] == report["environment"]["device"]
+    return before["modes"] if same else []
+
+
+def in_order(modes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Sorts measured modes as ``MODES`` are."""
+    names = [mode.name for mode in MODES]
+    return sorted(modes, key=lambda mode: names.index(mode["name"]))
+
+
+def _write(report: Mapping[str, Any], folder: Path) -> None:
+    (folder / "memory.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    (folder / "memory.md").write_text(markdown(report), encoding="utf-8")
+    draw(report, folder / "memory.png")
 
 
 def one_mode(number: int, layers: int, rows: int, tokens: int, device: torch.device, steps: int) -> dict[str, Any]:
@@ -81,7 +110,7 @@ def one_mode(number: int, layers: int, rows: int, tokens: int, device: torch.dev
         steps: Steps that are measured.
 
     Returns:
-        The measurements, the mode's name, and the parts of the ``estimate``.
+        The measurements, the mode's name, date and threads, and the parts of the ``estimate``.
     """
     mode = MODES[number]
     architecture = {**SMOLLM2_135M, "num_hidden_layers": layers}
@@ -93,7 +122,9 @@ def one_mode(number: int, layers: int, rows: int, tokens: int, device: torch.dev
         "gradients": row.gradients.bytes,
         "activations": max(row.activations, row.step),
     }
-    return {"name": mode.name, "estimate": parts, **measure(mode, architecture, rows, tokens, device, steps)}
+    origin = {"date": datetime.date.today().isoformat(), "threads": torch.get_num_threads()}
+    measured = measure(mode, architecture, rows, tokens, device, steps)
+    return {"name": mode.name, **origin, "estimate": parts, **measured}
 
 
 def _in_own_process(number: int, options: argparse.Namespace) -> dict[str, Any] | None:
@@ -112,8 +143,7 @@ def _in_own_process(number: int, options: argparse.Namespace) -> dict[str, Any] 
 
 
 def _setting(options: argparse.Namespace) -> dict[str, Any]:
-    names = ("layers", "rows", "tokens", "steps", "float32_only")
-    return {name: getattr(options, name) for name in names}
+    return {name: getattr(options, name) for name in _SETTING}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -137,8 +167,15 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="leave out bfloat16 parameters, with which a step takes minutes on a CPU without AVX-512",
     )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="keep what FOLDER/memory.json holds of the same setting on the same device, and measure the rest",
+    )
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's)")
-    parser.add_argument("--output", type=Path, default=Path("docs"), metavar="FOLDER", help="(default: %(default)s)")
+    parser.add_argument(
+        "--output", type=Path, default=Path("docs/memory"), metavar="FOLDER", help="(default: %(default)s)"
+    )
     parser.add_argument("--mode", type=int, help=argparse.SUPPRESS)  # a process of its own: writes JSON to --output
     return parser
 

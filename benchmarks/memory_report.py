@@ -37,17 +37,17 @@ def markdown(report: Mapping[str, Any]) -> str:
         "# The memory of a training step, measured",
         "",
         f"A Llama of SmolLM2-135M's shape with {report['layers']} layers and random weights, batches of "
-        f"{report['rows']} × {report['tokens']} tokens, on {facts['device']} ({facts['threads']} threads), torch "
+        f"{report['rows']} × {report['tokens']} tokens, on {facts['device']}, torch "
         f"{facts['versions']['torch']}, {facts['date'][:10]}. Written by `{report['command']}`; figures in "
         "[memory.json](memory.json).",
         "",
         "Each mode adds one saving to the one before it and runs in a process of its own. `allocated` is the peak of "
         "all tensors in a step after the first; `estimate` is what `recipes.estimate` predicts for it from shapes. "
         "`resident` is the peak of the process beyond what it was before there was a model. "
-        f"Sizes are in MB (2²⁰ bytes); the time is the median of {report['steps']} step(s).",
+        "Sizes are in MB (2²⁰ bytes); the time is a median.",
         "",
-        "| mode | parameters | state | allocated | estimate | ÷ allocated | resident | s/step | last loss |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| mode | parameters | state | allocated | estimate | ÷ allocated | resident | threads | s/step | last loss |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for mode in report["modes"]:
         estimate = estimate_of(mode)
@@ -58,15 +58,14 @@ def markdown(report: Mapping[str, Any]) -> str:
             _mb(estimate),
             f"{estimate / mode['allocated_bytes']:.2f}",
             "–" if resident is None else _mb(resident),
+            str(mode["threads"]),
             f"{mode['seconds']:.2f}",
             f"{mode['losses'][-1]:.4f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    left_out = ["", "bfloat16 parameters were left out."] if report["float32_only"] else []
     lines += [
         "",
         *_remarks(report["modes"]),
-        *left_out,
         "",
         "![Estimated and measured memory of each mode](memory.png)",
         "",
