@@ -51,6 +51,7 @@ class RecordConfig(SaveConfigCallback):
         """Called on rank 0 alone."""
         if self._folder is None:
             return
+        file = Path(self._folder) / FILE
         self.text = recorded_config(self.parser, self.config)
-        with (Path(self._folder) / FILE).open("x", encoding="utf-8") as written:
+        with file.open("x", encoding="utf-8") as written:
             written.write(self.text)

@@ -2,7 +2,6 @@
 
 import errno
 import json
-import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,8 @@ from recipes.runs.config import RecordConfig
 
 
 @pytest.fixture(autouse=True)
-def _classifier(tiny_recipe: Path, tiny_model: Path, wires: pandas.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+def _classifier(tiny_recipe: Path, tiny_model: Path, wires: pandas.DataFrame) -> None:
     """Every test starts in a working folder with ``cls.yaml``: two epochs of three steps, and a test."""
-    monkeypatch.setattr(logging, "raiseExceptions", False)
     wires.to_csv("wires.csv", index=False)
     fields = {"train": "wires.csv", "text": "headline", "label": "desk", "validation": 0.2, "test": 0.2}
     settings = {

@@ -1,7 +1,6 @@
 """An error of a library or of the user's code is a sentence, its traceback in a file; a fault of ours shows its own."""
 
 import inspect
-import logging
 import re
 import types
 from datetime import datetime
@@ -30,10 +29,7 @@ QUICK_HOOKS = (
 METHODS = ["__init__", "step", "zero_grad", "add_param_group", "state_dict", "load_state_dict"]
 
 
-@pytest.fixture(autouse=True)
-def _in_its_folder(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every test starts in a working folder with ``tiny.yaml``."""
-    monkeypatch.setattr(logging, "raiseExceptions", False)
+pytestmark = pytest.mark.usefixtures("tiny_recipe")  # every test starts in a working folder with tiny.yaml
 
 
 def run(capsys: pytest.CaptureFixture[str], command: str, *options: str) -> tuple[int, str]:
