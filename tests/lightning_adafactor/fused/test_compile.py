@@ -39,7 +39,7 @@ REPRESENTATIVE = [
     ("apply_updates", "bf16", "bf16", (True, True), True, True),
 ]
 """The largest kernels and combinations of flags, for one architecture; test_launch.py compiles every kernel, and the
-slow test all variants for all architectures."""
+other slow test all variants for all architectures."""
 
 
 def compile_all(chosen: Sequence[Variant]) -> list[Compiled]:
@@ -92,6 +92,7 @@ def check(chosen: Sequence[Variant]) -> None:
         assert compiled.wide_stores >= stores, variant
 
 
+@pytest.mark.slow
 def test_representative_variants_spill_next_to_nothing_and_access_memory_by_128_bits() -> None:
     check([Variant(kernel, 90, *rest) for kernel, *rest in REPRESENTATIVE])
 

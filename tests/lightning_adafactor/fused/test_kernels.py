@@ -140,7 +140,7 @@ def entry(shape: Any, param_dtype: torch.dtype, grad_dtype: torch.dtype, rule: R
 REAL_TILINGS = [
     pytest.param((300, 136), torch.float32, id="fp32 matrix of 4 tiles"),
     pytest.param((270, 264), torch.bfloat16, id="bf16 matrix of 4 tiles", marks=pytest.mark.slow),
-    pytest.param((259, 131), torch.float32, id="unaligned matrix of 4 tiles"),
+    pytest.param((259, 131), torch.float32, id="unaligned matrix of 4 tiles", marks=pytest.mark.slow),
     pytest.param((33000,), torch.float32, id="vector of 2 tiles"),
 ]
 

@@ -102,7 +102,16 @@ def run_on_a_full_disk(what: str, capsys: pytest.CaptureFixture[str], monkeypatc
     return said
 
 
-@pytest.mark.parametrize("what", sorted(set(WRITTEN) - {"the second checkpoint"}))
+@pytest.mark.parametrize(
+    "what",
+    [
+        "config.yaml",
+        "the model",
+        "the last checkpoint",
+        *(pytest.param(what, marks=pytest.mark.slow) for what in ("metrics.csv", "the first checkpoint", "the report")),
+        pytest.param("the chart", marks=pytest.mark.slow),
+    ],
+)
 def test_a_full_disk_ends_the_run(
     what: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,7 +157,15 @@ def test_every_way_to_say_that_the_disk_is_full_is_known(error: Exception, wrapp
 # The folder of the run is gone
 
 
-@pytest.mark.parametrize("hook", ["setup", "on_fit_start", "on_train_batch_end", "on_train_epoch_end", "on_train_end"])
+@pytest.mark.parametrize(
+    "hook",
+    [
+        "setup",
+        "on_train_batch_end",
+        "on_train_end",
+        *(pytest.param(hook, marks=pytest.mark.slow) for hook in ("on_fit_start", "on_train_epoch_end")),
+    ],
+)
 def test_a_run_whose_folder_is_removed_says_so(hook: str, capsys: pytest.CaptureFixture[str]) -> None:
     removing = ["--trainer.callbacks", "raising.Remover", "--trainer.callbacks.hook", hook]
     status, said = run(capsys, "fit", *removing, "--trainer.num_sanity_val_steps", "0")
