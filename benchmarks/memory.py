@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.environment import describe
+from benchmarks.environment import describe, load
 from benchmarks.memory_report import draw, markdown
 from benchmarks.training_memory import MODES, SMOLLM2_135M, estimated, measure
 
@@ -110,7 +110,8 @@ def one_mode(number: int, layers: int, rows: int, tokens: int, device: torch.dev
         steps: Steps that are measured.
 
     Returns:
-        The measurements, the mode's name, date and threads, and the parts of the ``estimate``.
+        The measurements, the mode's name, date and threads, whether other programs were ``busy`` (by the load average
+        of the last minute), and the parts of the ``estimate``.
     """
     mode = MODES[number]
     architecture = {**SMOLLM2_135M, "num_hidden_layers": layers}
@@ -124,7 +125,8 @@ def one_mode(number: int, layers: int, rows: int, tokens: int, device: torch.dev
     }
     origin = {"date": datetime.date.today().isoformat(), "threads": torch.get_num_threads()}
     measured = measure(mode, architecture, rows, tokens, device, steps)
-    return {"name": mode.name, **origin, "estimate": parts, **measured}
+    busy = (load() or 0.0) > torch.get_num_threads() + 1
+    return {"name": mode.name, **origin, "busy": busy, "estimate": parts, **measured}
 
 
 def _in_own_process(number: int, options: argparse.Namespace) -> dict[str, Any] | None:

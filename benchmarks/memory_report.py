@@ -66,6 +66,7 @@ def markdown(report: Mapping[str, Any]) -> str:
     lines += [
         "",
         *_remarks(report["modes"]),
+        *_busy(report["modes"]),
         "",
         "![Estimated and measured memory of each mode](memory.png)",
         "",
@@ -82,6 +83,11 @@ def _remarks(modes: list[Mapping[str, Any]]) -> list[str]:
         f"More than {TOLERANCE:.0%} off: {', '.join(mode['name'] for mode in off)}. The estimate is an upper bound: it "
         "takes a tenth more than the activations it counts, for what kernels allocate internally, which here is less."
     ]
+
+
+def _busy(modes: list[Mapping[str, Any]]) -> list[str]:
+    names = [mode["name"] for mode in modes if mode.get("busy")]
+    return ["", f"Measured while other programs ran, so its time says little: {', '.join(names)}."] if names else []
 
 
 def _mb(size: int) -> str:

@@ -54,6 +54,12 @@ def test_the_page_says_that_all_estimates_are_close(report: dict[str, Any]) -> N
     assert "Each estimate is within 10% of what was allocated." in markdown(report)
 
 
+def test_the_page_names_the_modes_whose_time_was_disturbed(report: dict[str, Any]) -> None:
+    assert "other programs" not in markdown(report)
+    report["modes"][1]["busy"] = True
+    assert "Measured while other programs ran, so its time says little: Adafactor." in markdown(report)
+
+
 def test_the_picture_is_written(report: dict[str, Any], tmp_path: Path) -> None:
     draw(report, tmp_path / "memory.png")
     assert (tmp_path / "memory.png").read_bytes().startswith(b"\x89PNG")
