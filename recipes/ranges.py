@@ -1,4 +1,4 @@
-"""Types of numbers that have a range: annotations of a task's arguments, checked when a configuration is parsed.
+"""Types of numbers that have a range, and of percentages: annotations of a task's arguments, checked when parsed.
 
 ``batch_size: PositiveInt = 32`` rejects 0 in a YAML file and on the command line, with the key, the value and the
 range in words. The class that has the argument receives a plain int or float, which a checkpoint may hold.
@@ -6,7 +6,7 @@ range in words. The class that has the argument receives a plain int or float, w
 
 from typing import TYPE_CHECKING, Any
 
-from jsonargparse.typing import register_type, restricted_number_type
+from jsonargparse.typing import register_type, restricted_number_type, restricted_string_type
 
 WORDS: dict[type, str] = {}
 """Each type in words, such as ``a whole number above 0``."""
@@ -28,6 +28,19 @@ def number(name: str, base: type, *restrictions: tuple[str, float], words: str) 
     return kind
 
 
+def percentage(name: str, words: str) -> Any:
+    """Makes a type of texts such as ``95%`` or ``99.5%``, above 0 and up to 100.
+
+    Args:
+        name: Its name in ``--help``.
+        words: What a message says is expected.
+    """
+    kind = restricted_string_type(name, r"^(?=.*[1-9])(100(\.0+)?|[0-9]{1,2}(\.[0-9]+)?)%$", docstring=words)
+    register_type(kind, serializer=str, deserializer=lambda value: str(kind(value)))
+    WORDS[kind] = words
+    return kind
+
+
 if TYPE_CHECKING:
     PositiveInt = int
     NonNegativeInt = int
@@ -36,6 +49,8 @@ if TYPE_CHECKING:
     IntFrom257 = int
     NonNegativeFloat = float
     FractionBelow1 = float
+    FractionAbove0 = float
+    Percentage = str
 else:
     PositiveInt = number("PositiveInt", int, (">", 0), words="a whole number above 0")
     NonNegativeInt = number("NonNegativeInt", int, (">=", 0), words="a whole number of at least 0")
@@ -44,3 +59,5 @@ else:
     IntFrom257 = number("IntFrom257", int, (">=", 257), words="a whole number of at least 257")
     NonNegativeFloat = number("NonNegativeFloat", float, (">=", 0), words="a number of at least 0")
     FractionBelow1 = number("FractionBelow1", float, (">=", 0), ("<", 1), words="a number of at least 0 and below 1")
+    FractionAbove0 = number("FractionAbove0", float, (">", 0), ("<=", 1), words="a number above 0 and at most 1")
+    Percentage = percentage("Percentage", words="a percentage such as 95%")

@@ -20,7 +20,7 @@ from lightning_adafactor import GradientRelease
 from recipes.messages import RecipeError
 from recipes.models.gguf import as_folder, config_location
 from recipes.models.pretrained import load_config, load_model, save, set_checkpointing
-from recipes.ranges import NonNegativeFloat
+from recipes.ranges import FractionAbove0, NonNegativeFloat
 from recipes.recipe_data import RecipeData
 from recipes.runs.history import RunHistory
 from recipes.runs.report import import_path
@@ -28,12 +28,13 @@ from recipes.sharding.clipping import clip_by_norm, clip_by_value
 from recipes.sharding.model import sharded_model
 from recipes.sharding.tensor_parallel import sum_gradients
 from recipes.sharding.weights import full_state_dict, is_sharded
+from recipes.training.freezing import Frozen, freeze
 from recipes.training.offloading import Offloading, offload_activations
 from recipes.training.optimizer import Schedule, configure
 from recipes.training.unsupported import refuse_for_recipe, refuse_for_release, refuse_to_release
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+    from transformers import PretrainedConfig, PreTrainedModel
 
 Data = TypeVar("Data", bound=RecipeData)
 
@@ -60,6 +61,12 @@ class Recipe(LightningModule, Generic[Data]):
             value.
         schedule_args: More arguments of the schedule, such as ``{num_cycles: 2}`` of ``cosine_with_restarts`` or
             ``{min_lr_rate: 0.1}`` of ``cosine_with_min_lr``.
+        layer_lr_decay: The learning rate of each layer is that of the layer above it times this: the head has the
+            optimizer's, the embeddings ``layer_lr_decay ** (layers + 1)`` times that. 0.8 to 0.95 is usual for
+            fine-tuning. 1: the same for all. Needs an optimizer whose rate is given (no ``relative_step``).
+        freeze: What keeps its pre-trained values, without gradients and optimizer state: ``embeddings``, or a number
+            for the embeddings and as many layers next to them. An output layer that shares the weights of the
+            embeddings is frozen with them. Null: nothing.
         gradient_checkpointing: Whether activations are recomputed in the backward pass instead of kept: less
             memory, for the time of one more forward pass.
         activation_offload: Whether activations wait for the backward pass in the memory of the host: less memory of the
@@ -102,6 +109,8 @@ class Recipe(LightningModule, Generic[Data]):
         schedule: Schedule | None = "linear",
         warmup: NonNegativeFloat = 0.06,
         schedule_args: dict[str, Any] | None = None,
+        layer_lr_decay: FractionAbove0 = 1.0,
+        freeze: Frozen | None = None,
         gradient_checkpointing: bool = False,
         activation_offload: bool = False,
         gradient_release: bool = False,
@@ -111,12 +120,19 @@ class Recipe(LightningModule, Generic[Data]):
         reduce_dtype: Literal["float32", "bfloat16"] = "float32",
     ) -> None:
         super().__init__()
+        if freeze is not None and pretrained is None:
+            raise RecipeError(
+                f"model.freeze is {freeze}, but model.pretrained is null, so there are no values to keep: set "
+                "model.freeze to null"
+            )
         self.save_hyperparameters(ignore=["optimizer"])  # weights_only loading would refuse a callable
         self.optimizer = optimizer
         self.pretrained = None if pretrained is None else os.path.expanduser(pretrained)
         self.schedule = schedule
         self.warmup = warmup
         self.schedule_args = schedule_args
+        self.layer_lr_decay = layer_lr_decay
+        self.freeze_up_to = freeze
         self.gradient_checkpointing = gradient_checkpointing
         self.activation_offload = activation_offload
         self.gradient_release = gradient_release
@@ -207,15 +223,28 @@ class Recipe(LightningModule, Generic[Data]):
         auto_class = getattr(transformers, self.auto_class)
         config = self.model_config(data)
         if weights and self.pretrained is not None:
-            folder = as_folder(self.pretrained, "model.pretrained")
-            args = (folder, "model.pretrained", config, self.dtype_name, self.trust_remote_code)
-            model = load_model(auto_class, *args)
+            model = self.load_weights(auto_class, config)
         else:
             dtype = getattr(torch, self.dtype_name)
             model = auto_class.from_config(config, dtype=dtype, trust_remote_code=self.trust_remote_code).train()
+        if self.freeze_up_to is not None:
+            freeze(model, self.freeze_up_to)
         if self.gradient_checkpointing:
             set_checkpointing(model, self.pretrained)
         return model
+
+    def load_weights(self, auto_class: Any, config: "PretrainedConfig", **kwargs: Any) -> "PreTrainedModel":
+        """The model of a class of transformers with the weights of ``pretrained``, in train mode.
+
+        Args:
+            auto_class: The class, or an ``Auto`` class.
+            config: The configuration.
+            kwargs: More arguments of the model's class.
+        """
+        assert self.pretrained is not None
+        key = "model.pretrained"
+        folder = as_folder(self.pretrained, key)
+        return load_model(auto_class, folder, key, config, self.dtype_name, self.trust_remote_code, **kwargs)
 
     def model_config(self, data: Data) -> "PretrainedConfig":
         """The configuration of the model for this data; by default that of ``pretrained``.
@@ -251,7 +280,8 @@ class Recipe(LightningModule, Generic[Data]):
     def configure_optimizers(self) -> Any:
         """The optimizer and its schedule."""
         assert self.model is not None
-        configured = configure(self.model, self.trainer, self.optimizer, self.schedule, self.warmup, self.schedule_args)
+        schedule = (self.schedule, self.warmup, self.schedule_args)
+        configured = configure(self.model, self.trainer, self.optimizer, *schedule, self.layer_lr_decay)
         if self.gradient_release:
             refuse_to_release(configured["optimizer"])
         return configured

@@ -60,7 +60,7 @@ def finish(
     report |= details
     report["data"] = data.summary()
     report["history"] = {"losses": history.losses, "evaluations": history.evaluations}
-    report["provenance"] = provenance(settings, recorded_config, trainer.strategy.root_device)
+    report["provenance"] = provenance(settings, recorded_config, trainer.strategy.root_device, trainer.world_size)
     _write_whole(as_json(report), folder / "report.json")
     draw(report, history.losses, history.evaluations, folder / "report.png")
     print_table(report, folder)

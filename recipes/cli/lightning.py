@@ -32,11 +32,12 @@ from recipes.ranges import PositiveInt
 from recipes.recipe import Recipe
 from recipes.runs.config import RecordConfig
 from recipes.runs.folder import RunFolder, check_exists, claim, config_name, give_back, next_folder, runs_root
-from recipes.training import checkpoints, ckpt_path
+from recipes.training import checkpoints, ckpt_path, slurm
 from recipes.training.defaults import default_callbacks, loggers_of
 from recipes.training.precision import float32_instead
 from recipes.training.resume import how_to_resume
 from recipes.training.unsupported import refuse_settings
+from recipes.training.unsupported_strategies import refuse_other_number_of_processes, refuse_strategy
 
 CHECKPOINT_PATH = (
     "A .ckpt file, the folder of a run, or 'best' or 'last' for the newest run of the same --config. fit "
@@ -213,6 +214,10 @@ class RecipeCLI(LightningCLI):
         until the classes are instantiated.
         """
         settings = self.config[command]
+        requeued = slurm.run_of_requeued_job(*self._run_group(command)) if command == "fit" else None
+        if requeued is not None:
+            tell(f"job {slurm.job_id()} was requeued: its run goes on from {requeued}")
+            settings["ckpt_path"] = str(requeued)
         if not settings.get("ckpt_path"):
             if command != "fit":
                 tell("without --ckpt_path the model has the weights that training starts from, not those of a run")
@@ -273,6 +278,8 @@ class RecipeCLI(LightningCLI):
         made = self.config_init[self.subcommand]
         settings = made["trainer"]
         refuse_settings(settings)
+        if isinstance(made.get("model"), Recipe):
+            refuse_strategy(settings["strategy"])
         if not settings["fast_dev_run"]:
             root, name = self._run_group(str(self.subcommand))
             self.run_folder = claim(root, name) if is_first_rank() else next_folder(root, name)
@@ -288,8 +295,9 @@ class RecipeCLI(LightningCLI):
                     "on this machine: use auto or cpu"
                 ) from error
             raise
-        except ValueError as error:
+        except (TypeError, ValueError, RuntimeError) as error:
             raise RecipeError(f"trainer: {' '.join(str(error).split())}") from error
+        refuse_other_number_of_processes(trainer)
         checkpoints.write_whole_files(trainer, self.run_folder.path if self.run_folder else None)
         return trainer
 

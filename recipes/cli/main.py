@@ -19,6 +19,7 @@ from recipes.messages import RecipeError, RunFailed, TrainingDiverged, TrainingH
 from recipes.training import peers
 
 LINES_AT_MOST = 5
+RANK_VARIABLES = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
 DEBUG = "--debug"
 
 SUCCESS, FAILURE, MISTAKE, INTERRUPTED = 0, 1, 2, 130
@@ -113,7 +114,8 @@ def _no_garbage_collection() -> Iterator[None]:
 
 
 def _rank() -> int:
-    return int(os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or 0)
+    """The number of this process, as Lightning's launcher, torchrun or srun tells it."""
+    return int(next((os.environ[name] for name in RANK_VARIABLES if os.environ.get(name)), 0))
 
 
 def _unforeseen(error: Exception, args: list[str], debug: bool) -> int:

@@ -13,10 +13,13 @@ USELESS_WARNINGS = (
     r".*does not have many workers.*",  # texts are tokenized beforehand, so the loaders have little to do
     r".*Checkpoint directory .* exists and is not empty.*",  # best and last share a folder, on purpose
     r".*does not implement _stable_hash_for_caching.*",  # torchao's state compiles nevertheless
+    r".*WeightAveraging callback with a model that overrides the configure_model.*",  # sharded models are refused
+    r".*WeightAveraging callback, but loading a checkpoint outside the 'fit' stage.*",  # it has the averaged weights
     r".*To copy construct from a tensor.*",  # LearningRateMonitor copies torchao's learning rate
 )
 USELESS_RECORDS = {
     "lightning.pytorch.utilities.rank_zero": "💡 Tip:",
+    "lightning.pytorch.trainer.connectors.signal_connector": "SLURM auto-requeueing enabled",  # once for each stage
     # Kernels that the 8-bit optimizers do not need.
     "torchao": "Failed to load ",
     "bitsandbytes.backends.cpu.ops": "Failed to load ",

@@ -71,7 +71,9 @@ def classes_in(hint: Any) -> dict[type, int]:
     That number is 1 for ``Callable[[Iterable], Optimizer]``: the parameters are passed when the optimizer is made.
     """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is collections.abc.Callable:
+    if collections.abc.Callable in (hint, origin):
+        if not arguments:
+            return {}
         later = len(arguments[0]) if isinstance(arguments[0], list) else 0
         return dict.fromkeys(classes_in(arguments[1]), later)
     if arguments and origin is not typing.Literal:

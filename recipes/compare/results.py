@@ -122,6 +122,7 @@ def _row(
         "settings": choice.settings,
         "sweep": _sweep(plan, choice, trainings, rate if chosen else None) if plan.sweep else None,
         "optimizer_state": first.get("optimizer_state"),
+        "total_state": first.get("total_state"),
         "adamw_state": first.get("adamw_state"),
         "parameter_memory": first.get("parameter_memory"),
         "gradient_memory": first.get("gradient_memory"),

@@ -24,6 +24,7 @@ from recipes.compare.load import OtherLoad
 from recipes.compare.plan import Trial, shown
 from recipes.messages import RecipeError
 from recipes.runs.folder import VERSION
+from recipes.training import slurm
 
 INVALID_SETTINGS = 2
 SECONDS_BETWEEN_CHECKS = 0.2
@@ -147,13 +148,14 @@ def _wait(command: Sequence[str], output: Any, tick: Callable[[], object]) -> in
     """Runs a command, waits for its process and returns its exit status."""
     package = str(Path(__file__).resolve().parents[2])
     paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
+    settings = {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1", "COLUMNS": "120"}
     # In a session of its own, so that Ctrl-C reaches it once, from here, and it stops as a single run does.
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=subprocess.STDOUT,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1", "COLUMNS": "120"},
+        env={**os.environ, **slurm.for_children(), **settings},
         start_new_session=True,
     )
     with _ended_by_signals():

@@ -12,8 +12,14 @@ WIDEST = 1000
 
 def columns(result: dict[str, Any]) -> list[str]:
     """The table's headings."""
-    memory = ["state, elements", "state, MB", "gradients, MB", "parameters, MB", "peak, MB"]
+    total = ["state of all processes, MB"] if _is_sharded(result) else []
+    memory = ["state, elements", "state, MB", *total, "gradients, MB", "parameters, MB", "peak, MB"]
     return ["optimizer", "lr", *memory, "s/step", *result["quality"], "runs"]
+
+
+def _is_sharded(result: dict[str, Any]) -> bool:
+    """Whether a process held a part of an optimizer's state."""
+    return any(row["total_state"] not in (None, row["optimizer_state"]) for row in result["optimizers"])
 
 
 def rows(result: dict[str, Any]) -> list[list[str]]:
@@ -29,6 +35,7 @@ def _row(result: dict[str, Any], row: dict[str, Any]) -> list[str]:
         rate(row["lr"]) if counted else NOTHING,
         f"{state['elements']:,}" if state else NOTHING,
         _megabytes(state),
+        *([_megabytes(row["total_state"])] if _is_sharded(result) else []),
         _megabytes(row["gradient_memory"]),
         _megabytes(row["parameter_memory"]),
         NOTHING if row["peak_memory_mb"] is None else f"{row['peak_memory_mb']:,.0f}",
@@ -141,11 +148,12 @@ def _rows_with_reasons(result: dict[str, Any]) -> list[list[str]]:
 
 def _legend(result: dict[str, Any]) -> str:
     adamw = next((row["adamw_state"] for row in result["optimizers"] if row["adamw_state"]), None)
+    first = "They and the peak are those of the first process. " if _is_sharded(result) else ""
     would = f" AdamW's state for this model: {adamw['elements']:,} elements, {_megabytes(adamw)} MB." if adamw else ""
     return (
         "State, gradients and parameters are counted from the tensors, after the last step; MB are MiB. "
-        f"Peak: {result['peak_memory_is']}, the maximum over the runs. s/step: wall time of a training step, the "
-        f"median of each run, then over the runs. Quality: median over the seeds, lowest and highest in "
+        f"{first}Peak: {result['peak_memory_is']}, the maximum over the runs. s/step: wall time of a training step, "
+        f"the median of each run, then over the runs. Quality: median over the seeds, lowest and highest in "
         f"brackets.{would}"
     )
 

@@ -135,7 +135,10 @@ def _read(
     setting = Setting(recipe.model, recipe.datamodule, recipe.trainer_settings["precision"], gpu, processes)
     class_path = recipe.optimizer_class
     name = f"{class_path.rpartition('.')[2]} (own)"
-    remarks = list(_process_remarks(recipe.trainer_settings, processes))
+    remarks = [
+        *_process_remarks(recipe.trainer_settings, processes),
+        *_averaging_remarks(recipe.trainer_settings, setting),
+    ]
     return setting, Candidate.made_by(recipe.model.optimizer, name, class_path, own=True), memory, remarks
 
 
@@ -149,6 +152,17 @@ def _process_remarks(trainer: Mapping[str, Any], processes: "Processes | None") 
         )
     elif processes.are_sharded and processes.tensor > 1:
         yield "Activations are those of the whole model; tensor parallelism divides a part of them."
+
+
+def _averaging_remarks(trainer: Mapping[str, Any], setting: "Setting") -> Iterator[str]:
+    from recipes.estimate.memory_size import shown_size
+
+    for callback in trainer["callbacks"] or []:
+        path = str(callback.get("class_path", "") if isinstance(callback, Mapping) else type(callback).__name__)
+        name = path.rpartition(".")[2]
+        if name.endswith("WeightAveraging"):
+            copy = sum(each.numel() * each.element_size() for each in setting.parameters)
+            yield f"trainer.callbacks: the averaged weights of {name}, another {shown_size(copy)}, are not included."
 
 
 def _candidate(choice: Choice, command_line: CommandLine) -> "Candidate":

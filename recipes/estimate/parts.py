@@ -311,7 +311,8 @@ class Setting:
         return step_bytes(candidate.make, groups, self.gpu) or 0
 
     def _parameter_groups(self, candidate: Candidate) -> list[dict[str, Any]]:
-        groups = optimization.parameter_groups(self._sharded or self.module.model, candidate.make)
+        model = self._sharded or self.module.model
+        groups = optimization.parameter_groups(model, candidate.make, self.module.layer_lr_decay)
         return [{**group, "params": [self._held(parameter) for parameter in group["params"]]} for group in groups]
 
 

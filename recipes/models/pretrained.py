@@ -1,6 +1,6 @@
 """Loads configurations, tokenizers and models of Hugging Face transformers; errors are one sentence."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,7 +76,13 @@ def _refuse_without_files(tokenizer: "PreTrainedTokenizerBase", folder: Path, ke
 
 
 def load_model(
-    auto_class: Any, name: str, key: str, config: "PretrainedConfig", dtype: str, trust_remote_code: bool = False
+    auto_class: Any,
+    name: str,
+    key: str,
+    config: "PretrainedConfig",
+    dtype: str,
+    trust_remote_code: bool = False,
+    **kwargs: Any,
 ) -> "PreTrainedModel":
     """Loads a model with safetensors weights, in train mode, and prints which parameters are not in them.
 
@@ -87,6 +93,7 @@ def load_model(
         config: The configuration to load with.
         dtype: The dtype of the parameters, ``float32`` or ``bfloat16``, whatever that of the file.
         trust_remote_code: Whether code that comes with the model may run.
+        kwargs: More arguments of the model's class.
 
     Returns:
         The model in train mode: ``from_pretrained`` returns eval mode, in which dropout stays off.
@@ -113,11 +120,16 @@ def load_model(
             use_safetensors=True,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
+            **kwargs,
         )
-    missing = sorted({*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])})
-    if missing:
-        rank_zero_info(f"Not in the weights of '{name}', and randomly initialized: {', '.join(missing)}.")
+    tell_initialized(name, {*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])})
     return model.train()
+
+
+def tell_initialized(name: str, parameters: Iterable[str]) -> None:
+    """Prints which parameters of a model are not in its weights."""
+    if missing := sorted(parameters):
+        rank_zero_info(f"Not in the weights of '{name}', and randomly initialized: {', '.join(missing)}.")
 
 
 def set_checkpointing(model: "PreTrainedModel", name: str | None) -> None:
@@ -176,6 +188,8 @@ def _load(load: Any, name: str, key: str, what: str, **kwargs: Any) -> Any:
     import huggingface_hub
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
+
+    import recipes.models.mean_pooling  # noqa: F401 - transformers then knows the folders that have it
 
     # TypeError and AttributeError are for a config.json that holds a list.
     expected = (OSError, ValueError, ImportError, RuntimeError, KeyError, SafetensorError, StrictDataclassError)

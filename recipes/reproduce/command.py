@@ -1,6 +1,7 @@
 """``python -m recipes.reproduce runs/cls/version_0/report.json``: repeat a run, compare the results."""
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import yaml
 from recipes.cli.commands import CommandParser
 from recipes.messages import RecipeError
 from recipes.runs.folder import RunFolder, runs_root, versions
+from recipes.training import slurm
 
 DESCRIPTION = """\
 Repeats the run of a report, and compares weights and metrics: bit for bit, else value by value.
@@ -27,7 +29,8 @@ file is needed), in a new folder of the same group of runs. The result is one of
 
 A run repeats bit for bit on the same type of machine, with the same packages, threads and trainer.deterministic."""
 
-
+AS_MANY_AS_THERE_ARE = ("auto", "-1")
+"""Values of ``trainer.devices``."""
 PARTS: dict[str, type] = {
     **dict.fromkeys(("fingerprint", "metrics", "history", "provenance"), dict),
     **dict.fromkeys(("history.losses", "history.evaluations"), list),
@@ -80,6 +83,7 @@ def main(args: Sequence[str]) -> int:
     if options.check:
         return 0
     _refuse_several_machines(file, recorded)
+    _refuse_fewer_devices(file, recorded["provenance"])
     again = run_again(recorded, options.runs)
     if again is None:
         return 1
@@ -119,6 +123,19 @@ def _refuse_several_machines(file: Path, report: dict[str, Any]) -> None:
         )
 
 
+def _refuse_fewer_devices(file: Path, provenance: dict[str, Any]) -> None:
+    """Raises a RecipeError if the run had more devices than this machine: its steps would have other rows."""
+    from recipes.reproduce.environment import missing_devices
+
+    here = missing_devices(provenance)
+    if here is not None:
+        raise RecipeError(
+            f"{file}: the run had {provenance['processes']} devices ({provenance['machine']['accelerator']}), and this "
+            f"machine has {here}: repeat it on a machine with as many, or start fit with the config.yaml of the run, "
+            "fewer trainer.devices and a larger data.batch_size, and compare the metrics"
+        )
+
+
 def _at(report: Any, key: str) -> Any:
     for part in key.split("."):
         report = report.get(part) if isinstance(report, dict) else None
@@ -139,13 +156,16 @@ def run_again(recorded: dict[str, Any], runs: str | None) -> Path | None:
         command = [sys.executable, "-m", "recipes.fit", "--config", str(config)]
         if runs is not None:
             command.append(f"--trainer.default_root_dir={runs}")
+        settings = yaml.safe_load(recorded["provenance"]["config"])
+        trainer, processes = settings.get("trainer") or {}, recorded["provenance"].get("processes") or 1
+        if processes > 1 and str(trainer.get("devices", "auto")) in AS_MANY_AS_THERE_ARE:
+            command.append(f"--trainer.devices={processes}")
         print(f"Running: python {shlex.join(command[1:])}", flush=True)
         status = _run(command)
         if status:
             print(f"the run ended with exit status {status}: there is nothing to compare", file=sys.stderr)
             return None
-        settings = yaml.safe_load(recorded["provenance"]["config"])
-        root = runs_root(runs or (settings.get("trainer") or {}).get("default_root_dir"))
+        root = runs_root(runs or trainer.get("default_root_dir"))
         # Other runs may have started meanwhile: ours has this configuration in its command.
         for version in reversed(versions(root, recorded["recipe"])):
             run = RunFolder(root, recorded["recipe"], version).path
@@ -159,7 +179,7 @@ def run_again(recorded: dict[str, Any], runs: str | None) -> Path | None:
 
 def _run(command: list[str]) -> int:
     """Runs a command and returns its exit status. On Ctrl-C, waits until it has saved its checkpoint."""
-    process, interrupt = subprocess.Popen(command), None
+    process, interrupt = subprocess.Popen(command, env={**os.environ, **slurm.for_children()}), None
     while True:
         try:
             status = process.wait()

@@ -40,7 +40,25 @@ def differences(recorded: Mapping[str, Any]) -> Iterator[str]:
     if recorded["machine"].get("accelerator") is None:  # the run used none, or there was none
         here |= {"accelerator": here["accelerator"] if device.type == "cpu" else f"{here['accelerator']} (if used)"}
     yield from _values("machine", recorded["machine"], here)
+    missing = missing_devices(recorded)
+    if missing is not None:
+        yield f"machine devices is {missing}, recorded {recorded['processes']}"
     yield from _values("lock", recorded["locks"], locks())
+
+
+def missing_devices(recorded: Mapping[str, Any]) -> int | None:
+    """How many devices this machine has, if a run of several processes had more; None if there are enough.
+
+    On a CPU, any number of processes can run.
+
+    Args:
+        recorded: The ``provenance`` of a report.
+    """
+    processes = recorded.get("processes") or 1
+    if processes == 1 or recorded["machine"].get("accelerator") is None:
+        return None
+    here = torch.cuda.device_count()
+    return here if here < processes else None
 
 
 def _assets(recorded: Mapping[str, str]) -> Iterator[str]:

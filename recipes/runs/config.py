@@ -7,6 +7,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 
 from recipes import resolvers
+from recipes.training import slurm
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace
@@ -55,3 +56,4 @@ class RecordConfig(SaveConfigCallback):
         self.text = recorded_config(self.parser, self.config)
         with file.open("x", encoding="utf-8") as written:
             written.write(self.text)
+        slurm.note_job(file.parent)

@@ -12,6 +12,7 @@ assets        sha256 of each file or folder in the configuration (of a folder: o
               files), and the commit of each repository of the Hugging Face hub, if the cache holds it.
 packages      Version of every installed package.
 machine       ``python``, ``platform``, ``processor``, ``processors`` (how many), ``accelerator``, ``cuda``.
+processes     Number of processes of the run, each with a device of its own.
 threads       Threads that torch computed with on the CPU.
 precision     ``trainer.precision``.
 command       The command line.
@@ -45,13 +46,14 @@ FOLDERS = ("pretrained", "tokenizer", "path")
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def provenance(settings: Mapping[str, Any], config: str, device: torch.device) -> dict[str, Any]:
+def provenance(settings: Mapping[str, Any], config: str, device: torch.device, processes: int = 1) -> dict[str, Any]:
     """Collects a run's provenance, as described above.
 
     Args:
         settings: All settings of the run, with paths as they are on this machine.
         config: The same settings as in ``config.yaml``.
         device: The device of the run.
+        processes: Its number of processes.
     """
     return {
         "git": {"commit": git_commit(), "dirty": git_dirty()},
@@ -61,6 +63,7 @@ def provenance(settings: Mapping[str, Any], config: str, device: torch.device) -
         "assets": dict(assets(settings)),
         "packages": packages(),
         "machine": machine(device),
+        "processes": processes,
         "threads": torch.get_num_threads(),
         "precision": str(settings["trainer"]["precision"] or "32-true"),
         "command": shlex.join(["python", "-m", "recipes", *command_line()]),

@@ -9,8 +9,10 @@ implementation      For the optimizers of this project: how each parameter's ste
                     counted by :func:`lightning_adafactor.implementation.summarize`. Empty for other optimizers.
 optimizer_state     Size of the optimizer's state after the last step, on this process: ``elements``,
                     ``bytes``, ``megabytes`` (MiB).
-adamw_state         Size of the state of ``torch.optim.AdamW`` for the same trainable parameters: two moments in
-                    each parameter's dtype and shape, and a step.
+total_state         Size of the state of all processes, replicas once: that of one process with the whole model.
+adamw_state         Size of the state of ``torch.optim.AdamW`` for the same trainable parameters, on this process:
+                    two moments in each parameter's dtype and shape, and a step.
+total_adamw_state   The same of all processes, replicas once.
 parameters          Number of parameters of the model, including frozen ones.
 parameter_memory    Size of the parameters: ``elements``, ``bytes``, ``megabytes``.
 gradient_memory     Size of the gradients at the first step, likewise; with gradient release the peak.
@@ -98,7 +100,7 @@ def about_training(trainer: Trainer, module: LightningModule, history: RunHistor
         module: The module that was trained.
         history: Its recorded history.
     """
-    state = measure_state([state for optimizer in trainer.strategy.optimizers for state in optimizer.state.values()])
+    states = [state for optimizer in trainer.strategy.optimizers for state in optimizer.state.values()]
     samples = history.samples * data_parallel(trainer)[0]
     installed = {"python": platform.python_version(), **packages()}
     checkpoint = trainer.checkpoint_callback
@@ -113,8 +115,10 @@ def about_training(trainer: Trainer, module: LightningModule, history: RunHistor
             if isinstance(optimizer, Adafactor)
             for choice in optimizer.implementation().values()
         ),
-        "optimizer_state": _as_dict(state),
+        "optimizer_state": _as_dict(measure_state(states)),
+        "total_state": _as_dict(measure_state(states, total=True)),
         "adamw_state": _as_dict(adamw_state(module.parameters())),
+        "total_adamw_state": _as_dict(adamw_state(module.parameters(), total=True)),
         "parameters": sum(parameter.numel() for parameter in module.parameters()),
         "parameter_memory": _as_dict(measure_state([list(module.parameters())])),
         "gradient_memory": _as_dict(history.gradients),
@@ -160,15 +164,19 @@ def print_table(report: dict[str, Any], folder: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    state, adamw = report["optimizer_state"], report["adamw_state"]
+    parts = ["optimizer_state", "adamw_state"]
+    if report["total_state"] != report["optimizer_state"]:  # the model is sharded
+        parts += ["total_state", "total_adamw_state"]
     table = Table(title=f"{report['recipe']}: {report['optimizer']}, {report['steps']} steps", show_header=False)
     table.add_column(style="bold")
     table.add_column(justify="right")
     for name, value in report["metrics"].items():
         table.add_row(name, f"{value:.4f}")
     table.add_section()
-    table.add_row("optimizer state", f"{state['megabytes']:,.2f} MB, {state['elements']:,} elements")
-    table.add_row("AdamW would hold", f"{adamw['megabytes']:,.2f} MB, {adamw['elements']:,} elements")
+    for part in parts:
+        label = "AdamW would hold" if "adamw" in part else "optimizer state"
+        size = f"{report[part]['megabytes']:,.2f} MB, {report[part]['elements']:,} elements"
+        table.add_row(f"{label}, all processes" if "total" in part else label, size)
     table.add_row("parameters", f"{report['parameters']:,}")
     table.add_row("peak memory", f"{report['peak_memory_mb']:,.0f} MB")
     table.add_section()

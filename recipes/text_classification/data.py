@@ -2,28 +2,34 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
-from torch.utils.data import DistributedSampler
+from torch.utils.data import DataLoader, DistributedSampler
 
 from recipes.data.caching import Cached
 from recipes.data.sources import check_columns, check_text
 from recipes.data.summary import count_duplicates, padding_share
 from recipes.messages import RecipeError, tell
 from recipes.models.pretrained import load_config
-from recipes.ranges import IntFrom2, IntFrom3, PositiveInt
+from recipes.ranges import IntFrom2, IntFrom3, NonNegativeFloat, Percentage, PositiveInt
 from recipes.recipe_data import RecipeData
+from recipes.text_classification.balancing import BalancedSampler, shares_of
 from recipes.text_classification.encoding import complete, encode
 from recipes.text_classification.labels import doubtful, folded, label_name, ordered, trained_labels
+from recipes.text_classification.lengths import count_tokens, covering, longest_input
 from recipes.text_classification.metrics import IGNORED
 from recipes.text_classification.sampler import LengthGroupedSampler
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+
+NO_LIMIT = 1_000_000
+"""A tokenizer without a limit has a larger ``model_max_length``."""
 
 
 class TextClassificationData(RecipeData):
@@ -40,13 +46,21 @@ class TextClassificationData(RecipeData):
         train: Training file or files, or a split of ``path``. Not needed to test or predict with a model that
             has its labels.
         predict: File or files, or a split of ``path``, to label with ``predict``. They need no label column.
-        max_length: Texts are truncated to this number of tokens. Time and activation memory grow with it.
+        max_length: Texts are truncated to this number of tokens. Time and activation memory grow with it. A percentage
+            such as ``95%``: so many tokens that this share of the texts of ``train`` is not truncated, up to what the
+            model reads; without ``train``, as many as the model was trained with.
         max_labels: Maximum number of different labels in the training rows. Null: 100, or half the number of rows.
+        balance: How much more often rows of rare labels are drawn: their probability is proportional to the label's
+            number of training rows to the power of minus this. 0: each row once an epoch. 1: all labels equally often;
+            0.5: in between. An epoch keeps its number of rows: some come several times, others not at all. An
+            alternative to ``model.class_weights``, rarely of use together with it.
         group_by_length: Whether training batches hold texts of similar length, for less padding.
         pad_to_multiple_of: Batches are padded to the longest text, rounded up to a multiple of this.
         kwargs: The arguments of the data of every recipe.
 
     Attributes:
+        covered: The share of the training texts that is not truncated, if ``max_length`` is a percentage.
+        max_length: The number of tokens; with a percentage 0 until the texts are loaded.
         labels: The label names in the order of their ids, once loaded.
         predict_rows: The rows to predict, unchanged, once loaded.
     """
@@ -58,8 +72,9 @@ class TextClassificationData(RecipeData):
         train: str | list[str] | None = None,
         *,
         predict: str | list[str] | None = None,
-        max_length: IntFrom3 = 128,
+        max_length: IntFrom3 | Percentage = 128,
         max_labels: IntFrom2 | None = None,
+        balance: NonNegativeFloat = 0.0,
         group_by_length: bool = True,
         pad_to_multiple_of: PositiveInt | None = 8,
         **kwargs: Any,
@@ -68,8 +83,10 @@ class TextClassificationData(RecipeData):
         self.text = [text] if isinstance(text, str) else list(text)
         self.label = label
         self.sources["predict"] = predict
-        self.max_length = max_length
+        self.covered = float(max_length.rstrip("%")) / 100 if isinstance(max_length, str) else None
+        self.max_length: int = 0 if isinstance(max_length, str) else max_length
         self.max_labels = max_labels
+        self.balance = balance
         self.group_by_length = group_by_length
         self.pad_to_multiple_of = pad_to_multiple_of
         self._check_arguments()
@@ -88,20 +105,51 @@ class TextClassificationData(RecipeData):
 
     def inspect(self) -> None:
         """Loads tokenizer and labels as training does."""
-        self._load_tokenizer()
-        self.labels = self._choose_labels(self.read("train"))
+        train = self.read("train")
+        self._load_tokenizer(train)
+        self.labels = self._choose_labels(train)
 
-    def _load_tokenizer(self) -> None:
+    def _load_tokenizer(self, train: "Dataset | None") -> None:
         self.tokenizer = self.load_tokenizer()
+        if self.covered is not None and not self.max_length:
+            self.max_length = self._covering_length(train)
         self.tokenizer.model_max_length = self.max_length
+
+    def _covering_length(self, train: "Dataset | None") -> int:
+        """The length for ``max_length`` as a percentage."""
+        longest = longest_input(self._model_config(), self.tokenizer)
+        if train is None:
+            if longest > NO_LIMIT:
+                raise RecipeError(
+                    f"data.max_length is {100 * (self.covered or 1):g}% and data.train is null, so there are no texts "
+                    "to measure: give a number of tokens"
+                )
+            return int(longest)
+        counted = self._complete(train).map(
+            Cached(count_tokens),
+            batched=True,
+            remove_columns=train.column_names,
+            desc="Counting tokens",
+            fn_kwargs={"tokenizer": self.tokenizer, "text": self.text},
+        )
+        if len(counted) == 0:
+            raise RecipeError(f"data.train has {len(train)} rows, but none with both a text and a label")
+        wanted = covering(counted["tokens"][:], self.covered or 1.0)
+        capped = int(min(wanted, longest))
+        limit = f", of which the model reads {capped}" if capped < wanted else ""
+        share = f"{100 * (self.covered or 1):g}%"
+        tell(f"data.max_length: {share} of the training texts have {wanted} tokens or fewer{limit}")
+        return capped
 
     def load_splits(self, command: str) -> "dict[str, Dataset]":
         """Token ids, label ids and lengths of the rows of each split, with the labels in a deterministic order."""
-        if not self.labels:
-            self._load_tokenizer()
         if command == "predict":
+            if not self.labels:
+                self._load_tokenizer(None if self.covered is None else self.read("train"))
             return {"predict": self._load_predict()}
         rows = {split: self.read(split) for split in ("train", "validation", "test")}
+        if not self.labels:
+            self._load_tokenizer(rows["train"])
         self.labels = self._choose_labels(rows["train"])
         splits = {split: self._encode(split, dataset) for split, dataset in rows.items() if dataset is not None}
         self.split_fractions(splits, stratify_by="labels")
@@ -222,8 +270,7 @@ class TextClassificationData(RecipeData):
                 )
         rows = dataset
         if labelled:
-            columns = {"text": self.text, "label": self.label, "class_names": class_names}
-            rows = dataset.filter(Cached(complete), batched=True, fn_kwargs=columns)
+            rows = self._complete(dataset)
             self._dropped[split] = len(dataset) - len(rows)
             if dropped := self._dropped[split]:
                 rank_zero_info(f"data.{split}: dropped {dropped} of {len(dataset)} rows, without a text or a label.")
@@ -246,6 +293,12 @@ class TextClassificationData(RecipeData):
         )
         return encoded.cast_column("labels", ClassLabel(names=self.labels)) if labelled else encoded
 
+    def _complete(self, dataset: "Dataset") -> "Dataset":
+        """The rows with a text and a label; cached."""
+        class_names = getattr(dataset.features[self.label], "names", None)
+        columns = {"text": self.text, "label": self.label, "class_names": class_names}
+        return dataset.filter(Cached(complete), batched=True, fn_kwargs=columns)
+
     def _aliases(self, names: set[str]) -> dict[str, str]:
         """The model's label for each name that differs from it only in case, blanks or the format of a number."""
         if not names or self.labels != trained_labels(self._model_config()):
@@ -260,23 +313,47 @@ class TextClassificationData(RecipeData):
         return aliases
 
     def train_sampler(self, rows: "Dataset", **shard: Any) -> DistributedSampler:
-        """Batches of similar lengths, if asked for."""
-        if not self.group_by_length:
-            return super().train_sampler(rows, **shard)
-        return LengthGroupedSampler(rows["length"][:], self.batch_size, **shard)
+        """Batches of similar lengths, and rows of rare labels more often, if asked for."""
+        lengths = rows["length"][:]
+
+        def ordering(drawn: Sequence[int]) -> DistributedSampler:
+            if not self.group_by_length:
+                return super(TextClassificationData, self).train_sampler(rows, **shard)
+            return LengthGroupedSampler([lengths[row] for row in drawn], self.batch_size, **shard)
+
+        if not self.balance:
+            return ordering(range(len(rows)))
+        return BalancedSampler(shares_of(rows["labels"][:], self.label_counts(), self.balance), ordering, **shard)
+
+    def some_training_batches(self, most: int) -> DataLoader:
+        """Training texts in a fixed order, the longest first, the same on all processes.
+
+        Args:
+            most: Number of texts at most; of more, texts at equal distances in the file are taken.
+        """
+        rows = self.splits["train"]
+        distance = -(-len(rows) // most)
+        rows = _longest_first(rows.select(range(0, len(rows), distance)))
+        return self._loader(DataLoader, rows, self.eval_batch_size, shuffle=False)
+
+    def label_counts(self, split: str = "train") -> list[int]:
+        """The number of rows of a split with each label, in the order of their ids."""
+        counts = Counter(self.splits[split]["labels"][:])
+        return [counts[number] for number in range(len(self.labels))]
 
     def summary(self) -> dict[str, dict[str, Any]]:
         """For each split rows and labels, dropped rows, duplicates of training rows, truncated tokens and padding."""
         splits = {split: rows for split, rows in self.splits.items() if split != "predict"}
         summary: dict[str, dict[str, Any]] = {}
         for split, rows in splits.items():
-            counts = Counter(rows["labels"][:])
             summary[split] = {
                 "rows": len(rows),
-                "labels": {name: counts[number] for number, name in enumerate(self.labels)},
+                "labels": dict(zip(self.labels, self.label_counts(split), strict=True)),
                 "rows_dropped_without_text_or_label": self._dropped.get(split, 0),
                 "tokens_cut_off": sum(rows["cut"][:]),
             }
+            if self.covered is not None:
+                summary[split]["max_length"] = self.max_length
             if split != "train" and "train" in splits:
                 summary[split]["duplicates_of_training_rows"] = count_duplicates(
                     _tokens(rows), _tokens(splits["train"])

@@ -14,7 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from recipes.messages import RecipeError
 from recipes.runs.folder import check_exists
-from recipes.training import lightning_internals, whole_files
+from recipes.training import lightning_internals, peers, slurm, whole_files
 from recipes.training.stop_signals import StopSignals
 
 LAST = "last.ckpt"
@@ -154,21 +154,25 @@ class LastCheckpoint(ModelCheckpoint):
             # In case the process is killed during the validation, after which the checkpoint is saved again.
             lightning_internals.forget_saved_step(self)
             return
-        self._leave()
+        self._leave(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves; stops after a signal."""
         super().on_validation_end(trainer, pl_module)
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and self._asked(trainer):
-            self._leave()
+            self._leave(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves the steps since the last validation; stops after a signal."""
-        super().on_validation_end(trainer, pl_module)  # saves nothing if the last step is saved
+        self.save_last_step(trainer, pl_module)
         asked = self._asked(trainer)
         self._signals.restore()
         if asked:
-            self._leave()
+            self._leave(trainer)
+
+    def save_last_step(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves the last step unless it is saved already."""
+        super().on_validation_end(trainer, pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Saves nothing: the batch may be half done, the weights corrupted, or the other ranks gone."""
@@ -193,9 +197,14 @@ class LastCheckpoint(ModelCheckpoint):
         self.best_model_path = self.format_checkpoint_name({})
         lightning_internals.save_checkpoint(self, trainer, self.best_model_path)
 
-    def _leave(self) -> None:
+    def _leave(self, trainer: Trainer) -> None:
+        """Ends this process; all of them call this after the same step."""
         self.stopped_by = self._signals.received
         assert self.stopped_by is not None
+        if peers.current is not None:
+            peers.current.ignore()  # another process may have left before this one has said why
+        if trainer.is_global_zero and lightning_internals.requeues_at(trainer, self.stopped_by):
+            slurm.requeue()
         self._signals.leave()
 
 

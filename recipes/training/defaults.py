@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from lightning import Callback
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar, WeightAveraging
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from lightning_adafactor import OptimizerStateMonitor
 from recipes.runs.folder import RunFolder
+from recipes.training.averaging import AveragedWeights
 from recipes.training.checkpoints import LastCheckpoint
 from recipes.training.divergence import StopOnDivergence
 from recipes.training.exactness import ExactResume
@@ -50,6 +51,8 @@ def default_callbacks(command: str, trainer: Mapping[str, Any], best: ModelCheck
     callbacks = [configured] if isinstance(configured, Callback) else list(configured)
     if trainer["barebones"]:
         return callbacks
+    averaging = [callback for callback in callbacks if isinstance(callback, WeightAveraging)]
+    callbacks = [*map(AveragedWeights, averaging), *callbacks]
 
     def add(callback: Callback, kind: type[Callback]) -> None:
         if not any(isinstance(known, kind) for known in callbacks):

@@ -3,9 +3,12 @@
 ``tests/recipes/training/test_lightning_internals.py`` names the one that a new version of Lightning has removed.
 """
 
+import torch
 from lightning import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from lightning.pytorch.strategies import ModelParallelStrategy
+from torch.optim.swa_utils import AveragedModel
 
 
 def is_validation_due(trainer: Trainer) -> bool:
@@ -39,3 +42,33 @@ def mesh_sizes(strategy: ModelParallelStrategy) -> dict[str, int]:
     sizes = {"data_parallel_size": strategy._data_parallel_size, "tensor_parallel_size": strategy._tensor_parallel_size}
     automatic = {"data_parallel_size": strategy.num_nodes, "tensor_parallel_size": strategy.num_processes}
     return {name: automatic[name] if size == "auto" else int(size) for name, size in sizes.items()}
+
+
+def requeues_at(trainer: Trainer, signum: int) -> bool:
+    """Whether a signal asks for the job of SLURM to be requeued."""
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    if not isinstance(environment, SLURMEnvironment) or not environment.auto_requeue:
+        return False
+    return signum == environment.requeue_signal
+
+
+def average_of(callback: WeightAveraging) -> AveragedModel | None:
+    """The averaged weights during a training; else None."""
+    return callback._average_model
+
+
+def average_parameters_only(callback: WeightAveraging, device: torch.device) -> None:
+    """Lets a callback copy buffers instead of averaging them, and keep the average on a device unless it names one.
+
+    Args:
+        callback: The callback, before its setup.
+        device: The device of the training. Lightning would take that of the model, which is still on the CPU.
+    """
+    callback._use_buffers = False
+    if callback._device is None:
+        callback._device = device
+
+
+def forget_average(callback: WeightAveraging) -> None:
+    """Frees the averaged weights after a training: a checkpoint that is loaded later does not replace them."""
+    callback._average_model = None

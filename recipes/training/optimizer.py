@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from recipes.messages import RecipeError
 from recipes.training.device_support import check_device_support, refuse_device
+from recipes.training.layer_rates import named_apart, scale_rates, split_by_layer
 
 Schedule = Literal[
     "linear",
@@ -30,7 +31,9 @@ Schedule = Literal[
 NO_WEIGHT_DECAY = (r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)")
 
 
-def parameter_groups(model: nn.Module, optimizer: Callable[..., Optimizer] | None = None) -> list[dict[str, Any]]:
+def parameter_groups(
+    model: nn.Module, optimizer: Callable[..., Optimizer] | None = None, layer_lr_decay: float = 1.0
+) -> list[dict[str, Any]]:
     """Two groups of the trainable parameters: those with weight decay, and biases and norms without.
 
     An optimizer whose class has a static method ``split_groups(groups, model)`` splits them further, as those of
@@ -39,6 +42,7 @@ def parameter_groups(model: nn.Module, optimizer: Callable[..., Optimizer] | Non
     Args:
         model: The model; its frozen parameters are in no group.
         optimizer: Builds the optimizer from parameter groups.
+        layer_lr_decay: Below 1, each layer has groups of its own; see :mod:`recipes.training.layer_rates`.
 
     Returns:
         The groups for the optimizer, without empty ones; biases and norms have ``weight_decay`` 0.
@@ -56,7 +60,10 @@ def parameter_groups(model: nn.Module, optimizer: Callable[..., Optimizer] | Non
     ]
     groups = [group for group in groups if group["params"]]
     split = getattr(class_of(optimizer), "split_groups", None)
-    return split(groups, model) if split else groups
+    if layer_lr_decay == 1.0:
+        return split(groups, model) if split else groups
+    by_layer = split_by_layer(groups, model, layer_lr_decay)
+    return named_apart([split(layer, model) for layer in by_layer] if split else by_layer, by_layer)
 
 
 def class_of(optimizer: Callable[..., Optimizer] | None) -> type[Optimizer]:
@@ -85,6 +92,7 @@ def configure(
     schedule: Schedule | None,
     warmup: float,
     schedule_args: dict[str, Any] | None,
+    layer_lr_decay: float = 1.0,
 ) -> dict[str, Any]:
     """Builds the optimizer and, if there is one, its schedule, as ``configure_optimizers`` returns them.
 
@@ -96,12 +104,13 @@ def configure(
         warmup: Fraction of the steps (below 1) or number of steps over which the learning rate rises to its full
             value.
         schedule_args: More arguments of the schedule.
+        layer_lr_decay: The factor from the learning rate of each layer to that of the one below it.
 
     Raises:
         RecipeError: The optimizer cannot be created or does not support the device, or the schedule needs a number of
             steps that the run does not have, a learning rate that the optimizer does not have, or other arguments.
     """
-    groups = parameter_groups(model, optimizer)
+    groups = parameter_groups(model, optimizer, layer_lr_decay)
     if not groups:
         raise RecipeError("model has no trainable parameters: unfreeze some before the optimizer is created")
     refuse_device(class_of(optimizer), groups[0]["params"][0].device)
@@ -111,6 +120,8 @@ def configure(
         reason = str(error) or "the library refuses an argument without a reason"
         raise RecipeError(f"model.optimizer cannot be created: {reason}") from error
     check_device_support(optimizer, built)
+    if layer_lr_decay != 1.0:
+        scale_rates(built, layer_lr_decay)
     if schedule is None:
         return {"optimizer": built}
     if any(group["lr"] is None for group in built.param_groups):

@@ -27,7 +27,11 @@ NEWS = 0.3
 """Seconds after which the end of another process is known; an error may be its consequence."""
 REPORTING = 60.0
 """Seconds that another process may take to report its error."""
+AGREED = 5.0
+"""Seconds that a process has to end by itself after a signal, which stops all of them after the same step."""
 FAILURE = 1
+SIGNALLED = 128
+"""A higher status is that of a process which a signal has stopped."""
 SHOW_CURSOR = "\x1b[?25h"
 
 Resume = Callable[[], str]
@@ -149,6 +153,8 @@ class Peers:
             self._answer.set()
         elif word == "end":
             self._done.add(rank)
+            if int(status) > SIGNALLED:
+                time.sleep(AGREED)
             if int(status):
                 self._end_all(int(status), besides=rank)
 

@@ -28,6 +28,7 @@ class OptimizerAsGiven(Callback):
         self._classes: list[str] = []
         self._saved_classes: list[str] = []
         self._saved_options: list[set[str]] = []
+        self._saved_sizes: list[list[int]] = []
 
     def state_dict(self) -> dict[str, Any]:
         """The classes of the optimizers, for a resumed run."""
@@ -41,6 +42,7 @@ class OptimizerAsGiven(Callback):
         """Records the options that the checkpoint holds."""
         states = checkpoint.get("optimizer_states", [])
         self._saved_options = [{key for group in state["param_groups"] for key in group} for state in states]
+        self._saved_sizes = [[len(group["params"]) for group in state["param_groups"]] for state in states]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stores the options, before Lightning loads the checkpoint's."""
@@ -48,6 +50,7 @@ class OptimizerAsGiven(Callback):
         self._classes = [import_path(type(optimizer)) for optimizer in trainer.optimizers]
         if trainer.ckpt_path:
             self._refuse_other_classes(trainer)
+            self._refuse_other_groups(trainer)
             self._given = [[_options(group) for group in optimizer.param_groups] for optimizer in trainer.optimizers]
 
     def _refuse_other_classes(self, trainer: Trainer) -> None:
@@ -60,6 +63,16 @@ class OptimizerAsGiven(Callback):
                 raise RecipeError(
                     f"--ckpt_path {trainer.ckpt_path}: the optimizer is {name}, and the state in the checkpoint is of "
                     f"{other}: resume with the optimizer of the run, or start a new run without --ckpt_path"
+                )
+
+    def _refuse_other_groups(self, trainer: Trainer) -> None:
+        for optimizer, before in zip(trainer.optimizers, self._saved_sizes, strict=False):
+            sizes = [len(group["params"]) for group in optimizer.param_groups]
+            if sizes != before:
+                raise RecipeError(
+                    f"--ckpt_path {trainer.ckpt_path}: the optimizer has {sum(sizes)} parameters in {len(sizes)} "
+                    f"groups, and that of the checkpoint {sum(before)} in {len(before)}: resume with the settings of "
+                    "the run that decide about them, such as model.layer_lr_decay and model.freeze"
                 )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -50,19 +50,15 @@ class StopSignals:
             signal.signal(signum, handler)
 
     def leave(self) -> NoReturn:
-        """Raises what Lightning stops a run with; passes SIGUSR1 on to Lightning, which may requeue the job.
+        """Raises what Lightning stops a run with.
 
         Raises:
             KeyboardInterrupt: After Ctrl-C.
             SIGTERMException: After another signal.
         """
-        received = self.received
-        handler = self._before.get(received) if received is not None else None
         self.restore()
-        if received == signal.SIGINT:
+        if self.received == signal.SIGINT:
             raise KeyboardInterrupt
-        if received != signal.SIGTERM and callable(handler):
-            handler(received, None)
         raise SIGTERMException
 
     def _note(self, signum: int, frame: Any) -> None:

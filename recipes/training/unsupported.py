@@ -71,12 +71,17 @@ def _refuse_mesh(strategy: ModelParallelStrategy, processes: int) -> None:
             f"{key}.save_distributed_checkpoint is true, and a folder of shards is not supported as a checkpoint: set "
             "it to false, as configs/trainer/fsdp2.yaml does; any number of processes then loads the one file"
         )
+    if processes == 1:
+        raise RecipeError(
+            "trainer.strategy shards the model over several devices, and trainer.devices and trainer.num_nodes make "
+            "one: leave out the file of configs/trainer, or give more trainer.devices"
+        )
     sizes = mesh_sizes(strategy)
     if math.prod(sizes.values()) != processes:
         given = " and ".join(f"{key}.{name} {size}" for name, size in sizes.items())
         raise RecipeError(
             f"{given} make {math.prod(sizes.values())} processes, but trainer.devices and trainer.num_nodes "
-            f"make {processes}: give sizes whose product is {processes}"
+            f"make {processes}: give sizes whose product is {processes}, and trainer.devices as a number"
         )
 
 

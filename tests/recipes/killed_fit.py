@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -45,7 +46,8 @@ def fit(folder: Path, words: list[str], environment: dict[str, str]) -> None:
 
     from recipes.cli.main import main
 
-    rank_zero_only.rank = int(environment.get("RANK", "0"))  # Lightning has read it when it was imported
+    rank = environment.get("RANK") or environment.get("SLURM_PROCID") or "0"
+    rank_zero_only.rank = int(rank)  # Lightning has read it when it was imported
     torch.set_num_threads(1)
     sys.exit(main(words))
 
@@ -66,15 +68,39 @@ def start_ranks(folder: Path, size: int, *words: str) -> list[BaseProcess]:
         size: Number of processes.
         words: The command line; ``--trainer.devices`` and a strategy are for the caller to give.
     """
-    folder.mkdir(exist_ok=True)
+    common: dict[str, object] = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "GROUP_RANK": 0}
+    common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "TORCHELASTIC_RUN_ID": "test"}
+    return _start_all(folder, words, [{**common, "RANK": rank, "LOCAL_RANK": rank} for rank in range(size)])
+
+
+def start_tasks(folder: Path, size: int, *words: str, **variables: object) -> list[BaseProcess]:
+    """Starts a command on several processes as srun does: each is the one task of a machine.
+
+    Args:
+        folder: The working folder, which is made.
+        size: Number of tasks.
+        words: The command line.
+        variables: Further environment variables.
+    """
+    common: dict[str, object] = {"SLURM_JOB_ID": 4242, "SLURM_JOB_NAME": "wrap", "SLURM_NTASKS": size}
+    common |= {"SLURM_NTASKS_PER_NODE": 1, "SLURM_NNODES": size, "SLURM_NODELIST": "localhost,other"}
+    common |= {"SLURM_STEP_ID": 0, "SLURM_STEP_NUM_TASKS": size, "MASTER_PORT": free_port(), **variables}
+    places = [{"SLURM_PROCID": rank, "SLURM_NODEID": rank, "SLURM_LOCALID": 0} for rank in range(size)]
+    return _start_all(folder, words, [{**common, **place} for place in places])
+
+
+def free_port() -> int:
+    """A port that nobody listens to."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    common = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "GROUP_RANK": 0, "MASTER_ADDR": "127.0.0.1"}
-    common |= {"MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test", "OMP_NUM_THREADS": 1}
-    processes = []
-    for rank in range(size):
-        variables = {name: str(value) for name, value in {**common, "RANK": rank, "LOCAL_RANK": rank}.items()}
+        return int(free.getsockname()[1])
+
+
+def _start_all(folder: Path, words: Sequence[str], environments: list[dict[str, object]]) -> list[BaseProcess]:
+    folder.mkdir(exist_ok=True)
+    processes: list[BaseProcess] = []
+    for environment in environments:
+        variables = {"OMP_NUM_THREADS": "1", **{name: str(value) for name, value in environment.items()}}
         processes.append(CONTEXT.Process(target=fit, args=(folder, list(words), variables)))
         processes[-1].start()
     return processes

@@ -1,6 +1,7 @@
 """Ranges of numbers as types."""
 
 import io
+import math
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "IntFrom257": (257, float("inf")),
     "NonNegativeFloat": (0, float("inf")),
     "FractionBelow1": (0, 1),
+    "FractionAbove0": (math.nextafter(0, 1), math.nextafter(1, 2)),
 }
 """The least number that each type takes, and the first above that it does not."""
 
@@ -72,7 +74,7 @@ def test_null_is_taken_where_the_type_allows_it() -> None:
 
 
 def test_every_type_has_words() -> None:
-    assert {kind.__name__ for kind in ranges.WORDS} == set(BOUNDS)
+    assert {kind.__name__ for kind in ranges.WORDS} == {*BOUNDS, "Percentage"}
 
 
 def test_a_checkpoint_may_hold_the_numbers() -> None:
@@ -100,6 +102,7 @@ def refused(task: type, arguments: dict[str, Any], key: str, value: Any) -> bool
         (TextClassifier, {"pretrained": "x"}, "warmup", -1.0),
         (TextClassifier, {"pretrained": "x"}, "label_smoothing", 1.0),
         (TextClassifier, {"pretrained": "x"}, "dropout", -0.1),
+        (TextClassifier, {"pretrained": "x"}, "layer_lr_decay", 0.0),
         (TextClassificationData, {"text": "a", "label": "b"}, "max_length", 2),
         (TextClassificationData, {"text": "a", "label": "b"}, "pad_to_multiple_of", 0),
         (TextClassificationData, {"text": "a", "label": "b"}, "num_workers", -1),

@@ -1,6 +1,7 @@
 """Types in words."""
 
-from collections.abc import Iterable
+import typing
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import pytest
@@ -45,6 +46,7 @@ def test_choices_are_found_at_any_depth() -> None:
 def test_classes_are_those_that_take_class_path_and_init_args() -> None:
     assert classes_in(Callback | list[Callback] | bool | None) == {Callback: 0}
     assert classes_in(OptimizerCallable) == {Optimizer: 1}
+    assert classes_in(Callable | None) == classes_in(typing.Callable | None) == {}  # type: ignore
     assert classes_in(int | str | PositiveInt | Tensor | Literal["a"] | dict[str, Any]) == {}
 
 

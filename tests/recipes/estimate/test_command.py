@@ -55,6 +55,7 @@ data:
     block_size: 16
     batch_size: 2
 """
+FINE_TUNING = ["--model.freeze=embeddings", "--model.pooling=mean", "--model.layer_lr_decay=0.9"]
 PARTS = ("parameter_memory", "gradient_memory", "optimizer_state")
 
 
@@ -78,11 +79,12 @@ def usual(tiny_model: Path, wires_csv: Path, usual_folder: Path) -> tuple[dict[s
 
 @pytest.fixture(scope="module")
 def unlimited(usual_folder: Path, usual: tuple[dict[str, Any], str]) -> tuple[dict[str, Any], str]:
-    """The same without a GPU and its limit, and with a strategy that is not known."""
+    """The same without a GPU and its limit, with a strategy that is not known, and averaged weights."""
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
         patch.chdir(usual_folder)
         patch.setattr("torch.cuda.is_available", lambda: False)
         unknown = ["--trainer.strategy=deepspeed", "--trainer.devices=2"]
+        unknown += ["--trainer.callbacks+=lightning.pytorch.callbacks.EMAWeightAveraging"]
         assert main(["estimate", "--config=tiny-cls.yaml", "--optimizer=adafactor", *unknown, "--json=unlimited"]) == 0
         return json.loads(Path("unlimited").read_text(encoding="utf-8")), " ".join(printed.getvalue().split())
 
@@ -149,9 +151,9 @@ def report(name: str) -> dict[str, Any]:
             "--model.optimizer.beta1=0.9",
             "--trainer.precision=bf16-true",
         ],
-        pytest.param(["--config=optimizer/torch_adafactor.yaml", "--model.dtype=bfloat16"], marks=pytest.mark.slow),
+        ["--config=optimizer/torch_adafactor.yaml", "--model.dtype=bfloat16", *FINE_TUNING],
     ],
-    ids=["Adafactor", "momentum, bf16-true", "torch's, bfloat16"],
+    ids=["Adafactor", "momentum, bf16-true", "bfloat16 and more"],
 )
 def test_parameters_gradients_and_state_equal_the_report_of_a_classifier(settings: list[str], classifier: str) -> None:
     row = own(estimate(classifier, *settings, "--optimizer", "adafactor"))
@@ -346,10 +348,13 @@ def test_ddp_takes_one_more_copy_of_the_gradients(classifier: str) -> None:
     assert row["total_bytes"] == lasting + max(row["activation_bytes"], row["step_bytes"])
 
 
-def test_a_strategy_that_is_not_known_is_named_in_a_remark(unlimited: tuple[dict[str, Any], str]) -> None:
+def test_a_strategy_that_is_not_known_and_averaged_weights_are_named_in_remarks(
+    unlimited: tuple[dict[str, Any], str],
+) -> None:
     result, printed = unlimited
 
     assert result["remarks"][0].startswith("trainer.strategy is deepspeed, trainer.devices 2: the figures are for one")
+    assert "averaged weights of EMAWeightAveraging, another" in result["remarks"][1]
     assert "the figures are for one process" in printed
 
 

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from recipes.cli.main import main
+from recipes.reproduce import command as module
 
 WHOLE = {
     "recipe": "cls",
@@ -140,3 +141,29 @@ def test_a_run_on_several_machines_is_refused(tmp_path: Path, capsys: pytest.Cap
     assert main(["reproduce", str(tmp_path)]) == 2
 
     assert "the run used 2 machines (trainer.num_nodes)" in capsys.readouterr().err
+
+
+def test_a_run_on_more_devices_than_this_machine_has_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    provenance = {**WHOLE["provenance"], "processes": 10**6, "machine": {"accelerator": "NVIDIA H100"}}  # type: ignore
+    (tmp_path / "report.json").write_text(json.dumps({**WHOLE, "provenance": provenance}), encoding="utf-8")
+
+    assert main(["reproduce", str(tmp_path)]) == 2
+
+    assert "the run had 1000000 devices (NVIDIA H100), and this machine has " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("devices", "given"), [("auto", ["--trainer.devices=2"]), ("-1", ["--trainer.devices=2"]), (2, [])]
+)
+def test_as_many_devices_as_there_are_become_those_of_the_run(
+    devices: int | str, given: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands: list[list[str]] = []
+    monkeypatch.setattr(module, "_run", lambda command: commands.append(command) or 1)
+    provenance = {**WHOLE["provenance"], "processes": 2, "config": f"trainer: {{devices: {devices}}}"}  # type: ignore
+
+    assert module.run_again({**WHOLE, "provenance": provenance}, None) is None
+
+    assert [word for word in commands[0] if "devices" in word] == given

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from recipes.checksums import file_sha256
-from recipes.reproduce.environment import differences
+from recipes.reproduce.environment import differences, missing_devices
 from recipes.runs.provenance import provenance
 
 SETTINGS = {"trainer": {"precision": None}, "model": {}, "data": {}}
@@ -49,6 +49,21 @@ def test_another_commit_cpu_and_lock_are_named(recorded: dict) -> None:
     assert [difference.split(" is ")[0] for difference in found] == ["git commit", "machine processor", "lock cpu.txt"]
     assert found[1].endswith("recorded Abacus")
     assert found[2].endswith("recorded ffffffffffff...")
+
+
+@pytest.mark.parametrize(
+    ("processes", "accelerator", "devices"),
+    [(4, "NVIDIA H100", 2), (2, "NVIDIA H100", None), (1, "NVIDIA H100", None), (4, None, None)],
+    ids=["more than here", "as many as here", "one", "of a CPU"],
+)
+def test_devices_that_this_machine_lacks_are_a_difference(
+    processes: int, accelerator: str | None, devices: int | None, recorded: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    recorded["processes"], recorded["machine"]["accelerator"] = processes, accelerator
+
+    assert missing_devices(recorded) == devices
+    assert (f"machine devices is 2, recorded {processes}" in list(differences(recorded))) == (devices is not None)
 
 
 def test_settings_that_were_changed_after_the_run_are_named(recorded: dict) -> None:

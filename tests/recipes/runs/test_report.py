@@ -80,9 +80,10 @@ def finished(tiny_model: Path, wires_csv: Path, tmp_path_factory: pytest.TempPat
 
 def test_the_report_has_all_its_keys(finished: SimpleNamespace) -> None:
     assert list(finished.report) == [
-        "recipe", "optimizer", "implementation", "optimizer_state", "adamw_state", "parameters", "parameter_memory",
-        "gradient_memory", "metrics", "monitor", "steps", "seconds_per_step", "seconds", "samples_per_second",
-        "peak_memory_mb", "versions", "device", "seed", "git_commit", "fingerprint", "data", "history", "provenance",
+        "recipe", "optimizer", "implementation", "optimizer_state", "total_state", "adamw_state", "total_adamw_state",
+        "parameters", "parameter_memory", "gradient_memory", "metrics", "monitor", "steps", "seconds_per_step",
+        "seconds", "samples_per_second", "peak_memory_mb", "versions", "device", "seed", "git_commit", "fingerprint",
+        "data", "history", "provenance",
     ]  # fmt: skip
     assert set(finished.report["metrics"]) == {
         f"{stage}/{metric}" for stage in ("val", "test") for metric in ("loss", "accuracy", "f1")
@@ -98,6 +99,7 @@ def test_optimizer_state_is_what_the_optimizer_holds(finished: SimpleNamespace) 
         "bytes": megabytes * 2**20,
         "megabytes": megabytes,
     }
+    assert finished.report["total_state"] == finished.report["optimizer_state"]  # of one process
 
 
 def test_the_implementation_of_every_parameter_is_counted(finished: SimpleNamespace) -> None:

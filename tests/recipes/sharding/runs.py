@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -92,11 +93,19 @@ class Run:
 
 def train(folder: Path, config: Path, strategy: Strategy, *options: str) -> Run:
     """Runs ``fit`` to its end."""
-    words = [f"--config={config}", *strategy.options, *options]
     if strategy.file is None:
-        processes = [start(folder, *words)]
-    else:
-        processes = start_ranks(folder, strategy.processes, "fit", *words)
+        return ended(folder, [start(folder, f"--config={config}", *strategy.options, *options)])
+    return command(folder, "fit", config, strategy, *options)
+
+
+def command(folder: Path, name: str, config: Path, strategy: Strategy, *options: str) -> Run:
+    """Runs a command to its end."""
+    words = [name, f"--config={config}", *strategy.options, *options]
+    return ended(folder, start_ranks(folder, strategy.processes, *words))
+
+
+def ended(folder: Path, processes: list[BaseProcess]) -> Run:
+    """The run of these processes, once they have ended."""
     for process in processes:
         process.join(SECONDS)
     for process in processes:

@@ -2,12 +2,13 @@
 
 import lightning
 import pytest
-from lightning.pytorch.callbacks import ModelCheckpoint
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.strategies import ModelParallelStrategy
 
-from recipes.training.lightning_internals import mesh_sizes, saves_shards
+from recipes.training.lightning_internals import average_of, average_parameters_only, mesh_sizes, saves_shards
 
 
 @pytest.mark.parametrize(
@@ -37,3 +38,13 @@ def test_a_strategy_with_a_mesh_still_notes_its_arguments() -> None:
 
     assert mesh_sizes(strategy) == {"data_parallel_size": 3, "tensor_parallel_size": 2}
     assert not saves_shards(strategy)
+
+
+def test_averaged_weights_still_have_a_setting_for_buffers_and_no_average_before_a_training() -> None:
+    callback = WeightAveraging()
+    assert (callback._use_buffers, callback._device) == (True, None)
+
+    average_parameters_only(callback, torch.device("meta"))
+
+    assert (callback._use_buffers, callback._device) == (False, torch.device("meta"))
+    assert average_of(callback) is None

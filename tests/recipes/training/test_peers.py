@@ -35,6 +35,10 @@ elif action == "worker":  # of a DataLoader, which outlives the process
         os.close(1), os.close(2)
         time.sleep(20)
         os._exit(0)
+elif action in ("stopped", "slow"):
+    time.sleep(1 if action == "slow" else 0)
+    print(f"rank {rank} was stopped", file=sys.stderr, flush=True)
+    status = 143
 if action in ("wait", "worker", "die"):
     print("waiting", flush=True)
     time.sleep(15)
@@ -100,3 +104,10 @@ def test_one_process_reports_an_error_and_all_end_with_its_status(actions: list[
 
 def test_processes_that_are_done_end_without_a_message() -> None:
     assert together(["done", "done"]) == ([0, 0], [])
+
+
+def test_a_process_that_a_signal_stops_too_has_time_to_say_so() -> None:
+    statuses, messages = together(["slow", "stopped"])
+
+    assert statuses == [143, 143]
+    assert messages == ["rank 0 was stopped", "rank 1 was stopped"]

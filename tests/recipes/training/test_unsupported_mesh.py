@@ -27,3 +27,8 @@ def test_sizes_that_do_not_make_the_number_of_processes_are_refused() -> None:
 
 def test_sizes_that_fit_are_not() -> None:
     refuse_for_recipe(trainer(ModelParallelStrategy(2, 2, save_distributed_checkpoint=False), 4))
+
+
+def test_a_mesh_of_one_device_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"make one: leave out the file of configs/trainer, or give more trainer"):
+        refuse_for_recipe(trainer(ModelParallelStrategy(1, 1, save_distributed_checkpoint=False), 1))

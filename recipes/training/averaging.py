@@ -1,0 +1,88 @@
+"""Averaged weights: what Lightning's ``WeightAveraging`` and ``EMAWeightAveraging`` need beside them in a run.
+
+In YAML::
+
+    trainer:
+      callbacks:
+        - class_path: lightning.pytorch.callbacks.EMAWeightAveraging
+          init_args: {decay: 0.99}
+
+The averaged weights are validated; checkpoints hold them as ``state_dict`` (and those that training goes on from
+beside them), so that the best checkpoint, the test and ``model/`` have them too.
+"""
+
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.strategies import ModelParallelStrategy
+
+from recipes.messages import RecipeError, tell
+from recipes.training import lightning_internals
+from recipes.training.checkpoints import LastCheckpoint
+
+
+class AveragedWeights(Callback):
+    """Works around four traps of a weight-averaging callback; it comes before that in the list of callbacks.
+
+    - Before its first update (``update_starting_at_step``), Lightning validates, saves and in the end keeps the
+      weights that training started from. Here they are the current ones until then.
+    - It averages buffers by default: decay * 3 + (1 - decay) * 3 is a little less than 3, and the position 3 becomes 2
+      when it is stored as a whole number. Here only parameters are averaged, and buffers are the current ones.
+    - It puts the average into the model before the last checkpoint is saved, from which no run could resume exactly.
+    - A test after the training loads the weights of the last step instead of the average.
+
+    Args:
+        averaging: The callback.
+    """
+
+    def __init__(self, averaging: WeightAveraging) -> None:
+        self._averaging = averaging
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Turns off the averaging of buffers, and puts the average on the device of the training.
+
+        Raises:
+            RecipeError: Processes share the model, which the callback does not support.
+        """
+        if stage != "fit":
+            return
+        if isinstance(trainer.strategy, ModelParallelStrategy):
+            raise RecipeError(
+                f"trainer.callbacks: {type(self._averaging).__name__} copies the whole model, which is not supported "
+                "with trainer.strategy ModelParallelStrategy: leave it out, or use ddp"
+            )
+        lightning_internals.average_parameters_only(self._averaging, trainer.strategy.root_device)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Called before Lightning puts the average into the model."""
+        self._follow(pl_module)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Called before Lightning puts the average into the checkpoint."""
+        self._follow(pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Called before Lightning puts the average into the model for good."""
+        if self._follow(pl_module):
+            name = type(self._averaging).__name__
+            tell(
+                f"trainer.callbacks: {name} averaged nothing in {trainer.global_step} steps, so the weights are those "
+                "of the last step: let it start earlier"
+            )
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, LastCheckpoint):
+                callback.save_last_step(trainer, pl_module)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Frees the average, which the model has by now."""
+        if stage == "fit":
+            lightning_internals.forget_average(self._averaging)
+
+    def _follow(self, pl_module: LightningModule) -> bool:
+        """Before the first update, sets the average to the current weights; whether it did."""
+        average = lightning_internals.average_of(self._averaging)
+        if average is None or int(average.n_averaged) > 0:
+            return False
+        average.module.load_state_dict(pl_module.state_dict())
+        return True

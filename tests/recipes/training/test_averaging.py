@@ -1,0 +1,184 @@
+"""Averaged weights are what is validated, kept, tested and resumed, with Lightning's own callbacks."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import EMAWeightAveraging, WeightAveraging
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import Tensor
+
+from lightning_adafactor import Adafactor
+from recipes import TextClassificationData, TextClassifier
+from recipes.messages import RecipeError
+from recipes.training.averaging import AveragedWeights
+from recipes.training.checkpoints import BestCheckpoint, LastCheckpoint, load
+from recipes.training.defaults import default_callbacks
+
+STEPS = 5
+"""Of an epoch: 60 rows by 12."""
+
+
+class Noted(Callback):
+    """Keeps the weights after each step, and the averages by hand: e = 0.5 e + 0.5 w from the given step on.
+
+    Args:
+        start: The first step, from 0.
+    """
+
+    def __init__(self, start: int = 0) -> None:
+        self.start = start
+        self.steps: list[dict[str, Tensor]] = []
+        self.average: dict[str, Tensor] = {}
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        now = {name: value.clone() for name, value in pl_module.state_dict().items()}
+        self.steps.append(now)
+        if len(self.steps) > self.start:
+            before = self.average or now
+            self.average = {name: 0.5 * before[name] + 0.5 * value for name, value in now.items()}
+
+
+class Run:
+    """Trainings of one kind, without dropout.
+
+    Args:
+        model: The folder of the encoder.
+        csv: The data.
+        folder: Where checkpoints go.
+    """
+
+    def __init__(self, model: Path, csv: Path, folder: Path) -> None:
+        self.model, self.csv, self.folder = model, csv, folder
+
+    def __call__(
+        self,
+        name: str,
+        averaging: list[Callback],
+        ckpt_path: Any = None,
+        noted: Callback | None = None,
+        **settings: Any,
+    ) -> tuple[TextClassifier, Trainer]:
+        seed_everything(1, verbose=False)
+        module = TextClassifier(
+            str(self.model), lambda groups: Adafactor(groups, lr=3e-2), schedule="constant", dropout=0.0
+        )
+        data = TextClassificationData(
+            "headline", "desk", str(self.csv), validation=0.25, test=0.25, max_length=16, batch_size=12
+        )
+        defaults = {"barebones": False, "enable_progress_bar": False, "logger": False, "enable_checkpointing": True}
+        defaults["callbacks"] = averaging + ([noted] if noted else [])
+        best = BestCheckpoint(monitor="val/loss", mode="min", filename="best")
+        callbacks = default_callbacks("fit", defaults, best)
+        for callback in callbacks:
+            if isinstance(callback, BestCheckpoint | LastCheckpoint):
+                callback.dirpath = str(self.folder / name)
+        options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+        trainer = Trainer(callbacks=callbacks, **{**options, "max_epochs": 2, **settings})
+        trainer.fit(module, data, ckpt_path=ckpt_path, weights_only=True)
+        return module, trainer
+
+
+@pytest.fixture
+def run(tiny_model: Path, wires_csv: Path, tmp_path: Path) -> Run:
+    return Run(tiny_model, wires_csv, tmp_path)
+
+
+def ema(**arguments: Any) -> list[Callback]:
+    return [EMAWeightAveraging(decay=0.5, **arguments)]
+
+
+def check_weights(found: Any, expected: dict[str, Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, msg=name)
+
+
+def test_the_average_is_kept_and_tested(run: Run) -> None:
+    noted = Noted()
+    module, trainer = run("run", ema(), noted=noted)
+
+    check_weights(module.state_dict(), noted.average)
+    validated = float(trainer.callback_metrics["val/loss"])
+    last = load(run.folder / "run" / "last.ckpt")
+    check_weights(last["state_dict"], noted.average)
+    check_weights(last["current_model_state"], noted.steps[-1])
+
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    (tested,) = trainer.validate(module, data, ckpt_path=str(run.folder / "run" / "last.ckpt"), verbose=False)
+    assert tested["val/loss"] == pytest.approx(validated)
+    check_weights(module.state_dict(), noted.average)
+
+
+@pytest.mark.slow
+def test_positions_stay_whole_numbers(run: Run) -> None:
+    averaging: list[Callback] = [EMAWeightAveraging(decay=0.999, use_buffers=True)]
+    module, _ = run("run", averaging, max_epochs=1, limit_val_batches=0)
+
+    positions: Any = module.model.bert.embeddings.position_ids  # type: ignore[union-attr]
+    assert positions.tolist() == [list(range(32))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", [0, 6])
+def test_a_resumed_run_has_the_average_of_an_uninterrupted_one(start: int, run: Run) -> None:
+    whole, _ = run("whole", ema(update_starting_at_step=start))
+    # Without a validation, the last checkpoint is saved when the training ends.
+    run("half", ema(update_starting_at_step=start), max_steps=8, max_epochs=2)
+
+    resumed, _ = run("rest", ema(update_starting_at_step=start), ckpt_path=run.folder / "half" / "last.ckpt")
+
+    check_weights(resumed.state_dict(), whole.state_dict())
+
+
+def test_a_run_that_ends_without_validation_can_be_gone_on_from_exactly(run: Run) -> None:
+    noted = Noted()
+    module, _ = run("run", ema(), noted=noted, max_epochs=1, limit_val_batches=0)
+
+    last = load(run.folder / "run" / "last.ckpt")
+    check_weights(last["current_model_state"], noted.steps[-1])
+    check_weights(last["state_dict"], noted.average)
+    check_weights(module.state_dict(), noted.average)
+
+
+@pytest.mark.slow
+def test_before_it_starts_the_current_weights_are_validated_and_saved(run: Run) -> None:
+    noted = Noted(start=6)
+    plain, trainer = run("plain", [], max_epochs=1)
+    first = float(trainer.callback_metrics["val/loss"])
+
+    _, trainer = run("run", ema(update_starting_at_step=6), noted=noted)
+
+    history = next(callback for callback in trainer.callbacks if type(callback).__name__ == "RunHistory")
+    assert history.evaluations[0][1]["val/loss"] == pytest.approx(first)
+    check_weights(noted.steps[STEPS - 1], plain.state_dict())
+    check_weights(load(run.folder / "run" / "last.ckpt")["state_dict"], noted.average)
+
+
+@pytest.mark.slow
+def test_an_average_that_never_starts_keeps_the_last_step_and_says_so(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    noted = Noted()
+    module, _ = run("run", ema(update_starting_at_step=100), noted=noted, max_epochs=1)
+
+    check_weights(module.state_dict(), noted.steps[-1])
+    assert "EMAWeightAveraging averaged nothing in 5 steps" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_equal_average_is_the_mean_of_the_steps(run: Run) -> None:
+    noted = Noted()
+    module, _ = run("run", [WeightAveraging()], noted=noted, max_epochs=1)
+
+    mean = {name: torch.stack([step[name] for step in noted.steps]).mean(0) for name in noted.steps[0]}
+    check_weights(module.state_dict(), mean)
+
+
+def test_a_sharded_model_is_refused() -> None:
+    trainer: Any = type("Sharded", (), {"strategy": ModelParallelStrategy()})()
+
+    with pytest.raises(RecipeError, match=r"EMAWeightAveraging copies the whole model.*: leave it out, or use ddp"):
+        AveragedWeights(EMAWeightAveraging()).setup(trainer, TextClassifier("x"), "fit")
