@@ -1,5 +1,6 @@
 """What every test can rely on: no model hub, few threads, fixed seeds, GPU tests that say why they are skipped."""
 
+import gc
 import os
 import random
 import signal
@@ -40,6 +41,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(no_gpu)
+
+
+def pytest_collection_finish() -> None:
+    """Exempt what the imports have made from garbage collections, several of which every benchmark asks for."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

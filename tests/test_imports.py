@@ -130,6 +130,19 @@ def test_no_room_but_the_top_ones_imports_the_lazy_classes_of_recipes() -> None:
     assert all(room(name) in (*FLOORS[0], *FLOORS[1]) for name in users), users
 
 
+HEAVY = {"accelerate", "datasets", "matplotlib", "pandas", "sklearn", "tokenizers", "transformers"}
+
+
+def test_the_recipes_import_heavy_libraries_only_where_they_are_used() -> None:
+    eager = set()
+    for name, file in modules().items():
+        for node in ast.parse(file.read_text(encoding="utf-8")).body if name.startswith("recipes.") else []:
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                names = [node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+                eager |= {f"{name} -> {heavy}" for heavy in names if str(heavy).split(".")[0] in HEAVY}
+    assert not eager
+
+
 def test_each_way_to_import_is_found() -> None:
     source = """
 import a.b

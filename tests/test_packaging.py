@@ -247,6 +247,7 @@ def names_in(wheel: Path) -> set[str]:
         return set(opened.namelist())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler, cc, which is not installed")
 def test_wheel_made_with_a_c_compiler_is_for_this_platform_and_holds_the_compiled_step(tmp_path: Path) -> None:
     quick = tmp_path / "quick-cc"  # without the optimizations, which take most of the time

@@ -30,7 +30,7 @@ from recipes.cli.unwritable_defaults import leave_out_unwritable_defaults
 from recipes.messages import RecipeError, TrainingDiverged, TrainingHopeless, tell
 from recipes.ranges import PositiveInt
 from recipes.recipe import Recipe
-from recipes.runs.config import RecordConfig, recorded_config
+from recipes.runs.config import RecordConfig
 from recipes.runs.folder import RunFolder, check_exists, claim, config_name, give_back, next_folder, runs_root
 from recipes.training import checkpoints, ckpt_path, slurm
 from recipes.training.defaults import default_callbacks, loggers_of
@@ -121,8 +121,12 @@ class RecipeCLI(LightningCLI):
         """The run's folder, on the other ranks as they have learnt it from the first one."""
         if is_first_rank():
             return self.run_folder.path if self.run_folder else None
-        recorders = [c for c in getattr(self.trainer, "callbacks", []) if isinstance(c, RecordConfig)]
-        return recorders[0].folder if hasattr(self, "trainer") and recorders else None
+        recorder = self._recorder() if hasattr(self, "trainer") else None
+        return recorder.folder if recorder else None
+
+    def _recorder(self) -> RecordConfig | None:
+        """The trainer's callback that has written ``config.yaml``."""
+        return next((c for c in getattr(self.trainer, "callbacks", []) if isinstance(c, RecordConfig)), None)
 
     def _leave_no_empty_folder(self) -> None:
         if self.run_folder is not None and is_first_rank():
@@ -306,10 +310,6 @@ class RecipeCLI(LightningCLI):
         """All settings of this run, with paths as they are on this machine."""
         return self.config[self.subcommand].as_dict()
 
-    def recorded_config(self) -> str:
-        """All settings of this run, as in its ``config.yaml``."""
-        return recorded_config(self.command_parser, self.config[self.subcommand])
-
     def after_fit(self) -> None:
         """Tests the best checkpoint, saves the model and writes the report, if the module is a recipe's."""
         if self.run_folder is None:
@@ -322,7 +322,9 @@ class RecipeCLI(LightningCLI):
             return
         from recipes.cli.finish import finish
 
-        finish(self.trainer, self.model, self.datamodule, self.settings(), self.recorded_config())
+        recorder = self._recorder()
+        recorded = recorder.text if recorder else ""
+        finish(self.trainer, self.model, self.datamodule, self.settings(), recorded)
 
 
 def is_first_rank() -> bool:

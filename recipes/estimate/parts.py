@@ -339,7 +339,7 @@ def without_duplicates(rows: Sequence[Estimate]) -> list[Estimate]:
 def _rows(setting: Setting, candidates: Iterable[Candidate]) -> Iterator[Estimate]:
     sizes = [_size([parameter]) for parameter in setting.parameters if parameter.requires_grad]
     gradients = StateSize(sum(size.elements for size in sizes), sum(size.bytes for size in sizes))
-    largest = setting.largest_block()
+    largest, in_blocks = setting.largest_block(), setting.gathered()
     for candidate in candidates:
         state, note = setting.state(candidate)
         row = Estimate(
@@ -354,7 +354,7 @@ def _rows(setting: Setting, candidates: Iterable[Candidate]) -> Iterator[Estimat
             buffers=setting.buffer_bytes(),
             activations=setting.activation_bytes(),
             step=setting.step_bytes(candidate),
-            gathered=setting.gathered(),
+            gathered=in_blocks,
             buckets=gradients.bytes if setting.processes.replicated and setting.processes.number > 1 else 0,
             note=note,
         )

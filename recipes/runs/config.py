@@ -29,8 +29,13 @@ def recorded_config(parser: "LightningArgumentParser", config: "Namespace") -> s
 
 
 class RecordConfig(SaveConfigCallback):
-    """Writes :func:`recorded_config` into the run's folder before the training."""
+    """Writes :func:`recorded_config` into the run's folder before the training.
 
+    Attributes:
+        text: What it has written; empty before the setup, and on all ranks but the first.
+    """
+
+    text = ""
     _folder: str | None = None
 
     @property
@@ -48,6 +53,7 @@ class RecordConfig(SaveConfigCallback):
         if self._folder is None:
             return
         file = Path(self._folder) / FILE
+        self.text = recorded_config(self.parser, self.config)
         with file.open("x", encoding="utf-8") as written:
-            written.write(recorded_config(self.parser, self.config))
+            written.write(self.text)
         slurm.note_job(file.parent)

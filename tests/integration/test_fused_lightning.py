@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from lightning_adafactor.fused import DTYPES
 from lightning_adafactor.fused.step import FusedAdafactor
 from lightning_adafactor.fused.table import Tiling
 from lightning_adafactor.work import KeptSteps
+from tests.lightning_adafactor.fused.quick import quick_interpreter
 
 STEPS = 3
 CLIPPING: dict[str, dict[str, Any]] = {
@@ -23,12 +25,21 @@ CLIPPING: dict[str, dict[str, Any]] = {
     "by-norm": {"gradient_clip_val": 0.5},
     "by-value": {"gradient_clip_val": 0.1, "gradient_clip_algorithm": "value"},
 }
+QUICK = {"32-true-by-value", "bf16-true-by-norm", "bf16-mixed-unclipped", "16-mixed-unclipped"}
+"""Each precision and each clipping; the other combinations are slow tests."""
 RUNS = [
-    *(pytest.param(precision, CLIPPING[clipping], id=f"{precision}-{clipping}")
-      for precision in ("32-true", "bf16-true") for clipping in CLIPPING),
-    pytest.param("bf16-mixed", {}, id="bf16-mixed"),
-    pytest.param("16-mixed", {}, id="16-mixed"),
-]  # fmt: skip
+    pytest.param(precision, CLIPPING[clipping], id=name, marks=[pytest.mark.slow] * (name not in QUICK))
+    for precision in ("32-true", "bf16-true", "bf16-mixed", "16-mixed")
+    for clipping in (CLIPPING if precision.endswith("true") else ["unclipped"])
+    for name in [f"{precision}-{clipping}"]
+]
+
+
+@pytest.fixture(autouse=True)
+def quick() -> Iterator[None]:
+    """The interpreter, made quicker."""
+    with quick_interpreter():
+        yield
 
 
 class Tiny(pl.LightningModule):

@@ -131,7 +131,7 @@ def test_adafactor_equals_torchs_in_the_trainer(train: Train) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"gradient_accumulation_steps": 2, "num_train_epochs": 2}, {"bf16": True}, {"weight_decay": 0.1}],
+    [{"gradient_accumulation_steps": 2, "num_train_epochs": 2, "weight_decay": 0.1}, {"bf16": True}],
     ids=lambda options: next(iter(options)),
 )
 def test_equal_runs_with(options: dict[str, Any], train: Train) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-STEPS = 20
+STEPS = 16
 SPIKE, MISSING, ALL_ZERO, ZERO_ROW, ZERO_COLUMN = 6, 8, 11, 13, 14
 """Steps on which gradients are 10⁴ times larger, None, zero, zero in the first row and in the first column."""
 

@@ -385,6 +385,7 @@ print(f"rank {trainer.global_rank} holds {monitor.state}", flush=True)
 """
 
 
+@pytest.mark.slow
 def test_under_ddp_each_rank_measures_its_own_state_and_rank_0_reports(tmp_path: Path) -> None:
     script = tmp_path / "run.py"
     script.write_text(DDP_RUN)

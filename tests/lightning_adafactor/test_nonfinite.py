@@ -42,8 +42,14 @@ def values_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("of", [Adafactor, TransformersAdafactor])
-@pytest.mark.parametrize("where", ["weight", "bias", "scale"])
-@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize(
+    ("where", "bad"),
+    [
+        pytest.param(where, bad, marks=[pytest.mark.slow] * (i != j), id=f"{bad}-{where}")
+        for i, where in enumerate(("weight", "bias", "scale"))
+        for j, bad in enumerate(BAD)
+    ],
+)
 def test_a_skipped_step_changes_no_bit_and_is_counted(path: str, of: Any, where: str, bad: float) -> None:
     named = parameters()
     optimizer = of(named, on_nonfinite="skip", beta1=0.9, **PATHS[path])

@@ -33,13 +33,22 @@ Names = tuple[str, ...]
 
 EVERY_CASE = tuple(CASES)
 DTYPES = [pytest.param(torch.float64, id="fp64"), pytest.param(torch.float32, id="fp32")]
-EACH_OPTION_ON = [
-    pytest.param(name, dtype, id=f"{name}-{dtype_id}", marks=[needs_compiled] if name == "compiled" else [])
-    for name, tested in IMPLEMENTATIONS.items()
-    for dtype, dtype_id in ((torch.float64, "fp64"), (torch.float32, "fp32"))
-    if dtype == torch.float64 or tested.tile_bytes is None
-]
-"""Implementations and dtypes; tiles of 256 bytes in float64 alone, for float32 in them is tested with every case."""
+ON = [(name, dtype) for name in IMPLEMENTATIONS for dtype in (torch.float64, torch.float32)]
+QUICK = (("plain", torch.float64), ("compiled", torch.float64), ("compiled", torch.float32))
+"""What every option is tested on; arithmetic in float32 is that of float64, and tiles do not know the options."""
+
+
+def on(*quick: tuple[str, torch.dtype]) -> list[Any]:
+    """Implementations and dtypes as parameters of a test; all but some are slow tests."""
+    return [
+        pytest.param(
+            name,
+            dtype,
+            id=f"{name}-{dtype}",
+            marks=[needs_compiled] * (name == "compiled") + [pytest.mark.slow] * ((name, dtype) not in quick),
+        )
+        for name, dtype in ON
+    ]
 
 
 @functools.cache
@@ -65,7 +74,7 @@ def run_of_ours(
     return run(lambda params: make(params, **arguments), names, dtype, device=implementation.device)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("implementation", "dtype"), on(*QUICK, ("plain", torch.float32)), indirect=["implementation"])
 @pytest.mark.parametrize("options", ["defaults", "all"])
 def test_every_case_of_torch(options: str, dtype: torch.dtype, implementation: Implementation) -> None:
     ours = run_of_ours(Adafactor, TORCH_OPTIONS[options], EVERY_CASE, dtype, implementation)
@@ -73,7 +82,7 @@ def test_every_case_of_torch(options: str, dtype: torch.dtype, implementation: I
     assert_same_run(ours, run_of_torch(options, EVERY_CASE, dtype), EVERY_CASE, TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("implementation", "dtype"), on(*QUICK, ("plain", torch.float32)), indirect=["implementation"])
 @pytest.mark.parametrize("options", ["defaults", "all"])
 def test_every_case_of_transformers(options: str, dtype: torch.dtype, implementation: Implementation) -> None:
     ours = run_of_ours(TransformersAdafactor, TRANSFORMERS_OPTIONS[options], EVERY_CASE, dtype, implementation)
@@ -81,7 +90,7 @@ def test_every_case_of_transformers(options: str, dtype: torch.dtype, implementa
     assert_same_run(ours, run_of_transformers(options, EVERY_CASE, dtype), EVERY_CASE, TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize(("implementation", "dtype"), EACH_OPTION_ON, indirect=["implementation"])
+@pytest.mark.parametrize(("implementation", "dtype"), on(*QUICK), indirect=["implementation"])
 @pytest.mark.parametrize("options", TORCH_OPTIONS)
 def test_every_option_of_torch(options: str, dtype: torch.dtype, implementation: Implementation) -> None:
     ours = run_of_ours(Adafactor, TORCH_OPTIONS[options], EACH_KIND, dtype, implementation)
@@ -89,7 +98,7 @@ def test_every_option_of_torch(options: str, dtype: torch.dtype, implementation:
     assert_same_run(ours, run_of_torch(options, EACH_KIND, dtype), EACH_KIND, TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize(("implementation", "dtype"), EACH_OPTION_ON, indirect=["implementation"])
+@pytest.mark.parametrize(("implementation", "dtype"), on(*QUICK), indirect=["implementation"])
 @pytest.mark.parametrize("options", TRANSFORMERS_OPTIONS)
 def test_every_option_of_transformers(options: str, dtype: torch.dtype, implementation: Implementation) -> None:
     ours = run_of_ours(TransformersAdafactor, TRANSFORMERS_OPTIONS[options], EACH_KIND, dtype, implementation)
@@ -97,12 +106,19 @@ def test_every_option_of_transformers(options: str, dtype: torch.dtype, implemen
     assert_same_run(ours, run_of_transformers(options, EACH_KIND, dtype), EACH_KIND, TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize(("implementation", "dtype"), EACH_OPTION_ON, indirect=["implementation"])
+@pytest.mark.parametrize(("implementation", "dtype"), on(*QUICK), indirect=["implementation"])
 @pytest.mark.parametrize("options", ADDED_OPTIONS)
 def test_every_option_that_torch_lacks(options: str, dtype: torch.dtype, implementation: Implementation) -> None:
     ours = run_of_ours(Adafactor, ADDED_OPTIONS[options], EACH_KIND, dtype, implementation)
 
     assert_same_run(ours, run_of_reference("torch", options, EACH_KIND, dtype), EACH_KIND, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("implementation", ["plain-256-byte-tiles"], indirect=True)
+def test_every_case_in_tiles(implementation: Implementation) -> None:
+    ours = run_of_ours(Adafactor, TORCH_OPTIONS["all"], EVERY_CASE, torch.float64, implementation)
+
+    assert_same_run(ours, run_of_torch("all", EVERY_CASE, torch.float64), EVERY_CASE, TOLERANCE[torch.float64])
 
 
 @pytest.mark.parametrize("options", ["defaults", "all"])
@@ -119,7 +135,17 @@ def test_reference_is_transformers(options: str) -> None:
     assert_same_run(reference, run_of_transformers(options, EVERY_CASE, torch.float64), EVERY_CASE, 1e-8)
 
 
-LOW_PRECISION = [pytest.param(torch.bfloat16, id="bf16"), pytest.param(torch.float16, id="fp16")]
+LOW_PRECISION = [
+    pytest.param(
+        name,
+        dtype,
+        id=f"{name}-{dtype}",
+        marks=[needs_compiled] * (name == "compiled")
+        + [pytest.mark.slow] * (IMPLEMENTATIONS[name].tile_bytes is not None),
+    )
+    for name in IMPLEMENTATIONS
+    for dtype in (torch.bfloat16, torch.float16)
+]
 
 
 def assert_same_low_precision_run(ours: Run, theirs: Run) -> None:
@@ -140,7 +166,7 @@ def assert_same_low_precision_run(ours: Run, theirs: Run) -> None:
         assert (apart > 0).float().mean() < 0.01, name
 
 
-@pytest.mark.parametrize("dtype", LOW_PRECISION)
+@pytest.mark.parametrize(("implementation", "dtype"), LOW_PRECISION, indirect=["implementation"])
 @pytest.mark.parametrize("options", ["constant lr", "all"])
 def test_low_precision_parameters_of_transformers(
     options: str, dtype: torch.dtype, implementation: Implementation
@@ -150,7 +176,7 @@ def test_low_precision_parameters_of_transformers(
     assert_same_low_precision_run(ours, run_of_transformers(options, EACH_KIND, dtype))
 
 
-@pytest.mark.parametrize("dtype", LOW_PRECISION)
+@pytest.mark.parametrize(("implementation", "dtype"), LOW_PRECISION, indirect=["implementation"])
 @pytest.mark.parametrize("options", ["constant lr", "all"])
 def test_low_precision_parameters_of_torch_with_arithmetic_in_fp32(
     options: str, dtype: torch.dtype, implementation: Implementation

@@ -188,7 +188,7 @@ def test_step_needs_eight_mebibytes_at_most(kind: str) -> None:
 @pytest.mark.parametrize(
     "shape", [(3_000_000,), (3, 1000, 1000), (64, 50_000), (50_000, 64), (300_000, 10), (9, 300_000)]
 )
-@pytest.mark.parametrize("kind", ["fp32", "bf16", "bf16, to nearest"])
+@pytest.mark.parametrize("kind", ["fp32", "bf16", pytest.param("bf16, to nearest", marks=pytest.mark.slow)])
 def test_step_needs_eight_mebibytes_at_most_whatever_the_shape(shape: tuple[int, ...], kind: str) -> None:
     dtype, options = KINDS[kind]
 

@@ -42,7 +42,13 @@ CONFIGURATIONS: dict[str, tuple[type[Adafactor], dict[str, Any]]] = {
 Make = Callable[..., Adafactor]
 
 
-@pytest.fixture(params=CONFIGURATIONS)
+SLOW = ("beta2_decay", "d", "warmup", "transformers, constant lr")
+"""They change numbers alone, which test_parity.py compares; their tests here are slow ones."""
+
+
+@pytest.fixture(
+    params=[pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in CONFIGURATIONS]
+)
 def configuration(request: pytest.FixtureRequest) -> tuple[type[Adafactor], dict[str, Any]]:
     return CONFIGURATIONS[request.param]
 

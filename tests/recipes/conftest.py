@@ -4,6 +4,7 @@ import os
 import random
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 # Read once when datasets is imported.
@@ -22,6 +23,17 @@ WORDS = {
     "metal": ["iron", "gold", "tin", "copper", "zinc"],
     "tool": ["saw", "file", "plane", "chisel", "awl"],
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def charts() -> Iterator[None]:
+    """Runs leave an empty ``report.png``: drawing takes as long as their training.
+
+    A module that looks at the picture defines a fixture of this name.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("recipes.cli.finish.draw", lambda report, losses, evaluations, file: file.touch())
+        yield
 
 
 @pytest.fixture(scope="session")

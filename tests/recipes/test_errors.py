@@ -230,7 +230,16 @@ def test_a_mistake_on_the_command_line(words: str, answer: str, capsys: pytest.C
     assert re.search(answer, said), said
 
 
-@pytest.mark.parametrize("config", SHIPPED, ids=[config.stem for config in SHIPPED])
+@pytest.mark.parametrize(
+    "config",
+    [
+        config
+        if config.stem in ("lm", "lm_scratch", "adafactor", "fsdp2")
+        else pytest.param(config, marks=pytest.mark.slow)
+        for config in SHIPPED
+    ],
+    ids=[config.stem for config in SHIPPED],
+)
 def test_no_line_of_a_shipped_file_is_taken_for_the_mistake(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = refusal(capsys, "fit", "--config", "cls.yaml", "--config", str(config), "--data.num_wokers", "3")
     assert said == "error: unknown key 'data.num_wokers'; did you mean 'num_workers'?"

@@ -16,22 +16,12 @@ from transformers import BertConfig, BertModel
 from recipes.cli.main import main
 from recipes.messages import RecipeError
 from recipes.training.optimizer import configure
+from tests.recipes.optimizers.files import GPU_ONLY, OF_LIBRARIES
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 OPTIMIZERS = sorted((CONFIGS / "optimizer").glob("*.yaml"))
-OF_LIBRARIES = {
-    "adamw_torchao_4bit",
-    "adam_mini",
-    "apollo",
-    "came",
-    "galore",
-    "lion",
-    "lion_8bit",
-    "muon",
-    "sgd",
-    "stableadamw",
-}
-GPU_ONLY = {"adafactor8bit", "adamw_8bit_paged", "adamw_paged", "flashoptim", "gefen"}
+QUICK = ("adafactor", "adamw")
+"""Those that are trained in every test run; the others are slow tests."""
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +47,21 @@ def class_of(optimizer: dict[str, Any]) -> type:
     if module.partition(".")[0] not in ("lightning_adafactor", "torch"):
         pytest.importorskip(module, reason="needs the extras 8bit and optimizers", exc_type=ImportError)
     return getattr(import_module(module), name)
+
+
+def fit(config: Path, model: Path, table: Path) -> list[str]:
+    """The command that trains ``cls.yaml`` with an optimizer's file."""
+    return [
+        "fit",
+        "--config=cls.yaml",
+        f"--config=optimizer/{config.name}",
+        f"--model.pretrained={model}",
+        f"--data.train={table}",
+        f"--data.test={table}",
+        "--data.text=headline",
+        "--data.label=desk",
+        "--data.max_length=16",
+    ]
 
 
 def test_the_documented_files_exist() -> None:
@@ -99,7 +104,11 @@ def test_it_sets_every_argument_of_its_class_so_that_none_of_another_stays(confi
 @pytest.mark.parametrize(
     ("recipe", "config"),
     [
-        ("lm.yaml" if config.stem in ("adafactor", "adamw_8bit", "muon") else "cls.yaml", config)
+        pytest.param(
+            "lm.yaml" if config.stem in ("adafactor", "adamw_8bit", "muon") else "cls.yaml",
+            config,
+            marks=[pytest.mark.slow] * (config.stem in OF_LIBRARIES),
+        )
         for config in OPTIMIZERS
     ],
     ids=lambda value: getattr(value, "stem", value),
@@ -122,9 +131,7 @@ def test_after_a_recipe_the_parsed_settings_are_exactly_those_of_the_file(
 @pytest.mark.parametrize(
     "config",
     [
-        pytest.param(config, marks=pytest.mark.slow)
-        if config.stem in OF_LIBRARIES or "torchao" in config.stem
-        else config
+        config if config.stem in QUICK else pytest.param(config, marks=pytest.mark.slow)
         for config in OPTIMIZERS
         if config.stem not in GPU_ONLY
     ],
@@ -138,16 +145,8 @@ def test_it_trains_a_small_model_resumes_and_tests_the_best_checkpoint(
     settings = yaml.safe_load(config.read_text(encoding="utf-8"))
     class_of(optimizer_of(settings))
     command = [
-        "fit",
-        "--config=cls.yaml",
-        f"--config=optimizer/{config.name}",
+        *fit(config, small_model, wires_csv),
         "--threads=1",
-        f"--model.pretrained={small_model}",
-        f"--data.train={wires_csv}",
-        f"--data.test={wires_csv}",
-        "--data.text=headline",
-        "--data.label=desk",
-        "--data.max_length=16",
         "--trainer.val_check_interval=2",
         "--trainer.limit_val_batches=1",
         "--trainer.limit_test_batches=1",
@@ -190,18 +189,7 @@ def test_one_for_gpus_is_refused_on_a_cpu_with_one_sentence(
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RUNS_DIR", raising=False)
     cls = class_of(optimizer_of(yaml.safe_load(config.read_text(encoding="utf-8"))))
-    command = [
-        "fit",
-        "--config=cls.yaml",
-        f"--config=optimizer/{config.name}",
-        "--trainer.accelerator=cpu",
-        f"--model.pretrained={small_model}",
-        f"--data.train={wires_csv}",
-        f"--data.test={wires_csv}",
-        "--data.text=headline",
-        "--data.label=desk",
-        "--data.max_length=16",
-    ]
+    command = [*fit(config, small_model, wires_csv), "--trainer.accelerator=cpu"]
 
     assert main(command) == 2
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonargparse import ArgumentError, ArgumentParser
 
@@ -43,6 +43,7 @@ def taken(kind: Any, value: Any, typed: bool) -> Any:
 
 @pytest.mark.parametrize("name", BOUNDS)
 @pytest.mark.parametrize("typed", [False, True])
+@settings(max_examples=30)
 @given(st.one_of(st.integers(-5, 300), st.floats(-2, 3)))
 def test_a_number_is_taken_if_it_lies_in_the_range(name: str, typed: bool, number: float) -> None:
     least, end = BOUNDS[name]

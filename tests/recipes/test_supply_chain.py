@@ -3,6 +3,7 @@
 import ast
 import json
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,16 @@ def functions() -> Iterator[tuple[str, ast.FunctionDef]]:
     yield from ((where, node) for where, node in nodes() if isinstance(node, ast.FunctionDef))
 
 
-def nodes() -> Iterator[tuple[str, ast.AST]]:
-    """Every node of the syntax trees of the code that users run, with file and line."""
-    for package in ("recipes", "lightning_adafactor"):
-        for path in sorted((ROOT / package).rglob("*.py")):
-            for node in ast.walk(ast.parse(path.read_text())):
-                yield f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}", node
+@cache
+def nodes() -> list[tuple[str, ast.AST]]:
+    """Every call and function definition in the code that users run, with file and line."""
+    return [
+        (f"{path.relative_to(ROOT)}:{node.lineno}", node)
+        for package in ("recipes", "lightning_adafactor")
+        for path in sorted((ROOT / package).rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, (ast.Call, ast.FunctionDef))
+    ]
 
 
 def keyword(call: ast.Call, name: str) -> Any:

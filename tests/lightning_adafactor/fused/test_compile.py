@@ -33,20 +33,13 @@ multiprocessor, as many as their shared memory does."""
 MAX_SPILLED = 32  # bytes, around a division of 64-bit integers: 8 with Triton 3.7, 32 with 3.6 for sm_80
 
 REPRESENTATIVE = [
-    ("sum_squares", "fp32", "fp32", (False, False), False, False),
-    ("sum_squares", "bf16", "bf16", (True, True), False, False),
-    ("update_factors", None, None, (False, True), False, False),
     ("sum_updates", "bf16", "fp32", (True, True), False, False),
-    ("collect_squares", None, None, (False, False), False, False, "any"),
-    ("collect_totals", None, None, (False, False), False, False, "any"),
-    ("average_squares", None, None, (False, True), False, False, "any"),
     ("find_scalars", None, None, (False, True), False, False),
     ("apply_updates", "fp32", "fp32", (False, False), True, False),
     ("apply_updates", "bf16", "bf16", (True, True), True, True),
-    ("apply_updates", "fp16", "fp16", (True, True), False, False),
 ]
-"""Every kernel, every dtype of parameters, the largest combinations of flags, for one architecture; the slow test
-compiles all variants for all."""
+"""The largest kernels and combinations of flags, for one architecture; test_launch.py compiles every kernel, and the
+other slow test all variants for all architectures."""
 
 
 def compile_all(chosen: Sequence[Variant]) -> list[Compiled]:
@@ -99,6 +92,7 @@ def check(chosen: Sequence[Variant]) -> None:
         assert compiled.wide_stores >= stores, variant
 
 
+@pytest.mark.slow
 def test_representative_variants_spill_next_to_nothing_and_access_memory_by_128_bits() -> None:
     check([Variant(kernel, 90, *rest) for kernel, *rest in REPRESENTATIVE])
 

@@ -22,9 +22,9 @@ STEPS = (1, specs.SPIKE, specs.ZERO_ROW)
 ALL_OPTIONS = [("torch", options) for options in specs.TORCH_OPTIONS | specs.ADDED_OPTIONS if options != "foreach"]
 ALL_OPTIONS += [("transformers", options) for options in specs.TRANSFORMERS_OPTIONS]
 REPRESENTATIVE = [
-    ("torch", "all"),
+    pytest.param("torch", "all", marks=pytest.mark.slow),
     ("torch", "fine-tuning"),
-    ("transformers", "warmup"),
+    pytest.param("transformers", "warmup", marks=pytest.mark.slow),
     ("transformers", "all"),
 ]
 
@@ -46,6 +46,25 @@ def test_float32_is_the_rule_in_float64_to_1e_6(dialect: str, options: str, devi
     check_against_float64(dialect, options, FEW, STEPS, device)
 
 
+OTHER_LAYOUTS = [
+    "n×1",
+    "1×n",
+    "conv",
+    "transposed 1×n",
+    "conv, channels last",
+    "every other column",
+    "transposed gradient",
+    "contiguous gradient of transposed",
+    "starts at zero",
+]
+"""Of the cases that are not in ``FEW``, those whose addresses or branches are not those of another one."""
+
+
+def test_float32_is_the_rule_in_float64_for_other_layouts(device: str) -> None:
+    check_against_float64("torch", "momentum", OTHER_LAYOUTS, (1,), device)
+
+
+@pytest.mark.slow
 def test_float32_is_the_rule_in_float64_for_every_layout(device: str) -> None:
     rest = [name for name in specs.CASES if name not in FEW]
     rest.remove("large batch of small matrices")
@@ -120,8 +139,8 @@ def entry(shape: Any, param_dtype: torch.dtype, grad_dtype: torch.dtype, rule: R
 
 REAL_TILINGS = [
     pytest.param((300, 136), torch.float32, id="fp32 matrix of 4 tiles"),
-    pytest.param((270, 264), torch.bfloat16, id="bf16 matrix of 4 tiles"),
-    pytest.param((259, 131), torch.float32, id="unaligned matrix of 4 tiles"),
+    pytest.param((270, 264), torch.bfloat16, id="bf16 matrix of 4 tiles", marks=pytest.mark.slow),
+    pytest.param((259, 131), torch.float32, id="unaligned matrix of 4 tiles", marks=pytest.mark.slow),
     pytest.param((33000,), torch.float32, id="vector of 2 tiles"),
 ]
 

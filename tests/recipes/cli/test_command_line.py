@@ -116,9 +116,8 @@ def our_words(words: list[str]) -> list[str] | None:
     return words_for("fit", read_line)[1:] if read_line.is_complete else None
 
 
-@given(WORDS)
-@settings(deadline=None, max_examples=500)
-def test_every_word_is_read_as_jsonargparse_reads_it(words: list[str]) -> None:
+def read_the_same(words: list[str]) -> None:
+    """Checks that jsonargparse reads our words as it reads those that were typed."""
     for word in words:
         name, sign, value = word.partition("=")
         # argparse takes these for values, because it knows that there is no such option.
@@ -129,6 +128,19 @@ def test_every_word_is_read_as_jsonargparse_reads_it(words: list[str]) -> None:
         assert result == parsed(words)
     else:
         assert parsed(words) in (None, result)  # -1e-3 is no number to argparse
+
+
+@given(WORDS)
+@settings(max_examples=100)
+def test_every_word_is_read_as_jsonargparse_reads_it(words: list[str]) -> None:
+    read_the_same(words)
+
+
+@pytest.mark.slow
+@given(WORDS)
+@settings(max_examples=2000)
+def test_every_word_of_many_command_lines_is_read_as_jsonargparse_reads_it(words: list[str]) -> None:
+    read_the_same(words)
 
 
 # What it means

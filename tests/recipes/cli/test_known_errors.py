@@ -1,7 +1,7 @@
 """Errors whose cause is known end with a sentence that names it: a full disk, a folder that is gone, a misfit."""
 
 import errno
-import logging
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,8 @@ from recipes.runs.config import RecordConfig
 
 
 @pytest.fixture(autouse=True)
-def _classifier(tiny_recipe: Path, tiny_model: Path, wires: pandas.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+def _classifier(tiny_recipe: Path, tiny_model: Path, wires: pandas.DataFrame) -> None:
     """Every test starts in a working folder with ``cls.yaml``: two epochs of three steps, and a test."""
-    monkeypatch.setattr(logging, "raiseExceptions", False)
     wires.to_csv("wires.csv", index=False)
     fields = {"train": "wires.csv", "text": "headline", "label": "desk", "validation": 0.2, "test": 0.2}
     settings = {
@@ -87,14 +86,8 @@ WRITTEN = {
 }
 
 
-RESUMED = ("metrics.csv", "the second checkpoint", "the model")
-"""One of each kind: nothing to resume from, a run's folder, a checkpoint."""
-
-
-@pytest.mark.parametrize("what", WRITTEN)
-def test_a_full_disk_ends_the_run_and_it_goes_on_once_there_is_space(
-    what: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def run_on_a_full_disk(what: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> str:
+    """Runs ``fit``, with the disk full from a moment on; returns the error message, after checking it."""
     owner, name, number, answer = WRITTEN[what]
     with monkeypatch.context() as patched:
         if isinstance(owner, str):
@@ -106,8 +99,37 @@ def test_a_full_disk_ends_the_run_and_it_goes_on_once_there_is_space(
     assert "for the disk that runs/own/version_0 is on is full" in said
     assert re.search(answer, said), said
     assert not list(Path("runs").rglob("*.part"))
-    if what not in RESUMED:
-        return
+    return said
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "config.yaml",
+        "the model",
+        "the last checkpoint",
+        *(pytest.param(what, marks=pytest.mark.slow) for what in ("metrics.csv", "the first checkpoint", "the report")),
+        pytest.param("the chart", marks=pytest.mark.slow),
+    ],
+)
+def test_a_full_disk_ends_the_run(
+    what: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_on_a_full_disk(what, capsys, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "the second checkpoint",  # resumed from the run's folder
+        pytest.param("metrics.csv", marks=pytest.mark.slow),  # nothing to resume from
+        pytest.param("the model", marks=pytest.mark.slow),  # resumed from a checkpoint
+    ],
+)
+def test_once_there_is_space_a_run_goes_on_as_its_message_says(
+    what: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = run_on_a_full_disk(what, capsys, monkeypatch)
     options = re.findall(r"(--ckpt_path) (\S+)$", said)
     assert run(capsys, "fit", *(options[0] if options else []))[0] == 0
     assert Path("runs/own/version_1/report.json").is_file()
@@ -135,7 +157,15 @@ def test_every_way_to_say_that_the_disk_is_full_is_known(error: Exception, wrapp
 # The folder of the run is gone
 
 
-@pytest.mark.parametrize("hook", ["setup", "on_fit_start", "on_train_batch_end", "on_train_epoch_end", "on_train_end"])
+@pytest.mark.parametrize(
+    "hook",
+    [
+        "setup",
+        "on_train_batch_end",
+        "on_train_end",
+        *(pytest.param(hook, marks=pytest.mark.slow) for hook in ("on_fit_start", "on_train_epoch_end")),
+    ],
+)
 def test_a_run_whose_folder_is_removed_says_so(hook: str, capsys: pytest.CaptureFixture[str]) -> None:
     removing = ["--trainer.callbacks", "raising.Remover", "--trainer.callbacks.hook", hook]
     status, said = run(capsys, "fit", *removing, "--trainer.num_sanity_val_steps", "0")
@@ -202,29 +232,31 @@ def test_an_optimizer_that_does_not_fit_is_refused(
 # What works
 
 
-def test_a_recipe_trains_without_validation(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(capsys, "fit", "--data.validation", "null")[0] == 0
-    assert list(Path("runs/own/version_0/checkpoints").glob("last.ckpt"))
+def test_a_recipe_trains_without_validation_and_goes_on_from_within_an_epoch(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    without = ["--data.validation", "null"]
+    assert run(capsys, "fit", *without, "--data.test", "null", "--trainer.max_steps", "2")[0] == 0
     assert Path("runs/own/version_0/report.json").is_file()
-    status, said = run(capsys, "validate", "--data.validation", "null")
+    assert run(capsys, "fit", *without, "--data.test", "null", "--ckpt_path", "last")[0] == 0
+    last = torch.load("runs/own/version_1/checkpoints/last.ckpt", weights_only=True)
+    assert last["global_step"] == 10
+    status, said = run(capsys, "validate", *without)
     assert status == 2
     assert "data.validation is null, so there is nothing to validate on" in said
 
 
-def test_a_run_without_validation_that_ended_within_an_epoch_is_gone_on_with(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    without = ["--data.validation", "null", "--data.test", "null"]
-    assert run(capsys, "fit", *without, "--trainer.max_steps", "2")[0] == 0
-    assert run(capsys, "fit", *without, "--ckpt_path", "last")[0] == 0
-    last = torch.load("runs/own/version_1/checkpoints/last.ckpt", weights_only=True)
-    assert last["global_step"] == 10
+@pytest.mark.slow
+def test_a_recipe_is_tested_without_validation(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "fit", "--data.validation", "null")[0] == 0
+    assert "test/f1" in json.loads(Path("runs/own/version_0/report.json").read_text(encoding="utf-8"))["metrics"]
 
 
 def test_an_optimizer_that_computes_its_own_rate_trains(capsys: pytest.CaptureFixture[str]) -> None:
     own = ["--model.optimizer.relative_step", "true", "--model.optimizer.warmup_init", "true"]
     optimizer = ["--model.optimizer", "lightning_adafactor.TransformersAdafactor", "--model.optimizer.lr", "null", *own]
-    assert run(capsys, "fit", *optimizer, "--model.schedule", "null")[0] == 0
+    once = ["--trainer.max_epochs", "1", "--data.test", "null"]
+    assert run(capsys, "fit", *optimizer, "--model.schedule", "null", *once)[0] == 0
 
 
 STATES = """
@@ -263,7 +295,7 @@ def test_an_optimizer_whose_state_is_no_tensors_trains_and_says_that_it_cannot_b
 ) -> None:
     (tiny_recipe / f"odd_{kind}.py").write_text(STATES, encoding="utf-8")
     monkeypatch.syspath_prepend(str(tiny_recipe))
-    odd = ["--model.optimizer", f"odd_{kind}.Odd", "--model.optimizer.kind", kind]
+    odd = ["--model.optimizer", f"odd_{kind}.Odd", "--model.optimizer.kind", kind, "--data.test", "null"]
     status, said = run(capsys, "fit", *odd)
     assert status == 0
     assert said.count(f"the optimizer's state is not saved, for it holds state[0].state.mean: {what}, and") == 1

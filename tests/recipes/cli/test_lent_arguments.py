@@ -42,9 +42,17 @@ def optimizer_of(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, A
     return yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["optimizer"]["init_args"]
 
 
-@pytest.mark.parametrize("file", ["default.yaml", "adafactor.yaml"])
-@pytest.mark.parametrize("name", OWN)
-@pytest.mark.parametrize("in_yaml", [False, True])
+WAYS = [
+    (file, name, in_yaml) for name in OWN for file in ("adafactor.yaml", "default.yaml") for in_yaml in (True, False)
+]
+TRIED = [way for way in WAYS if way[1] == "torch.optim.AdamW" or way[0::2] == ("adafactor.yaml", True)]
+"""One optimizer in every way, and one way for every optimizer; the others are slow tests."""
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "in_yaml"),
+    [way if way in TRIED else pytest.param(*way, marks=pytest.mark.slow) for way in WAYS],
+)
 def test_another_optimizer_has_its_own_defaults(
     file: str, name: str, in_yaml: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:

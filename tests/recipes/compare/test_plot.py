@@ -43,18 +43,25 @@ def drawn(
     return figures[0], dict(zip(("state", "peak", "quality", "loss"), figures[0].axes, strict=True))
 
 
+@pytest.fixture(scope="module")
+def of_all_shipped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Figure, dict[str, Axes]]:
+    """The picture with the most optimizers that there can be."""
+    with pytest.MonkeyPatch.context() as patch:
+        return drawn(tmp_path_factory.mktemp("all"), patch, shipped())
+
+
 def test_legend_has_an_entry_with_its_own_color_for_each_optimizer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    of_all_shipped: tuple[Figure, dict[str, Axes]],
 ) -> None:
-    figure, _ = drawn(tmp_path, monkeypatch, shipped())
+    figure, _ = of_all_shipped
 
     (legend,) = figure.legends
     assert [text.get_text().split(",")[0] for text in legend.get_texts()] == shipped()
     assert len({line.get_color() for line in legend.get_lines()}) == len(shipped())
 
 
-def test_legend_is_outside_of_all_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    figure, parts = drawn(tmp_path, monkeypatch, shipped())
+def test_legend_is_outside_of_all_parts(of_all_shipped: tuple[Figure, dict[str, Axes]]) -> None:
+    figure, parts = of_all_shipped
 
     renderer = FigureCanvasAgg(figure).get_renderer()
     frame = figure.legends[0].get_window_extent(renderer)

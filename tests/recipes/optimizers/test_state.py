@@ -21,20 +21,9 @@ from torch.optim import Optimizer
 from lightning_adafactor.memory import measure_state
 from lightning_adafactor.prediction import predict_state
 from recipes.training.optimizer import parameter_groups
+from tests.recipes.optimizers.files import OF_LIBRARIES
 
 FILES = Path(__file__).parents[3] / "configs" / "optimizer"
-NAMES = [
-    "adam_mini",
-    "adamw_torchao_4bit",
-    "apollo",
-    "came",
-    "galore",
-    "lion",
-    "lion_8bit",
-    "muon",
-    "sgd",
-    "stableadamw",
-]
 ADAPTED = ["adam_mini", "apollo", "came", "galore", "muon"]
 MODELS = {
     "bert": transformers.BertConfig(
@@ -85,7 +74,7 @@ def _uncompiled() -> Iterator[None]:
 
 @pytest.mark.parametrize(
     ("name", "model", "dtype"),
-    [(name, "bert", torch.float32) for name in NAMES] + [(name, "llama", torch.bfloat16) for name in ADAPTED],
+    [(name, "bert", torch.float32) for name in OF_LIBRARIES] + [(name, "llama", torch.bfloat16) for name in ADAPTED],
     ids=str,
 )
 def test_the_predicted_state_is_the_measured_one(name: str, model: str, dtype: torch.dtype) -> None:
@@ -98,7 +87,7 @@ def test_the_predicted_state_is_the_measured_one(name: str, model: str, dtype: t
     assert predict_state(make, parameter_groups(on_meta, make)) == measure_state(optimizer.state.values())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OF_LIBRARIES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_it_changes_every_parameter_and_continues_from_a_file_with_the_same_numbers(
     name: str, dtype: torch.dtype

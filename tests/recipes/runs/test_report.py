@@ -62,6 +62,11 @@ def most_resident_mb() -> float:
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10, 1)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def charts() -> None:
+    """The pictures of these runs are drawn."""
+
+
 @pytest.fixture(scope="module")
 def finished(tiny_model: Path, wires_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     resident_before = most_resident_mb()
