@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor
 
 from recipes.sharding.blocks import shard_blocks
 from recipes.sharding.shared_weights import shared_names, unshare
-from recipes.sharding.tensor_parallel import parallelize
+from recipes.sharding.tensor_parallel import divide_gradients, parallelize
 from recipes.sharding.weights import distribute
 
 DATA, TENSOR = "data_parallel", "tensor_parallel"
@@ -53,6 +53,8 @@ def sharded_model(
     if mesh[DATA].size() > 1:
         shard_blocks(model, mesh[DATA], policy)
     distribute(model, whole, device)
+    if mesh[DATA].size() == 1:
+        divide_gradients(model)
     torch.set_rng_state(facts[0])
     if facts[1] is not None:
         model.generation_config = facts[1]

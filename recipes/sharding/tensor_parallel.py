@@ -7,7 +7,7 @@ from typing import Any
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import Replicate
+from torch.distributed.tensor import DTensor, Replicate
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
     ParallelStyle,
@@ -56,6 +56,26 @@ def parallelize(model: Any, mesh: DeviceMesh) -> None:
     shared = shared_names(model)
     parallelize_module(model, mesh, {name: STYLES[style]() for name, style in plan.items()}, src_data_rank=None)
     share(model, shared)
+
+
+def divide_gradients(model: nn.Module) -> None:
+    """Lets each process keep its part of an embedding's gradient, as soon as it is there.
+
+    torch computes the whole gradient of a divided embedding on every process, and would keep it until the step. FSDP2
+    divides the gradients of its parameters itself.
+
+    Args:
+        model: A model from :func:`parallelize`, with its final parameters.
+    """
+
+    def divide(weight: Tensor) -> None:
+        gradient = weight.grad
+        if isinstance(gradient, DTensor) and isinstance(weight, DTensor) and gradient.placements != weight.placements:
+            weight.grad = gradient.redistribute(placements=weight.placements)
+
+    for module in model.modules():
+        if isinstance(module, nn.Embedding) and isinstance(module.weight, DTensor):
+            module.weight.register_post_accumulate_grad_hook(divide)
 
 
 def sum_gradients(parameters: Iterable[Tensor]) -> None:

@@ -15,6 +15,7 @@ from lightning_adafactor.prediction import predict_state
 from recipes.estimate.mesh import Processes, fake_processes, gathered, local, processes_of, sharded
 from recipes.messages import RecipeError
 from recipes.sharding.blocks import shard_blocks
+from recipes.sharding.tensor_parallel import divide_gradients, parallelize
 from tests.lightning_adafactor.sharded import processes
 
 SIZES = {"vocab_size": 301, "hidden_size": 18, "intermediate_size": 35, "num_attention_heads": 2, "head_dim": 10}
@@ -26,7 +27,7 @@ OPTIMIZERS: dict[str, Any] = {
 MODEL_PARALLEL = "lightning.pytorch.strategies.ModelParallelStrategy"
 
 
-def model(**sizes: int) -> nn.Module:
+def model(**sizes: Any) -> nn.Module:
     return LlamaForCausalLM(LlamaConfig(**{**SIZES, **sizes}, num_hidden_layers=3, max_position_embeddings=16))
 
 
@@ -72,6 +73,43 @@ def test_the_estimate_of_fsdp2_is_what_real_processes_hold_to_the_byte(number: i
     assert found == real
 
 
+DIVISIBLE = {"vocab_size": 304, "intermediate_size": 36, "hidden_size": 20}
+
+
+def held_by_tensor_parallelism(tied: bool) -> dict[str, int]:
+    """Bytes of parameters, gradients and optimizer state that this process holds after a step."""
+    mine = model(**DIVISIBLE, tie_word_embeddings=tied)
+    parallelize(mine, init_device_mesh("cpu", (distributed.get_world_size(),)))
+    divide_gradients(mine)
+    mine(input_ids=torch.arange(8).reshape(1, 8)).logits.sum().backward()
+    params = list(mine.parameters())
+    found = {
+        "parameters": sum(local(each).numel() * 4 for each in params),
+        "gradients": sum(local(each.grad).untyped_storage().nbytes() for each in params),
+    }
+    for name, make in OPTIMIZERS.items():
+        optimizer = make(params)
+        optimizer.step()
+        found[name] = measure_state(optimizer.state).bytes
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_estimate_of_tensor_parallelism_is_what_a_process_holds_to_the_byte(tied: bool, tmp_path: Path) -> None:
+    real = processes.run(held_by_tensor_parallelism, 2, tmp_path, tied)[0]
+
+    with torch.device("meta"):
+        whole = model(**DIVISIBLE, tie_word_embeddings=tied)
+    with fake_processes(Processes(1, 2)):
+        params = list(sharded(whole, Processes(1, 2)).parameters())
+        found = {"parameters": sum(local(each).numel() * 4 for each in params)}
+        found["gradients"] = found["parameters"]
+        found |= {name: predict_state(make, [{"params": params}]).bytes for name, make in OPTIMIZERS.items()}
+
+    assert found == real
+
+
 def test_two_units_that_follow_each_other_are_gathered_together() -> None:
     with torch.device("meta"):
         whole = model()
@@ -88,7 +126,7 @@ def test_two_units_that_follow_each_other_are_gathered_together() -> None:
 
 def test_tensor_parallelism_divides_what_is_gathered_too() -> None:
     with torch.device("meta"):
-        whole = model(vocab_size=304, intermediate_size=36, hidden_size=20)
+        whole = model(**DIVISIBLE)
     elements = sum(each.numel() for each in whole.parameters())
     norms = 7 * 20
     with fake_processes(Processes(2, 2)):
