@@ -30,9 +30,10 @@ from recipes.cli.unwritable_defaults import leave_out_unwritable_defaults
 from recipes.messages import RecipeError, TrainingDiverged, TrainingHopeless, tell
 from recipes.ranges import PositiveInt
 from recipes.recipe import Recipe
+from recipes.runs import slurm
 from recipes.runs.config import RecordConfig
 from recipes.runs.folder import RunFolder, check_exists, claim, config_name, give_back, next_folder, runs_root
-from recipes.training import checkpoints, ckpt_path, slurm
+from recipes.training import checkpoints, ckpt_path
 from recipes.training.defaults import default_callbacks, loggers_of
 from recipes.training.precision import float32_instead
 from recipes.training.resume import how_to_resume

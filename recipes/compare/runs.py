@@ -23,8 +23,8 @@ from typing import Any
 from recipes.compare.load import OtherLoad
 from recipes.compare.plan import Trial, shown
 from recipes.messages import RecipeError
+from recipes.runs import slurm
 from recipes.runs.folder import VERSION
-from recipes.training import slurm
 
 INVALID_SETTINGS = 2
 SECONDS_BETWEEN_CHECKS = 0.2

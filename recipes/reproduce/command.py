@@ -14,8 +14,8 @@ import yaml
 
 from recipes.cli.commands import CommandParser
 from recipes.messages import RecipeError
+from recipes.runs import slurm
 from recipes.runs.folder import RunFolder, runs_root, versions
-from recipes.training import slurm
 
 DESCRIPTION = """\
 Repeats the run of a report, and compares weights and metrics: bit for bit, else value by value.

@@ -7,7 +7,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 
 from recipes import resolvers
-from recipes.training import slurm
+from recipes.runs import slurm
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace

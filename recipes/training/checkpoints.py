@@ -13,8 +13,9 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.trainer.states import TrainerFn
 
 from recipes.messages import RecipeError
+from recipes.runs import slurm
 from recipes.runs.folder import check_exists
-from recipes.training import lightning_internals, peers, slurm, whole_files
+from recipes.training import lightning_internals, peers, whole_files
 from recipes.training.stop_signals import StopSignals
 
 LAST = "last.ckpt"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from lightning.fabric.plugins.environments import SLURMEnvironment
 
-from recipes.training import slurm
+from recipes.runs import slurm
 
 
 @pytest.fixture
