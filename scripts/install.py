@@ -111,7 +111,7 @@ def install_packages(variant: str, torch_cpu_index: str) -> None:
 
 
 def compile_step() -> None:
-    """Compile the optimizer's step for CPUs where there is a C compiler; say so where there is none, and go on."""
+    """Compile the optimizer's step for CPUs where there is a C compiler; say so where there is none, and continue."""
     builder = ROOT / "lightning_adafactor" / "compiled" / "build.py"
     subprocess.run([sys.executable, str(builder), "--optional"], check=False)
 

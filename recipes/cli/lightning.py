@@ -217,7 +217,7 @@ class RecipeCLI(LightningCLI):
         settings = self.config[command]
         requeued = slurm.run_of_requeued_job(*self._run_group(command)) if command == "fit" else None
         if requeued is not None:
-            tell(f"job {slurm.job_id()} was requeued: its run goes on from {requeued}")
+            tell(f"job {slurm.job_id()} was requeued: its run resumes from {requeued}")
             settings["ckpt_path"] = str(requeued)
         if not settings.get("ckpt_path"):
             if command != "fit":

@@ -1,4 +1,4 @@
-"""Jobs of SLURM: a run is requeued by a signal, and goes on by itself when its job is started again.
+"""Jobs of SLURM: a run is requeued by a signal, and resumes when its job is started again.
 
 SLURM starts the same command again, after ``scontrol requeue``, a preemption or the failure of a machine, and sets
 ``SLURM_RESTART_COUNT``. The run then resumes from the last checkpoint of the run that the same command of the same job
@@ -37,7 +37,7 @@ def note_job(run: Path) -> None:
 
 
 def run_of_requeued_job(root: Path, name: str) -> Path | None:
-    """The folder of the run to go on with, if this job was started again and its command has saved a checkpoint.
+    """The folder of the run to resume, if this job was started again and its command has saved a checkpoint.
 
     Args:
         root: Folder of all runs.
@@ -65,7 +65,7 @@ def requeue() -> None:
         reason = (getattr(error, "stderr", "") or str(error)).strip()
         print(f"note: scontrol could not requeue job {job}: {reason}", file=sys.stderr)
         return
-    print(f"note: job {job} is requeued, and goes on by itself when it is started again", file=sys.stderr)
+    print(f"note: job {job} is requeued; it resumes when it is started again", file=sys.stderr)
 
 
 def for_children() -> Mapping[str, str]:

@@ -47,8 +47,8 @@ class TextClassificationData(RecipeData):
             has its labels.
         predict: File or files, or a split of ``path``, to label with ``predict``. They need no label column.
         max_length: Texts are truncated to this number of tokens. Time and activation memory grow with it. A percentage
-            such as ``95%``: so many tokens that this share of the texts of ``train`` is not truncated, up to what the
-            model reads; without ``train``, as many as the model was trained with.
+            such as ``95%``: the length at which this share of the texts of ``train`` is not truncated, up to what the
+            model reads; without ``train``, the length that the model was trained with.
         max_labels: Maximum number of different labels in the training rows. Null: 100, or half the number of rows.
         balance: How much more often rows of rare labels are drawn: their probability is proportional to the label's
             number of training rows to the power of minus this. 0: each row once an epoch. 1: all labels equally often;

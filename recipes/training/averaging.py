@@ -7,7 +7,7 @@ In YAML::
         - class_path: lightning.pytorch.callbacks.EMAWeightAveraging
           init_args: {decay: 0.99}
 
-The averaged weights are validated; checkpoints hold them as ``state_dict`` (and those that training goes on from
+The averaged weights are validated; checkpoints hold them as ``state_dict`` (and those that training resumes from
 beside them), so that the best checkpoint, the test and ``model/`` have them too.
 """
 

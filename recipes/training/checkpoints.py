@@ -212,7 +212,7 @@ class LastCheckpoint(ModelCheckpoint):
 def _ends_within_epoch(trainer: Trainer) -> bool:
     """Whether the training ends here and leaves rows of the epoch, without a validation after which they are saved.
 
-    Lightning counts the epoch as done: what is saved at the end could not be gone on from with more steps.
+    Lightning counts the epoch as done: what is saved at the end could not be resumed with more steps.
     """
     is_over = trainer.should_stop or -1 < trainer.max_steps <= trainer.global_step
     return is_over and not trainer.is_last_batch and not lightning_internals.is_validation_due(trainer)

@@ -35,7 +35,7 @@ class NamedOptimizerState(Callback):
                 raise RecipeError(
                     f"--ckpt_path {trainer.ckpt_path}: its optimizer state does not name its parameters, as in "
                     "checkpoints of earlier versions, and ModelParallelStrategy would mix them up: resume with the "
-                    "strategy it was saved with, save a new checkpoint, and go on from that"
+                    "strategy it was saved with, save a new checkpoint, and resume from that"
                 )
 
 

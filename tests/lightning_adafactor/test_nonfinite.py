@@ -29,7 +29,7 @@ def set_gradients(named: list[tuple[str, Tensor]], seed: int) -> None:
         param.grad = torch.randn(param.shape, generator=generator)
 
 
-def spoil(param: Tensor, value: float) -> None:
+def corrupt(param: Tensor, value: float) -> None:
     assert param.grad is not None
     param.grad.view(-1)[-1] = value
 
@@ -57,7 +57,7 @@ def test_a_skipped_step_changes_no_bit_and_is_counted(path: str, of: Any, where:
     optimizer.step()
     before = values_of(optimizer)
     set_gradients(named, 2)
-    spoil(dict(named)[where], bad)
+    corrupt(dict(named)[where], bad)
     optimizer.step()
     assert all(torch.equal(old, new) for old, new in zip(before, values_of(optimizer), strict=True))
     assert optimizer.skipped_steps == 1
@@ -70,7 +70,7 @@ def test_training_goes_on_after_a_skipped_step_as_if_it_had_not_been(path: str) 
     for seed in (1, 2, 3):
         set_gradients(ours, seed)
         if seed == 2:
-            spoil(ours[0][1], math.nan)
+            corrupt(ours[0][1], math.nan)
         skipping.step()
     for seed in (1, 3):
         set_gradients(theirs, seed)
@@ -85,7 +85,7 @@ def test_raise_names_the_parameter_and_the_remedy_and_changes_nothing(path: str)
     set_gradients(named, 1)
     optimizer.step()
     before = values_of(optimizer)
-    spoil(named[1][1], math.inf)
+    corrupt(named[1][1], math.inf)
     with pytest.raises(RuntimeError, match=r"parameter 'bias' is not finite in 1 of 5 elements.*on_nonfinite='skip'"):
         optimizer.step()
     assert all(torch.equal(old, new) for old, new in zip(before, values_of(optimizer), strict=True))
@@ -95,7 +95,7 @@ def test_a_parameter_without_a_name_is_named_by_its_number() -> None:
     named = parameters()
     optimizer = Adafactor([param for _, param in named], on_nonfinite="raise")
     set_gradients(named, 1)
-    spoil(named[1][1], math.nan)
+    corrupt(named[1][1], math.nan)
     with pytest.raises(RuntimeError, match="parameter 1 is not finite"):
         optimizer.step()
 
@@ -104,7 +104,7 @@ def test_by_default_torchs_numbers_are_computed_and_nothing_is_counted() -> None
     named = parameters()
     optimizer = Adafactor(named)
     set_gradients(named, 1)
-    spoil(named[0][1], math.nan)
+    corrupt(named[0][1], math.nan)
     optimizer.step()
     assert named[0][1].isnan().any()
     assert not named[1][1].isnan().any()
@@ -116,7 +116,7 @@ def test_a_group_that_ignores_is_not_looked_at() -> None:
     groups = [{"params": named[:1], "on_nonfinite": "ignore"}, {"params": named[1:], "on_nonfinite": "skip"}]
     optimizer = Adafactor(groups)
     set_gradients(named, 1)
-    spoil(named[0][1], math.nan)
+    corrupt(named[0][1], math.nan)
     optimizer.step()
     assert named[0][1].isnan().any()
     assert optimizer.skipped_steps == 0
@@ -126,7 +126,7 @@ def test_an_overflow_that_the_scaler_knows_of_is_skipped_and_not_raised() -> Non
     named = parameters()
     optimizer = Adafactor(named, on_nonfinite="raise")
     set_gradients(named, 1)
-    spoil(named[0][1], math.inf)
+    corrupt(named[0][1], math.inf)
     optimizer.found_inf = torch.ones(1)  # type: ignore[attr-defined]
     before = [param.detach().clone() for _, param in named]
     optimizer.step()

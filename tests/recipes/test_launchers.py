@@ -86,6 +86,6 @@ def test_a_slurm_job_that_is_requeued_by_a_signal_goes_on_by_itself(
     again = runs.ended(tmp_path / "two", start_tasks(tmp_path / "two", 2, *words, SLURM_RESTART_COUNT=1))
 
     assert again.statuses == [0, 0], again.output[-3000:]
-    assert again.output.count("note: job 4242 was requeued: its run goes on from") == 1
+    assert again.output.count("note: job 4242 was requeued: its run resumes from") == 1
     assert [path.name for path in sorted((tmp_path / "two").glob("runs/*/*"))] == ["version_0", "version_1"]
     check_one_run(tmp_path / "two", one)

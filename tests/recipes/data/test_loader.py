@@ -1,4 +1,4 @@
-"""A resumed epoch goes on where it was interrupted."""
+"""A resumed epoch continues where it was interrupted."""
 
 import random
 

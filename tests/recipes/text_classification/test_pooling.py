@@ -50,7 +50,7 @@ def test_the_encoders_weights_are_kept_and_its_layer_for_the_first_token_left_ou
     assert all(torch.equal(mean.encoder.state_dict()[name], value) for name, value in expected.items())
 
 
-def test_the_folder_of_a_run_is_gone_on_from_without_naming_the_pooling(
+def test_the_folder_of_a_run_is_loaded_without_naming_the_pooling(
     tiny_model: Path, wires: pandas.DataFrame, wires_csv: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = fit(tiny_model, wires_csv, dropout=0.25)
