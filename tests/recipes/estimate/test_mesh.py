@@ -31,6 +31,16 @@ def model(**sizes: Any) -> nn.Module:
     return LlamaForCausalLM(LlamaConfig(**{**SIZES, **sizes}, num_hidden_layers=3, max_position_embeddings=16))
 
 
+def states_after_a_step(params: list[nn.Parameter]) -> dict[str, int]:
+    """Bytes of each optimizer's state on this process, after a step one after the other."""
+    found = {}
+    for name, make in OPTIMIZERS.items():
+        optimizer = make(params)
+        optimizer.step()
+        found[name] = measure_state(optimizer.state).bytes
+    return found
+
+
 def held() -> dict[str, int]:
     """Bytes that this process holds after a step of FSDP2, and those of a block while it is computed."""
     whole = model()
@@ -47,11 +57,7 @@ def held() -> dict[str, int]:
         "gradients": sum(local(each.grad).numel() * 4 for each in params),
         "block": blocks[0],
     }
-    for name, make in OPTIMIZERS.items():
-        optimizer = make(params)
-        optimizer.step()
-        found[name] = measure_state(optimizer.state).bytes
-    return found
+    return found | states_after_a_step(params)
 
 
 @pytest.mark.slow
@@ -87,11 +93,7 @@ def held_by_tensor_parallelism(tied: bool) -> dict[str, int]:
         "parameters": sum(local(each).numel() * 4 for each in params),
         "gradients": sum(local(each.grad).untyped_storage().nbytes() for each in params),
     }
-    for name, make in OPTIMIZERS.items():
-        optimizer = make(params)
-        optimizer.step()
-        found[name] = measure_state(optimizer.state).bytes
-    return found
+    return found | states_after_a_step(params)
 
 
 @pytest.mark.slow

@@ -1,19 +1,18 @@
 """``data.max_length: 95%``: the shortest length that covers the texts, up to what the model reads."""
 
 from pathlib import Path
-from typing import Any
 
 import pandas
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from jsonargparse import ArgumentError, ArgumentParser
-from lightning import Trainer
 from transformers import AutoTokenizer
 
 from recipes import TextClassificationData, TextClassifier
 from recipes.messages import RecipeError
 from recipes.text_classification.lengths import LEAST, covering
+from tests.recipes.text_classification.test_data import load
 
 
 @given(st.lists(st.integers(2, 60), min_size=1, max_size=50), st.integers(1, 1000))
@@ -43,17 +42,6 @@ def test_others_are_refused(text: str) -> None:
 
     with pytest.raises(ArgumentError, match="max_length"):
         parser.parse_args(["--data.text=a", "--data.label=b", f"--data.max_length={text}"])
-
-
-def load(pretrained: Path, stage: str = "fit", **arguments: Any) -> TextClassificationData:
-    data = TextClassificationData("headline", "desk", **arguments)
-    trainer = Trainer(logger=False, barebones=True, accelerator="cpu")
-    data.tokenize_for(str(pretrained))
-    trainer.state.fn = stage
-    data.trainer = trainer
-    data.prepare_data()
-    data.setup(stage)
-    return data
 
 
 @pytest.mark.parametrize("share", [90])
