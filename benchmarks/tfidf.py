@@ -9,7 +9,7 @@ import argparse
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 from rich.console import Console
@@ -17,18 +17,23 @@ from rich.table import Table
 
 from recipes import resolvers
 from recipes.cli.config_files import find_config
-from recipes.data.sources import load_split
+from recipes.data.splitting import split_off
+from recipes.text_classification.data import TextClassificationData
 from recipes.text_classification.encoding import complete
-from recipes.text_classification.labels import label_name
+from recipes.text_classification.labels import label_name, ordered
 
-CONFIGS = ("cls.yaml", "cls_r52.yaml", "cls_20news.yaml")
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+CONFIGS = ("cls.yaml", "cls_r52.yaml", "cls_20news.yaml", "cls_tweets.yaml")
 
 
 def measure(config: str) -> dict[str, Any]:
     """Trains and tests the baseline on the data of a recipe.
 
     Args:
-        config: A YAML whose ``data`` section names training and test files, one text column and the labels.
+        config: A YAML whose ``data`` section names training and test files, one text column and the labels. A fraction
+            for the test splits off the rows that the recipe splits off.
 
     Returns:
         ``config``, ``train`` and ``test`` rows, ``labels``, ``accuracy`` (micro), ``f1`` (macro),
@@ -40,27 +45,45 @@ def measure(config: str) -> dict[str, Any]:
     from sklearn.svm import LinearSVC
 
     resolvers.register()
-    data = OmegaConf.load(find_config(config)).data.init_args
-    (train_texts, train_labels), (test_texts, test_labels) = (_rows(data, split) for split in ("train", "test"))
+    train, test = _splits(OmegaConf.load(find_config(config)).data.init_args)
     start = time.perf_counter()
     model = make_pipeline(TfidfVectorizer(sublinear_tf=True), LinearSVC(random_state=0))
-    model.fit(train_texts, train_labels)
-    predicted = model.predict(test_texts)
+    model.fit(train["text"][:], train["label"][:])
+    predicted = model.predict(test["text"][:])
+    labels = test["label"][:]
     return {
         "config": Path(config).name,
-        "train": len(train_texts),
-        "test": len(test_texts),
-        "labels": len(set(train_labels)),
-        "accuracy": accuracy_score(test_labels, predicted),
-        "f1": f1_score(test_labels, predicted, average="macro"),
+        "train": len(train),
+        "test": len(test),
+        "labels": len(set(train["label"][:])),
+        "accuracy": accuracy_score(labels, predicted),
+        "f1": f1_score(labels, predicted, average="macro"),
         "seconds": time.perf_counter() - start,
     }
 
 
-def _rows(data: Any, split: str) -> tuple[list[str], list[str]]:
-    rows = load_split(data[split], key=f"data.{split}")
-    rows = rows.filter(complete, batched=True, fn_kwargs={"columns": [data.text, data.label]})
-    return rows[data.text][:], [label_name(value) for value in rows[data.label][:]]
+def _splits(settings: Any) -> "tuple[Dataset, Dataset]":
+    """The training rows, with those for validation, and the test rows."""
+    from datasets import ClassLabel
+
+    data = TextClassificationData(settings.text, settings.label, train=settings.train, test=settings.test)
+    train = _rows(data, "train")
+    if not isinstance(data.sources["test"], float):
+        return train, _rows(data, "test")
+    train = train.cast_column("label", ClassLabel(names=ordered({*train["label"]})))
+    return split_off(train, data.sources["test"], "data.test", seed=data.split_seed, stratify_by="label")
+
+
+def _rows(data: TextClassificationData, split: str) -> "Dataset":
+    """The complete rows of a split, with the columns ``text`` and ``label``, a name."""
+    rows = data.read(split)
+    if rows is None:
+        raise SystemExit(f"data.{split} is missing: the baseline needs it")
+    names = {"text": data.text, "label": data.label}
+    rows = rows.filter(complete, batched=True, fn_kwargs=names)
+    return rows.map(
+        lambda row: {"text": row[data.text[0]], "label": label_name(row[data.label])}, remove_columns=rows.column_names
+    )
 
 
 def main() -> None:
