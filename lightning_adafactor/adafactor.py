@@ -20,6 +20,7 @@ from lightning_adafactor.positions import Position, Positions, all_positions
 from lightning_adafactor.rule import Dialect, Rule, state_dtype
 from lightning_adafactor.sharded import step as sharded_step
 from lightning_adafactor.sharded.choice import choose, explain
+from lightning_adafactor.sharded.entry_cache import ShardedEntryCache
 from lightning_adafactor.sharded.flattened import check_for_deepspeed, check_for_fsdp1
 from lightning_adafactor.work import KeptSteps, Work, check_capture
 
@@ -93,8 +94,8 @@ class Adafactor(Optimizer):
     _kept_steps: KeptSteps | None = None
     _kept_steps_of_parts: dict[int, KeptSteps] | None = None
     _positions: Positions | None = None
-    _entry_cache: EntryCache | None = None
-    _paths_of_cache: tuple[Any, ...] = ()
+    _caches: tuple[EntryCache, ShardedEntryCache] | None = None
+    _paths_of_caches: tuple[Any, ...] = ()
     _nonfinite: NonfiniteGradients | None = None
     _step_supports_amp_scaling: bool  # read by GradScaler and Lightning; absent unless fused=True
 
@@ -261,7 +262,7 @@ class Adafactor(Optimizer):
     def _work(self, part: Iterable[Position] | None = None) -> Work:
         """What there is to do for each implementation: an entry for each parameter that has a gradient."""
         work = Work()
-        cache = self._new_or_kept_cache()
+        cache, sharded_cache = self._new_or_kept_caches()
         rules: dict[int, Rule] = {}
         for index, number, param in all_positions(self.param_groups) if part is None else part:
             grad = param.grad
@@ -273,14 +274,22 @@ class Adafactor(Optimizer):
             rule = rules.get(number)
             if rule is None:
                 rule = rules[number] = self._rule(group, part=part is not None)
-            kept = cache.find(index, number, param, grad, self.state[param], rule)
-            if kept is not None:
-                work.fused.append(kept)
-                continue
+            if isinstance(param, DTensor):
+                shard = sharded_cache.find(index, number, param, self.state[param], rule)
+                if shard is not None:
+                    work.sharded.append(shard)
+                    continue
+            else:
+                kept = cache.find(index, number, param, grad, self.state[param], rule)
+                if kept is not None:
+                    work.fused.append(kept)
+                    continue
             if torch.is_complex(param):
                 raise RuntimeError("Adafactor does not support complex parameters")
             path, entry = self._new_entry(group, param, index, rule)
             if isinstance(entry, sharded_step.ShardedEntry):
+                if path == "fused":
+                    sharded_cache.keep(entry, number, param, self.state[param])
                 work.sharded.append(entry)
                 continue
             if path == "fused" and not isinstance(param, DTensor):
@@ -307,12 +316,12 @@ class Adafactor(Optimizer):
         assert param.grad is not None
         return path, Entry.of(param if path == "fused" else param.detach(), param.grad, state, index, rule)
 
-    def _new_or_kept_cache(self) -> EntryCache:
+    def _new_or_kept_caches(self) -> tuple[EntryCache, ShardedEntryCache]:
         """The entries of the last step, or none if an option that chooses the implementation has changed since."""
         paths = tuple((group["fused"], group["compiled"], group["capturable"]) for group in self.param_groups)
-        if self._entry_cache is None or paths != self._paths_of_cache:
-            self._entry_cache, self._paths_of_cache = EntryCache(), paths
-        return self._entry_cache
+        if self._caches is None or paths != self._paths_of_caches:
+            self._caches, self._paths_of_caches = (EntryCache(), ShardedEntryCache()), paths
+        return self._caches
 
     def implementation(self) -> dict[str, Choice]:
         """Returns the implementation of each parameter's step, and why it is not a faster one.

@@ -51,6 +51,9 @@ class Work:
         if self.sharded:
             kept.sharded = kept.sharded or sharded_step.ShardedAdafactor()
             found_inf = kept.sharded(self.sharded, grad_scale=grad_scale, found_inf=found_inf)
+            for sharded in self.sharded:  # as below
+                if sharded.path == "fused":
+                    sharded.entry.release_gradient()
         if self.fused:
             if kept.fused is None:
                 from lightning_adafactor.fused.step import FusedAdafactor  # needs Triton

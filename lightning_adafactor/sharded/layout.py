@@ -109,12 +109,17 @@ def sum_partial_gradient(param: Tensor) -> None:
 def local_gradient(param: DTensor) -> Tensor:
     """The local shard of a parameter's gradient, placed as the parameter is.
 
+    Args:
+        param: The parameter, whose placements are supported (see :func:`layout_of`).
+
     Raises:
         RuntimeError: The gradient is not a DTensor, lies on another mesh, or has ``Partial`` placements.
     """
     grad = param.grad
     if not isinstance(grad, DTensor):
         raise RuntimeError(f"Adafactor needs a DTensor gradient for a DTensor parameter, not a {type(grad).__name__}")
+    if grad.device_mesh is param.device_mesh and grad.placements == param.placements:
+        return local(grad)
     if any(placement.is_partial() for placement in grad.placements):
         raise RuntimeError(
             f"Adafactor does not support gradients with Partial placements, and one has {grad.placements}: reduce it "

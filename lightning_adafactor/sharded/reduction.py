@@ -34,6 +34,7 @@ class Reduction:
         self._dims: dict[str, int] = {}  # of the largest mesh that a group is part of
         self._buffer: Tensor | None = None
         self._arranged = False
+        self._sums: list[_Sum] = []  # one for each all-reduce
 
     def reserve(self, size: int, layout: Layout, over: Sequence[int]) -> int:
         """Reserves a slot.
@@ -80,6 +81,7 @@ class Reduction:
             for slot in sorted(self._slots, key=lambda slot: _place(slot.groups, order)):
                 slot.start = start
                 start += slot.size
+            self._sums = [self._sum_over(name) for name in self._in_order()]
             self._arranged = True
 
     def place(self, number: int) -> int:
@@ -95,34 +97,52 @@ class Reduction:
 
     def all_reduce(self) -> None:
         """Adds up the partial sums of all processes."""
-        for name in self._in_order():
-            self._sum([slot for slot in self._slots if name in slot.groups], self._groups[name])
+        for each in self._sums:
+            self._all_reduce(each)
 
     def _in_order(self) -> list[str]:
         """The names of the groups, in the order of the mesh's dimensions."""
         return sorted(self._groups, key=lambda name: self._dims[name])
 
-    def _sum(self, slots: Sequence[_Slot], group: ProcessGroup) -> None:
-        """Sums slots over a process group with one all-reduce."""
-        assert self._buffer is not None
-        ranges: list[list[int]] = []
-        for slot in sorted(slots, key=lambda slot: slot.start):
+    def _sum_over(self, name: str) -> _Sum:
+        """What an all-reduce of a process group adds up."""
+        slots = sorted((slot for slot in self._slots if name in slot.groups), key=lambda slot: slot.start)
+        ranges: list[tuple[int, int]] = []
+        for slot in slots:
             if ranges and ranges[-1][1] == slot.start:
-                ranges[-1][1] += slot.size
+                ranges[-1] = (ranges[-1][0], slot.start + slot.size)
             else:
-                ranges.append([slot.start, slot.start + slot.size])
-        parts = [self._buffer[start:end] for start, end in ranges]
-        # parameters that FSDP2 has offloaded are on the CPU, their process group may be for GPUs
-        device = torch.device(slots[0].mesh.device_type)
+                ranges.append((slot.start, slot.start + slot.size))
+        return _Sum(self._groups[name], ranges, slots[0].mesh.device_type)
+
+    def _all_reduce(self, each: _Sum) -> None:
+        assert self._buffer is not None
+        parts = [self._buffer[start:end] for start, end in each.ranges]
         sent = parts[0] if len(parts) == 1 else torch.cat(parts)
-        if sent.device.type != device.type:
-            sent = sent.to(device)
+        if sent.device.type != each.device_type:
+            sent = sent.to(each.device_type)
         if sent.numel() == 0:
             return
-        distributed.all_reduce(sent, group=group)
+        distributed.all_reduce(sent, group=each.group)
         if sent is not parts[0]:
             for part, total in zip(parts, sent.split([part.numel() for part in parts]), strict=True):
                 part.copy_(total)
+
+
+@dataclasses.dataclass(slots=True)
+class _Sum:
+    """One all-reduce.
+
+    Attributes:
+        group: The process group.
+        ranges: The parts of the buffer that are added up, from and to.
+        device_type: That of the group's mesh: parameters that FSDP2 has offloaded are on the CPU, their process group
+            may be for GPUs.
+    """
+
+    group: ProcessGroup
+    ranges: list[tuple[int, int]]
+    device_type: str
 
 
 @dataclasses.dataclass(slots=True)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import weakref
 from typing import Any
 
 import pytest
 import torch
+from torch import distributed
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.tensor import Replicate, Shard
+from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from lightning_adafactor import Adafactor
 from lightning_adafactor.sharded.step import ShardedAdafactor
@@ -102,6 +105,28 @@ def quick() -> Any:
 
     with quick_interpreter():
         yield
+
+
+def test_a_fused_step_keeps_no_gradient_alive() -> None:
+    """A process of a group of two, without the other one: its numbers are wrong, and its memory is not."""
+    distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    try:
+        mesh = init_device_mesh("cpu", (2,))
+        locals_ = [torch.ones(4, 8), torch.ones(3)]
+        params = [DTensor.from_local(each, mesh, (S0,), run_check=False).requires_grad_() for each in locals_]
+        optimizer = Fused(Adafactor)(params)
+        with quick():
+            for _ in range(2):
+                gradients = [torch.ones_like(each) for each in locals_]
+                for param, gradient in zip(params, gradients, strict=True):
+                    param.grad = DTensor.from_local(gradient, mesh, (S0,), run_check=False)
+                optimizer.step()
+                alive = [weakref.ref(gradient.untyped_storage()) for gradient in gradients]
+                optimizer.zero_grad()
+                del gradients, gradient
+                assert [each() for each in alive] == [None, None]
+    finally:
+        distributed.destroy_process_group()
 
 
 FEW = [("transposed", (S0,)), ("tall", (S1,)), ("vector", (S0,)), ("batched", (S1,)), ("1×1", (S0,))]
