@@ -10,6 +10,12 @@ if TYPE_CHECKING:
 LEAST = 3
 """Tokens that a text has at least: a first, a last, and one between them."""
 
+NUMBERED_AFTER_PADDING = frozenset(
+    {"camembert", "data2vec-text", "ibert", "longformer", "luke", "mpnet", "roberta", "roberta-prelayernorm"}
+    | {"xlm-roberta", "xlm-roberta-xl", "xmod"}
+)
+"""Model types of transformers whose first position is not 0 but the id of the padding token plus one."""
+
 
 def count_tokens(
     batch: dict[str, list[Any]], tokenizer: "PreTrainedTokenizerBase", text: list[str]
@@ -37,7 +43,19 @@ def covering(lengths: Sequence[int], share: float) -> int:
     return max(sorted(lengths)[max(place, 1) - 1], LEAST)
 
 
+def positions_of(config: "PretrainedConfig") -> int | None:
+    """The number of tokens for which a model has positions; None if it has no limit.
+
+    RoBERTa and its relatives number them from the id of the padding token plus one.
+    """
+    text = config.get_text_config()
+    positions = getattr(text, "max_position_embeddings", None)
+    if positions is None or text.model_type not in NUMBERED_AFTER_PADDING:
+        return positions
+    return int(positions) - (text.pad_token_id or 0) - 1
+
+
 def longest_input(config: "PretrainedConfig", tokenizer: "PreTrainedTokenizerBase") -> float:
     """The number of tokens that a model reads at most; infinite if neither it nor its tokenizer has a limit."""
-    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    positions = positions_of(config)
     return min(math.inf if positions is None else positions, tokenizer.model_max_length)

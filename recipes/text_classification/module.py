@@ -20,6 +20,7 @@ from recipes.sharding.weights import is_sharded
 from recipes.text_classification.data import TextClassificationData
 from recipes.text_classification.head import fit, initialize_head, inputs_of, output_layers
 from recipes.text_classification.labels import trained_labels
+from recipes.text_classification.lengths import positions_of
 from recipes.text_classification.loss import ClassWeights, class_weights, training_loss
 from recipes.text_classification.metrics import classification_metrics
 from recipes.text_classification.pooling import Pooling, is_wrapped, with_mean_pooling
@@ -28,7 +29,10 @@ from recipes.text_classification.predictions import PredictionWriter
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout")
+DROPOUTS = (
+    *("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout"),
+    *("classifier_dropout", "seq_classif_dropout"),
+)
 """Names of dropout within the encoder and before the head in transformers' configurations."""
 
 MOST_TEXTS = 20_000
@@ -116,16 +120,15 @@ class TextClassifier(Recipe[TextClassificationData]):
         if self.pooling == "mean":
             config = with_mean_pooling(config, str(self.pretrained))
         check_vocabulary(data.tokenizer, config, self.pretrained, "data.tokenizer")
-        positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+        positions = positions_of(config)
         if positions is not None and data.max_length > positions:
             raise RecipeError(
                 f"data.max_length is {data.max_length}, but '{self.pretrained}' reads {positions} tokens at most"
             )
         # A decoder classifies by the last token that is not padding, for which it needs the id of the padding token.
-        dropouts = (*DROPOUTS, "classifier_dropout") if is_wrapped(config) else DROPOUTS
         for part in {id(part): part for part in (config, config.get_text_config())}.values():
             part.pad_token_id = data.tokenizer.pad_token_id
-            for name in dropouts:
+            for name in DROPOUTS:
                 if self.dropout is not None and hasattr(part, name):
                     setattr(part, name, self.dropout)
         return config

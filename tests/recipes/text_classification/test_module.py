@@ -16,7 +16,14 @@ from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from sklearn.metrics import accuracy_score, f1_score
 from transformers import Adafactor as TheirAdafactor
-from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification, pipeline
+from transformers import (
+    AutoTokenizer,
+    DistilBertConfig,
+    DistilBertModel,
+    LlamaConfig,
+    LlamaForSequenceClassification,
+    pipeline,
+)
 
 from lightning_adafactor import Adafactor
 from recipes import TextClassificationData, TextClassifier
@@ -100,6 +107,20 @@ def test_dropout_is_on_while_training_and_can_be_set(tiny_model: Path, wires_csv
     layers = [module for module in model.model.modules() if isinstance(module, torch.nn.Dropout)]
     assert layers
     assert all(layer.training and layer.p == 0.25 for layer in layers)
+
+
+def test_dropout_before_the_head_of_distilbert_can_be_set_too(
+    tiny_model: Path, wires_csv: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_model, tmp_path / "model")
+    config = DistilBertConfig(vocab_size=40, dim=16, n_layers=1, n_heads=2, hidden_dim=32, max_position_embeddings=32)
+    DistilBertModel(config).save_pretrained(tmp_path / "model")
+    model = TextClassifier(str(tmp_path / "model"), adafactor, dropout=0.25)
+
+    fit(model, data_of(wires_csv), max_steps=1)
+
+    assert model.model is not None
+    assert {layer.p for layer in model.model.modules() if isinstance(layer, torch.nn.Dropout)} == {0.25}
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
