@@ -508,3 +508,19 @@ def test_the_state_of_an_optimizer_for_gpus_is_unknown_without_one(monkeypatch: 
 
     assert candidate.make is None
     assert candidate.unsupported_reason == "FlashOptim's kernels need an NVIDIA GPU"
+
+
+class Compiling(torch.optim.SGD):
+    """Seems to be from a library that compiles CUDA kernels in its first step."""
+
+
+Compiling.__module__ = "gefen.gefen"
+
+
+def test_the_state_of_an_optimizer_that_would_compile_kernels_first_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+
+    candidate = Candidate.made_by(partial(Compiling, lr=0.1), "gefen", "gefen.Gefen")
+
+    assert candidate.make is None
+    assert candidate.unsupported_reason.startswith("unknown before its library has compiled its CUDA kernels")
