@@ -257,3 +257,18 @@ def test_bitsandbytes_maps_are_shared_on_other_devices_than_the_cpu_too(name: st
         optimizer.init_state(group, parameter, 0, number)  # the maps move from the CPU with the first of them
 
     assert measure_state(optimizer.state.values()) == predict_state(make, [{"params": on_meta(*shapes)}])
+
+
+@library("bitsandbytes")
+@pytest.mark.parametrize(("name", "maps"), [("AdamW8bit", 2), ("Lion8bit", 1)])
+def test_bitsandbytes_copies_its_maps_for_each_parameter_of_a_checkpoint_loaded_onto_another_device(
+    name: str, maps: int
+) -> None:
+    make = getattr(pytest.importorskip("bitsandbytes.optim"), name)
+    shapes = [(64, 64), (64, 64), (80, 64), (7,)]
+    saved, loaded = make([nn.Parameter(torch.zeros(shape)) for shape in shapes]), make(on_meta(*shapes))
+    held = held_after_two_steps(saved)
+
+    loaded.load_state_dict(saved.state_dict())
+
+    assert measure_state(loaded.state.values()).bytes - held.bytes == 2 * maps * 256 * 4
