@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from lightning_adafactor.sharded.layout import local
+from lightning_adafactor.sharded.reduction import first_found
 
 OnNonfinite = Literal["ignore", "skip", "raise"]
 """``ignore``: NaN and infinities enter parameters and state, as with torch's optimizers. ``skip``: the step changes
@@ -152,9 +153,7 @@ def _describe(groups: Sequence[dict[str, Any]]) -> str:
     """A sentence on the first gradient that is not finite; where parameters are sharded, of all processes."""
     found = _first_nonfinite(groups)
     if _are_sharded(_watched(groups)):
-        of_all: list[tuple[int, str] | None] = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(of_all, found)
-        found = min(each for each in of_all if each is not None)
+        found = first_found(found)
     assert found is not None
     return f"{found[1]}; the step changed nothing. {_REMEDY}"
 

@@ -33,7 +33,7 @@ def predict_state(
     Any other optimizer takes two steps, with zeros for gradients, on at most two parameters of each kind (group, shape,
     dtype and strides), and the others of that kind are assumed to be alike: on fake tensors without memory, or, where
     its code does not support them, on zeros on the CPU. State that several parameters share, such as bitsandbytes'
-    maps, counts once.
+    maps, counts once; when bitsandbytes loads a checkpoint onto a GPU, it makes a copy of the maps for each parameter.
 
     Args:
         make_optimizer: Makes the optimizer from parameter groups, such as ``torch.optim.SGD`` itself.

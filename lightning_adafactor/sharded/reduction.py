@@ -1,9 +1,13 @@
-"""Partial sums of many tensors in one buffer, added up with one all-reduce per process group."""
+"""What processes reduce to one: partial sums of many tensors, and the first of their findings.
+
+Partial sums lie in one buffer and are added up with one all-reduce per process group.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, distributed
@@ -168,3 +172,16 @@ def _place(groups: Sequence[str], order: dict[str, int]) -> tuple[object, ...]:
     if not numbers:
         return (1,)
     return 0, numbers[0], len(numbers), numbers
+
+
+def first_found(own: Any) -> Any:
+    """The smallest of what the processes have found, so that all of them say the same; all of them call it.
+
+    Args:
+        own: What this process has found; None for nothing, which at least one process does not give.
+    """
+    found = [own]
+    if distributed.is_available() and distributed.is_initialized():
+        found *= distributed.get_world_size()
+        distributed.all_gather_object(found, own)
+    return min(each for each in found if each is not None)

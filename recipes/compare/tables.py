@@ -24,10 +24,11 @@ def _is_sharded(result: dict[str, Any]) -> bool:
 
 def rows(result: dict[str, Any]) -> list[list[str]]:
     """The table's rows, one for each optimizer in the order given."""
-    return [_row(result, row) for row in result["optimizers"]]
+    sharded = _is_sharded(result)
+    return [_row(result, row, sharded) for row in result["optimizers"]]
 
 
-def _row(result: dict[str, Any], row: dict[str, Any]) -> list[str]:
+def _row(result: dict[str, Any], row: dict[str, Any], sharded: bool) -> list[str]:
     counted = [run for run in row["runs"] if run["finished"] and run["lr"] == row["lr"]]
     state = row["optimizer_state"]
     return [
@@ -35,7 +36,7 @@ def _row(result: dict[str, Any], row: dict[str, Any]) -> list[str]:
         rate(row["lr"]) if counted else NOTHING,
         f"{state['elements']:,}" if state else NOTHING,
         _megabytes(state),
-        *([_megabytes(row["total_state"])] if _is_sharded(result) else []),
+        *([_megabytes(row["total_state"])] if sharded else []),
         _megabytes(row["gradient_memory"]),
         _megabytes(row["parameter_memory"]),
         NOTHING if row["peak_memory_mb"] is None else f"{row['peak_memory_mb']:,.0f}",

@@ -25,7 +25,7 @@ from recipes.recipe import Recipe
 from recipes.recipe_data import RecipeData
 from recipes.runs.report import import_path
 from recipes.training import optimizer as optimization
-from recipes.training.device_support import unsupported_reason
+from recipes.training.device_support import compiles, unsupported_reason
 
 ALIASES = {"None": "32-true", "32": "32-true", "64": "64-true", "16": "16-mixed", "bf16": "bf16-mixed"}
 FORMULAS = {"bitsandbytes.optim.AdamW8bit": bitsandbytes_adamw8bit_state}
@@ -39,8 +39,9 @@ class Candidate:
     Attributes:
         name: Its name in the table.
         class_path: Import path of its class.
-        make: Makes it from parameter groups; None where this environment does not support it.
-        unsupported_reason: Why this environment does not support it.
+        make: Makes it from parameter groups; None where this environment does not support it, or its step takes
+            minutes.
+        unsupported_reason: Why ``make`` is None.
         own: Whether it is the recipe's own.
     """
 
@@ -58,8 +59,11 @@ class Candidate:
         class_path: str,
         own: bool = False,
     ) -> "Candidate":
-        """A candidate of this environment: without ``make`` if its library is for GPUs and there is none."""
-        reason = unsupported_reason(optimization.class_of(make), "cuda" if torch.cuda.is_available() else "cpu")
+        """A candidate of this environment: without ``make`` if a step needs a GPU that is not there, or compiles."""
+        kind = optimization.class_of(make)
+        reason = unsupported_reason(kind, "cuda" if torch.cuda.is_available() else "cpu")
+        if not reason and compiles(kind):
+            reason = "unknown before its library has compiled its CUDA kernels, which takes minutes"
         return cls(name, class_path, None if reason else make, reason, own)
 
 

@@ -1,6 +1,7 @@
 """The history of a run: losses and evaluations by step, seconds and number of examples."""
 
 import time
+from collections.abc import Iterable
 from itertools import pairwise
 from statistics import median
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, distributed
+from torch.optim import Optimizer
 
 from lightning_adafactor import GradientRelease
 from lightning_adafactor.memory import StateSize, measure_state
@@ -23,6 +25,9 @@ class RunHistory(Callback):
             over the batches of all processes, and the seconds of training until then, without validation.
         evaluations: For each validation ``(step, {metric: value})``.
         initial_weights: Fingerprint of the module before the first step of training.
+        state: Size of the optimizers' state at the end of the training, on this process; None without a training.
+            Afterwards Lightning moves it to the CPU, tensor by tensor: what parameters share has then a copy for each.
+        total_state: The same of all processes.
         gradients: Size of the gradients at the first optimizer step, on this process; with gradient release the peak.
         seconds: ``setup`` from the creation of this callback to the first training step (data, model, evaluation before
             it), ``train`` the training loop including validation, ``test`` the test loop.
@@ -35,6 +40,8 @@ class RunHistory(Callback):
         self.evaluations: list[tuple[int, dict[str, float]]] = []
         self.seconds = {"setup": 0.0, "train": 0.0, "test": 0.0}
         self.initial_weights: str | None = None
+        self.state: StateSize | None = None
+        self.total_state: StateSize | None = None
         self.gradients = StateSize(0, 0)
         self.samples = 0
         self.training_seconds = 0.0
@@ -55,9 +62,10 @@ class RunHistory(Callback):
         self._seconds_before = self.losses[-1][2] if self.losses else 0.0
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stops the clock of training."""
+        """Stops the clock of training, and measures the optimizers' state."""
         self._lap("train")
         self.training_seconds = self.seconds["train"] - self._validation_seconds
+        self.state, self.total_state = held_by(trainer.strategy.optimizers)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock of the test; a test before the training counts as setup."""
@@ -155,6 +163,12 @@ def _of_this_process(unnoted: list[Any]) -> tuple[float, int]:
         total, count = unnoted[distributed.get_rank() if initialized else 0]
         return total, count
     return sum(total for total, _ in unnoted) / len(unnoted), unnoted[0][1]
+
+
+def held_by(optimizers: Iterable[Optimizer]) -> tuple[StateSize, StateSize]:
+    """The size of the optimizers' state on this process, and of all processes."""
+    states = [state for optimizer in optimizers for state in optimizer.state.values()]
+    return measure_state(states), measure_state(states, total=True)
 
 
 def peak_memory_mb(device: torch.device) -> float:

@@ -57,7 +57,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning_adafactor import Adafactor
 from lightning_adafactor.implementation import summarize
 from lightning_adafactor.memory import StateSize, adamw_state, measure_state
-from recipes.runs.history import RunHistory, peak_memory_mb
+from recipes.runs.history import RunHistory, held_by, peak_memory_mb
 from recipes.runs.provenance import cpu_name, git_commit, packages
 from recipes.sharding.processes import data_parallel
 
@@ -100,7 +100,9 @@ def about_training(trainer: Trainer, module: LightningModule, history: RunHistor
         module: The module that was trained.
         history: Its recorded history.
     """
-    states = [state for optimizer in trainer.strategy.optimizers for state in optimizer.state.values()]
+    state, total_state = history.state, history.total_state
+    if state is None or total_state is None:  # the checkpoint was that of a finished run
+        state, total_state = held_by(trainer.strategy.optimizers)
     samples = history.samples * data_parallel(trainer)[0]
     installed = {"python": platform.python_version(), **packages()}
     checkpoint = trainer.checkpoint_callback
@@ -115,8 +117,8 @@ def about_training(trainer: Trainer, module: LightningModule, history: RunHistor
             if isinstance(optimizer, Adafactor)
             for choice in optimizer.implementation().values()
         ),
-        "optimizer_state": _as_dict(measure_state(states)),
-        "total_state": _as_dict(measure_state(states, total=True)),
+        "optimizer_state": _as_dict(state),
+        "total_state": _as_dict(total_state),
         "adamw_state": _as_dict(adamw_state(module.parameters())),
         "total_adamw_state": _as_dict(adamw_state(module.parameters(), total=True)),
         "parameters": sum(parameter.numel() for parameter in module.parameters()),

@@ -19,7 +19,8 @@ from recipes.ranges import IntFrom2, IntFrom3, NonNegativeFloat, Percentage, Pos
 from recipes.recipe_data import RecipeData
 from recipes.text_classification.balancing import BalancedSampler, shares_of
 from recipes.text_classification.encoding import complete, encode
-from recipes.text_classification.labels import doubtful, folded, label_name, ordered, trained_labels
+from recipes.text_classification.label_column import choose_labels, class_names, match_labels
+from recipes.text_classification.labels import trained_labels
 from recipes.text_classification.lengths import count_tokens, covering, longest_input
 from recipes.text_classification.metrics import IGNORED
 from recipes.text_classification.sampler import LengthGroupedSampler
@@ -197,77 +198,21 @@ class TextClassificationData(RecipeData):
         return load_config(str(self._pretrained), "model.pretrained", trust_remote_code=self._trust_remote_code)
 
     def _choose_labels(self, train: "Dataset | None") -> list[str]:
-        """The labels in the order of their ids: the model's own if it has all of them, so that its head can be used."""
-        known = trained_labels(self._model_config())
-        if train is None:
-            if not known:
-                raise RecipeError(
-                    f"data.train is null and '{self._pretrained}' (model.pretrained) knows no labels: give "
-                    "data.train, or the folder model/ of a run"
-                )
-            return known
-        found = self._names(train) - {""}
-        if found and {folded(name) for name in found} <= {folded(name) for name in known}:
-            return known
-        if len(found) < 2:
-            raise RecipeError(
-                f"data.label: column '{self.label}' of data.train holds {len(found)} different labels: "
-                "a classifier needs two or more"
-            )
-        if len(found) > (self.max_labels or max(100, len(train) // 2)):
-            raise RecipeError(
-                f"data.label: column '{self.label}' holds {len(found)} different values in {len(train)} rows "
-                f"of data.train: name the column of the labels, or set data.max_labels to {len(found)} if these are "
-                "labels"
-            )
-        self._refuse_other_labels(known, found)
-        for note in doubtful(found):
-            tell(f"data.label: {note}")
-        return ordered(found)
-
-    def _refuse_other_labels(self, known: list[str], found: set[str]) -> None:
-        """Raises an error for labels that a trained head does not have: only training can change them."""
-        trainer = self.trainer
-        if not known or trainer is None or trainer.state.fn in (None, "fit") or trainer.ckpt_path:
-            return
-        raise RecipeError(
-            f"model.pretrained: '{self._pretrained}' was trained on the labels {_listed(known)}, and data.train has "
-            f"{_listed(ordered(found))}: give data with its labels, or the --ckpt_path of a run with these"
-        )
-
-    def _names(self, dataset: "Dataset") -> set[str]:
-        class_names = getattr(dataset.features[self.label], "names", None)
-        try:
-            return {label_name(value, class_names) for value in dataset.unique(self.label)}
-        except (TypeError, NotImplementedError) as error:  # lists and structs have no unique values
-            raise RecipeError(
-                f"data.label: column '{self.label}' holds {dataset.features[self.label]}: give names or whole numbers"
-            ) from error
+        known, trainer = trained_labels(self._model_config()), self.trainer
+        # Only training, or a checkpoint of one, can give a trained head other labels.
+        fixed = trainer is not None and trainer.state.fn not in (None, "fit") and not trainer.ckpt_path
+        return choose_labels(train, self.label, known, str(self._pretrained), self.max_labels, fixed)
 
     def _encode(self, split: str, dataset: "Dataset") -> "Dataset":
         """Token ids, label ids and lengths; cached."""
         from datasets import ClassLabel
 
         labelled = split != "predict"
-        class_names, aliases = None, {}
+        names, aliases = None, {}
         if labelled:
-            class_names = getattr(dataset.features[self.label], "names", None)
-            names = self._names(dataset) - {"", *self.labels}
-            aliases = self._aliases(names)
-            unknown = ordered(names - aliases.keys())
-            if unknown:
-                raise RecipeError(
-                    f"data.{split} has labels that data.train has not: {', '.join(map(repr, unknown[:5]))}"
-                    + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
-                    + "".join(
-                        f"; '{name}' is there as '{label}'"
-                        for name in unknown[:5]
-                        for label in self.labels
-                        if folded(name) == folded(label)
-                    )
-                    + ("; -1 marks rows without a label on the hub" if "-1" in unknown else "")
-                    + f": correct column '{self.label}' or choose another split"
-                )
+            names = class_names(dataset, self.label)
+            known = trained_labels(self._model_config()) == self.labels
+            aliases = match_labels(split, dataset, self.label, self.labels, str(self._pretrained) if known else None)
         rows = dataset
         if labelled:
             rows = self._complete(dataset)
@@ -286,7 +231,7 @@ class TextClassificationData(RecipeData):
                 "text": self.text,
                 "label": self.label if labelled else None,
                 "labels": self.labels,
-                "class_names": class_names,
+                "class_names": names,
                 "max_length": self.max_length,
                 "aliases": aliases,
             },
@@ -295,22 +240,8 @@ class TextClassificationData(RecipeData):
 
     def _complete(self, dataset: "Dataset") -> "Dataset":
         """The rows with a text and a label; cached."""
-        class_names = getattr(dataset.features[self.label], "names", None)
-        columns = {"text": self.text, "label": self.label, "class_names": class_names}
+        columns = {"text": self.text, "label": self.label, "class_names": class_names(dataset, self.label)}
         return dataset.filter(Cached(complete), batched=True, fn_kwargs=columns)
-
-    def _aliases(self, names: set[str]) -> dict[str, str]:
-        """The model's label for each name that differs from it only in case, blanks or the format of a number."""
-        if not names or self.labels != trained_labels(self._model_config()):
-            return {}
-        by_fold: dict[str, list[str]] = {}
-        for label in self.labels:
-            by_fold.setdefault(folded(label), []).append(label)
-        found = {name: by_fold.get(folded(name), []) for name in sorted(names)}
-        aliases = {name: labels[0] for name, labels in found.items() if len(labels) == 1}
-        for name, label in aliases.items():
-            tell(f"data.label: '{name}' is read as '{label}', as '{self._pretrained}' calls it")
-        return aliases
 
     def train_sampler(self, rows: "Dataset", **shard: Any) -> DistributedSampler:
         """Batches of similar lengths, and rows of rare labels more often, if asked for."""
@@ -386,10 +317,6 @@ class TextClassificationData(RecipeData):
             name: torch.ones(self.batch_size, tokens, dtype=torch.long) for name in self.tokenizer.model_input_names
         }
         return {**batch, "labels": torch.zeros(self.batch_size, dtype=torch.long)}
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _tokens(rows: "Dataset") -> Iterator[tuple[int, ...]]:

@@ -6,10 +6,11 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from lightning_adafactor.sharded.layout import local
+from lightning_adafactor.sharded.reduction import first_found
 from recipes.messages import TrainingDiverged
 
 
@@ -67,7 +68,7 @@ class StopOnDivergence(Callback):
         named = enumerate(pl_module.named_parameters())
         own = next(((place, name) for place, (name, value) in named if corrupted and not _is_finite(value)), None)
         raise TrainingDiverged(
-            f"{_first_of_all(own)[1]} became NaN or infinite by step {trainer.global_step}, so these weights are not "
+            f"{first_found(own)[1]} became NaN or infinite by step {trainer.global_step}, so these weights are not "
             f"saved: try a lower learning rate, a longer warm-up or trainer.gradient_clip_val; {_kept(trainer)}"
         )
 
@@ -76,7 +77,7 @@ class StopOnDivergence(Callback):
         if not trainer.strategy.reduce_boolean_decision(step >= 0, all=False):
             return
         self._first = None
-        step = _first_of_all(step if step >= 0 else None)
+        step = first_found(step if step >= 0 else None)
         raise TrainingDiverged(
             f"the training loss became NaN or infinite at step {step}: try a lower learning rate, a longer warm-up "
             f"or trainer.gradient_clip_val; {_kept(trainer)}"
@@ -89,19 +90,6 @@ def are_finite(module: nn.Module) -> bool:
     floats = [values for values in shards if values.is_floating_point() and values.numel() and not values.is_meta]
     # The maximum of the absolute values: unlike a sum of squares it does not overflow.
     return not floats or bool(get_total_norm(floats, norm_type=float("inf")).isfinite())
-
-
-def _first_of_all(own: Any) -> Any:
-    """The smallest of what the processes have found, so that all of them say the same.
-
-    Args:
-        own: What this process has found; None for nothing.
-    """
-    found = [own]
-    if distributed.is_available() and distributed.is_initialized():
-        found *= distributed.get_world_size()
-        distributed.all_gather_object(found, own)
-    return min(each for each in found if each is not None)
 
 
 def _is_finite(parameter: Tensor) -> bool:

@@ -243,3 +243,32 @@ def test_formula_for_bitsandbytes_keeps_small_tensors_in_32_bits() -> None:
     assert bitsandbytes_adamw8bit_state(on_meta((4097,))) == StateSize(
         2 * (4097 + 17 + 256) + 1, 2 * (4097 + 4 * 17) + 8 + 2048
     )
+
+
+@library("bitsandbytes")
+@pytest.mark.parametrize("name", ["AdamW8bit", "PagedAdamW8bit", "Lion8bit"])
+def test_bitsandbytes_maps_are_shared_on_other_devices_than_the_cpu_too(name: str) -> None:
+    make = getattr(pytest.importorskip("bitsandbytes.optim"), name)
+    shapes = [(64, 64), (64, 64), (80, 64), (7,)]
+    optimizer = make(on_meta(*shapes))
+    group = optimizer.param_groups[0]
+
+    for number, parameter in enumerate(group["params"]):
+        optimizer.init_state(group, parameter, 0, number)  # the maps move from the CPU with the first of them
+
+    assert measure_state(optimizer.state.values()) == predict_state(make, [{"params": on_meta(*shapes)}])
+
+
+@library("bitsandbytes")
+@pytest.mark.parametrize(("name", "maps"), [("AdamW8bit", 2), ("Lion8bit", 1)])
+def test_bitsandbytes_copies_its_maps_for_each_parameter_of_a_checkpoint_loaded_onto_another_device(
+    name: str, maps: int
+) -> None:
+    make = getattr(pytest.importorskip("bitsandbytes.optim"), name)
+    shapes = [(64, 64), (64, 64), (80, 64), (7,)]
+    saved, loaded = make([nn.Parameter(torch.zeros(shape)) for shape in shapes]), make(on_meta(*shapes))
+    held = held_after_two_steps(saved)
+
+    loaded.load_state_dict(saved.state_dict())
+
+    assert measure_state(loaded.state.values()).bytes - held.bytes == 2 * maps * 256 * 4

@@ -2,43 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 import math
-import sys
-import types
-import warnings
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
-from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy
-from torch.optim.lr_scheduler import LambdaLR
-from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from lightning_adafactor import Adafactor, TransformersAdafactor
-from tests.lightning_adafactor.specs import Implementation
+from tests.lightning_adafactor.traps import BOTH, CONSTANT_LR, Make, parameter, snapshot
 
 pytestmark = pytest.mark.usefixtures("path")
-
-Make = Callable[..., Adafactor]
-
-BOTH = pytest.mark.parametrize("make", [Adafactor, TransformersAdafactor])
-CONSTANT_LR = {"lr": 1e-2, "scale_parameter": False, "relative_step": False}
-
-
-def parameter(*shape: int, dtype: torch.dtype = torch.float32) -> nn.Parameter:
-    param = nn.Parameter(torch.randn(shape).to(dtype))
-    param.grad = torch.randn(shape).to(dtype)
-    return param
-
-
-def snapshot(optimizer: torch.optim.Optimizer) -> tuple[list[Tensor], dict[int, Any]]:
-    params = [param.detach().clone() for group in optimizer.param_groups for param in group["params"]]
-    state = optimizer.state_dict()["state"]
-    return params, {k: {n: torch.as_tensor(v).clone() for n, v in s.items()} for k, s in state.items()}
 
 
 # Low precision -----------------------------------------------------------------------------------------------------
@@ -327,138 +302,7 @@ def test_rows_and_columns_without_gradient_make_no_nan(make: Make, eps1: float) 
     assert param.isfinite().all()
 
 
-# Schedulers, scalers, closures -------------------------------------------------------------------------------------
-
-
-@BOTH
-@pytest.mark.parametrize("lr", [0.02, torch.tensor(0.02)], ids=["float", "tensor"])
-def test_learning_rate_of_the_group_is_never_written(make: Make, lr: float | Tensor) -> None:
-    optimizer = make([parameter(4, 3)], lr=lr, relative_step=False, weight_decay=0.1)
-    given = optimizer.param_groups[0]["lr"]
-    for _ in range(3):
-        optimizer.step()
-
-    assert optimizer.param_groups[0]["lr"] is given
-    assert float(given) == pytest.approx(0.02)
-
-
-def test_relative_step_writes_no_learning_rate_either() -> None:
-    optimizer = TransformersAdafactor([parameter(4, 3)])
-    optimizer.step()
-
-    assert optimizer.param_groups[0]["lr"] is None
-
-
-@pytest.mark.parametrize("lr", [0.5, torch.tensor(0.5, dtype=torch.float64)], ids=["float", "tensor"])
-def test_learning_rate_of_the_scheduler_is_used(lr: float | Tensor) -> None:
-    lr = lr.clone() if isinstance(lr, Tensor) else lr  # which the scheduler writes to
-    param = nn.Parameter(torch.zeros(4, 4, dtype=torch.float64))
-    optimizer = Adafactor([param], lr=lr, scale_parameter=False, relative_step=False)
-    scheduler = LambdaLR(optimizer, lambda epoch: 1 / (1 + epoch))
-    moved = []
-    for _ in range(3):
-        before = param.detach().clone()
-        param.grad = torch.ones_like(param)
-        optimizer.step()
-        scheduler.step()
-        moved.append((before - param.detach()).mean().item())
-
-    assert moved == pytest.approx([0.5, 0.25, 0.5 / 3])
-
-
-@BOTH
-@pytest.mark.parametrize("fused", [None, False])
-def test_unscaling_is_left_to_the_scaler_unless_the_fused_step_was_asked_for(make: Make, fused: bool | None) -> None:
-    """Lightning refuses to clip gradients for optimizers that claim to unscale them."""
-    optimizer = make([parameter(2, 2)], fused=fused)
-    optimizer.load_state_dict(optimizer.state_dict())
-    assert not hasattr(optimizer, "_step_supports_amp_scaling")
-
-
-@BOTH
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_gradients_are_divided_by_grad_scale(make: Make, dtype: torch.dtype, implementation: Implementation) -> None:
-    plain = [parameter(20, 6, dtype=dtype), parameter(5, dtype=dtype)]
-    scaled = [nn.Parameter(param.detach().clone()) for param in plain]
-    one = make(plain, beta1=0.9, **implementation.arguments)
-    other = make(scaled, beta1=0.9, **implementation.arguments)
-    other.grad_scale, other.found_inf = torch.tensor(1024.0), torch.tensor(0.0)
-    for _ in range(3):
-        for param, scaled_param in zip(plain, scaled, strict=True):
-            scaled_param.grad = param.grad * 1024
-        one.step()
-        other.step()
-
-    torch.testing.assert_close(snapshot(other), snapshot(one))
-
-
-@BOTH
-@pytest.mark.parametrize("steps_before", [0, 2])
-def test_found_inf_leaves_parameters_state_and_step_untouched(make: Make, steps_before: int) -> None:
-    params = [parameter(4, 3), parameter(5)]
-    optimizer = make(params, weight_decay=0.1)
-    for _ in range(steps_before):
-        optimizer.step()
-    before = snapshot(optimizer)
-    for param in params:
-        param.grad.fill_(math.inf)
-    optimizer.grad_scale, optimizer.found_inf = torch.tensor(2.0), torch.tensor(1.0)
-    optimizer.step()
-
-    params_after, state_after = snapshot(optimizer)
-    torch.testing.assert_close(params_after, before[0], rtol=0, atol=0)
-    if steps_before:
-        torch.testing.assert_close(state_after, before[1], rtol=0, atol=0)
-    assert all(not value.any() for state in state_after.values() for value in state.values()) or steps_before
-    assert {float(state["step"]) for state in state_after.values()} <= {float(steps_before)}
-
-
-@BOTH
-def test_closure_is_evaluated_first_with_gradients_enabled(make: Make) -> None:
-    param = nn.Parameter(torch.ones(3, 2))
-    optimizer = make([param])
-    seen = []
-
-    def closure() -> Tensor:
-        seen.append((torch.is_grad_enabled(), param.detach().clone()))
-        optimizer.zero_grad()
-        loss = param.square().sum()
-        loss.backward()
-        return loss
-
-    loss = optimizer.step(closure)
-
-    assert loss == 6.0
-    assert loss.requires_grad
-    assert len(seen) == 1
-    assert seen[0][0]
-    assert (seen[0][1] == 1).all()
-    assert (param < 1).all()
-
-
-@BOTH
-def test_step_leaves_no_autograd_history(make: Make) -> None:
-    param = nn.Parameter(torch.ones(3, 2))
-    param.square().sum().backward()
-    make([param], beta1=0.9).step()
-
-    assert param.is_leaf
-    assert param.requires_grad
-    assert param.grad is not None
-
-
-@BOTH
-def test_gradients_are_not_written(make: Make) -> None:
-    params = [parameter(8, 3), parameter(5), parameter(8, 3, dtype=torch.bfloat16)]
-    grads = [param.grad.clone() for param in params]
-    optimizer = make(params, beta1=0.9, maximize=True)
-    for _ in range(2):
-        optimizer.step()
-
-    torch.testing.assert_close([param.grad for param in params], grads, rtol=0, atol=0)
-
-
-# Distributed checkpoints and shards --------------------------------------------------------------------------------
+# Distributed checkpoints ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -490,98 +334,3 @@ def test_distributed_checkpoint_creates_state_without_changing_parameters(
     torch.testing.assert_close(snapshot(fresh)[1], snapshot(saved)[1], rtol=0, atol=0)
     # in bf16, fp32 state above all
     assert {v.dtype for state in fresh.state.values() for v in state.values()} == {torch.float32}
-
-
-@pytest.fixture(params=[1, 2], ids=["one process", "two processes"])
-def processes(request: pytest.FixtureRequest) -> Iterator[int]:
-    """A process group of this process and, where there are two, of a fake one."""
-    torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=request.param)
-    yield request.param
-    torch.distributed.destroy_process_group()
-
-
-def sharded(**options: Any) -> FullyShardedDataParallel:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # FSDP1's own, on what it is deprecated for
-        model = nn.Sequential(nn.Linear(6, 4, bias=False), nn.Linear(4, 3, bias=False))
-        return FullyShardedDataParallel(model, device_id=torch.device("cpu"), **options)
-
-
-def test_flat_parameters_of_fsdp1_are_refused(processes: int) -> None:
-    model = sharded(use_orig_params=False)
-    elements = sum(param.numel() for param in model.parameters())
-    assert elements == (24 + 12) // processes
-
-    named = rf"flat shards of FSDP1.*'0\.weight, 1\.weight' \({elements} elements\)\. Shard with FSDP2"
-    with pytest.raises(RuntimeError, match=named):
-        Adafactor(model.parameters())
-
-
-def test_original_parameters_that_fsdp1_has_split_are_refused(processes: int) -> None:
-    model = sharded(use_orig_params=True)
-    if processes == 1:
-        Adafactor(model.named_parameters())  # alone, FSDP1 shards nothing and leaves shapes
-        return
-    # this process has the upper half, none of 1.weight
-    with pytest.raises(RuntimeError, match=r"'_fsdp_wrapped_module\.0\.weight' \(18 elements\)"):
-        Adafactor(model.named_parameters())
-
-
-def test_flat_parameters_of_fsdp1_are_accepted_with_a_warning_on_request(processes: int) -> None:
-    model = sharded(use_orig_params=False)
-    elements = (24 + 12) // processes
-    with pytest.warns(UserWarning, match=rf"{elements} elements or 0\.00 MB.*'0\.weight, 1\.weight'.*FSDP2"):
-        Adafactor(model.parameters(), allow_unfactored=True)
-
-
-@pytest.mark.parametrize("kind", [Adafactor, TransformersAdafactor])
-def test_flat_partitions_of_deepspeed_are_refused(kind: type[Adafactor], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "deepspeed", types.ModuleType("deepspeed"))
-    matrix, bias = torch.ones(4, 3, requires_grad=True), torch.ones(4, requires_grad=True)
-    for allowed in (False, True):
-        optimizer = kind([matrix, bias], allow_unfactored=allowed)
-        # as DeepSpeedZeroOptimizer does
-        flat = torch.cat([matrix.detach().flatten(), bias.detach()])[:1_000_000].clone().requires_grad_()
-        optimizer.param_groups[0]["params"] = [flat]
-        flat.grad = torch.ones_like(flat)
-        if not allowed:
-            with pytest.raises(
-                RuntimeError, match=r"flat shards of DeepSpeed ZeRO.*\(16 elements\)\. Shard with FSDP2"
-            ):
-                optimizer.step()
-        else:
-            with pytest.warns(UserWarning, match="flat shards of DeepSpeed ZeRO, 16 elements or 0.00 MB"):
-                optimizer.step()
-            assert (flat != 1).all()
-
-
-def test_vectors_are_accepted_where_deepspeed_is_merely_imported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "deepspeed", types.ModuleType("deepspeed"))
-    bias = torch.ones(4, requires_grad=True)
-    optimizer = copy.deepcopy(Adafactor([bias]))
-    (param,) = optimizer.param_groups[0]["params"]
-    param.grad = torch.ones_like(param)
-    optimizer.step()
-    assert (param != 1).all()
-
-
-@pytest.mark.parametrize("processes", [2], indirect=True)
-@pytest.mark.parametrize("use_orig_params", [False, True])
-def test_flat_parameters_are_stepped(use_orig_params: bool, processes: int) -> None:
-    model = sharded(use_orig_params=use_orig_params, sharding_strategy=ShardingStrategy.FULL_SHARD)
-    with pytest.warns(UserWarning, match="flat shard"):
-        optimizer = Adafactor(model.parameters(), allow_unfactored=True)
-    before = [param.detach().clone() for param in model.parameters()]
-    model(torch.randn(5, 6)).sum().backward()
-    optimizer.step()
-
-    assert [bool((param != old).any()) for param, old in zip(model.parameters(), before, strict=True)] == [
-        param.numel() > 0 for param in before
-    ]
-
-
-def test_parameters_with_their_shapes_raise_no_warning() -> None:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        Adafactor([parameter(4, 3), parameter(5), parameter()])
-    assert caught == []

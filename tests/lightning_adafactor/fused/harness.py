@@ -27,6 +27,9 @@ FEW = [
 ]
 """One case of ``specs.CASES`` for each path through the kernels, because the interpreter is slow."""
 
+SHAPES = [(16, 24), (3, 5, 8), (20,), ()]
+TOLERANCE = 1e-6
+
 Classes = type[Adafactor] | type[TransformersAdafactor]
 CLASSES: dict[str, Classes] = {"torch": Adafactor, "transformers": TransformersAdafactor}
 
@@ -125,3 +128,15 @@ def assert_steps_agree(
                 if not off <= tolerance * norm + allowance:
                     wrong.append(f"{name}, step {step}: {what} off by {off:.3g}, norm {norm:.3g}")
     assert not wrong, "\n".join([f"{len(wrong)} differences", *wrong[:20]])
+
+
+def pair(shapes: list[tuple[int, ...]], device: str, dtype: torch.dtype = torch.float32, **options: Any) -> Any:
+    """A fused optimizer and a plain one, of the same parameters."""
+    ours = fused(random_params(shapes, dtype, device), **options)
+    return ours, Adafactor(random_params(shapes, dtype, "cpu"), fused=False, compiled=False, **options)
+
+
+def assert_same_params(ours: torch.optim.Optimizer, theirs: torch.optim.Optimizer) -> None:
+    for mine, other in zip(ours.param_groups, theirs.param_groups, strict=True):
+        for param, expected in zip(mine["params"], other["params"], strict=True):
+            assert param.numel() == 0 or relative_error(param, expected) < TOLERANCE

@@ -1,15 +1,9 @@
-"""The fused step as an optimizer: buckets, tables that are kept, state, gradient scalers, bits that repeat."""
+"""The fused step as an optimizer: buckets, tables that are kept, gradient scalers, bits that repeat."""
 
 from __future__ import annotations
 
 import copy
-import json
-import os
-import pickle
-import subprocess
-import sys
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +14,19 @@ from torch import Tensor
 from lightning_adafactor import Adafactor, TransformersAdafactor, fused
 from lightning_adafactor.fused import kernels
 from lightning_adafactor.fused import step as step_module
-from lightning_adafactor.fused.fields import MAX_DIMS
 from lightning_adafactor.fused.table import WorkTable
 from tests.lightning_adafactor.fused import harness
-from tests.lightning_adafactor.fused.harness import assert_same_bits, bits, random_gradients, random_params, train
-
-SHAPES = [(16, 24), (3, 5, 8), (20,), ()]
-TOLERANCE = 1e-6
+from tests.lightning_adafactor.fused.harness import (
+    SHAPES,
+    TOLERANCE,
+    assert_same_bits,
+    assert_same_params,
+    bits,
+    pair,
+    random_gradients,
+    random_params,
+    train,
+)
 
 
 @pytest.fixture
@@ -59,18 +59,6 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     for name in kernels.__all__:
         monkeypatch.setattr(kernels, name, Counted(name))
     return launched
-
-
-def pair(shapes: list[tuple[int, ...]], device: str, dtype: torch.dtype = torch.float32, **options: Any) -> Any:
-    """A fused optimizer and a plain one, of the same parameters."""
-    ours = harness.fused(random_params(shapes, dtype, device), **options)
-    return ours, Adafactor(random_params(shapes, dtype, "cpu"), fused=False, compiled=False, **options)
-
-
-def assert_same_params(ours: torch.optim.Optimizer, theirs: torch.optim.Optimizer) -> None:
-    for mine, other in zip(ours.param_groups, theirs.param_groups, strict=True):
-        for param, expected in zip(mine["params"], other["params"], strict=True):
-            assert param.numel() == 0 or harness.relative_error(param, expected) < TOLERANCE
 
 
 # Launches and tables -----------------------------------------------------------------------------------------------
@@ -233,95 +221,6 @@ def test_only_empty_parameters(launches: list[str], device: str) -> None:
     assert launches == []
 
 
-# State -------------------------------------------------------------------------------------------------------------
-
-
-SWITCHES = [
-    # Each pair of a class, a dtype and a direction; what is left of all combinations are slow tests.
-    pytest.param(
-        of,
-        dtype,
-        fused_first,
-        marks=[pytest.mark.slow] * ((i + j + k) % 2),
-        id=f"{of.__name__}-{dtype}-{'fused-to-plain' if fused_first else 'plain-to-fused'}",
-    )
-    for i, of in enumerate((Adafactor, TransformersAdafactor))
-    for j, dtype in enumerate((torch.float32, torch.bfloat16))
-    for k, fused_first in enumerate((True, False))
-]
-
-
-@pytest.mark.parametrize(("of", "dtype", "fused_first"), SWITCHES)
-def test_state_goes_from_one_path_to_the_other_mid_run(
-    of: Any, dtype: torch.dtype, fused_first: bool, device: str
-) -> None:
-    def optimizer(fused: bool) -> Adafactor:
-        params = random_params(SHAPES, dtype, device)
-        return harness.fused(params, of, beta1=0.9) if fused else of(params, beta1=0.9, fused=False, compiled=False)
-
-    first, second, throughout = optimizer(fused_first), optimizer(not fused_first), optimizer(False)
-    train(first, random_gradients, [1, 2])
-    for param, trained in zip(second.param_groups[0]["params"], first.param_groups[0]["params"], strict=True):
-        param.data.copy_(trained.data)
-    second.load_state_dict(copy.deepcopy(first.state_dict()))
-    second.param_groups[0]["fused"] = not fused_first  # state_dict() carries it along
-    train(second, random_gradients, [3, 4])
-    train(throughout, random_gradients, [1, 2, 3, 4])
-
-    for param, expected in zip(second.param_groups[0]["params"], throughout.param_groups[0]["params"], strict=True):
-        if dtype == torch.float32:
-            assert harness.relative_error(param, expected) < 2 * TOLERANCE
-        else:
-            assert (param != expected).sum() <= 1
-        assert second.state[param].keys() == throughout.state[expected].keys()
-        for key, value in throughout.state[expected].items():
-            assert second.state[param][key].dtype == torch.float32
-            assert second.state[param][key].shape == value.shape
-            assert harness.relative_error(second.state[param][key], value) < (1e-5 if dtype == torch.float32 else 1e-2)
-
-
-def test_step_is_float32_on_the_device_of_its_parameter(device: str) -> None:
-    optimizer = harness.fused(random_params([(4, 4)], torch.bfloat16, device))
-    train(optimizer, random_gradients, [1, 2])
-    (state,) = optimizer.state.values()
-    assert state["step"].device.type == device
-    assert state["step"].dtype == torch.float32
-    assert state["step"].shape == ()
-    assert state["step"] == 2
-
-
-def test_nothing_of_the_table_is_in_state_dict(device: str) -> None:
-    optimizer = harness.fused(random_params([(4, 6)], torch.float32, device))
-    train(optimizer, random_gradients, [1])
-    saved = optimizer.state_dict()
-    assert saved["state"][0].keys() == {"step", "row_var", "col_var"}
-    assert saved.keys() == {"state", "param_groups"}
-
-
-def test_a_loaded_state_is_used_though_the_table_was_built_before(device: str) -> None:
-    ours, theirs = pair([(8, 8), (5,)], device)
-    for optimizer in (ours, theirs):
-        train(optimizer, random_gradients, [1])
-        saved = copy.deepcopy(optimizer.state_dict())
-        train(optimizer, random_gradients, [2, 3])
-        optimizer.load_state_dict(saved)
-        train(optimizer, random_gradients, [4])
-    assert_same_params(ours, theirs)
-
-
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda optimizer: pickle.loads(pickle.dumps(optimizer))])
-def test_copies_step_independently(copied: Any, device: str) -> None:
-    ours, theirs = pair([(16, 24), ()], device)
-    for optimizer in (ours, theirs):
-        train(optimizer, random_gradients, [1])
-    clone = copied(ours)
-    before = bits(ours)
-    train(clone, random_gradients, [2])
-    assert_same_bits(bits(ours), before)
-    train(theirs, random_gradients, [2])
-    assert_same_params(clone, theirs)
-
-
 # Gradient scalers --------------------------------------------------------------------------------------------------
 
 
@@ -422,90 +321,6 @@ def test_no_kernel_uses_atomics() -> None:
     assert len(sources) >= 5
     for source in sources:
         assert "atomic_" not in source.read_text(), source.name
-
-
-# Where it is not supported -----------------------------------------------------------------------------------------
-
-
-def test_float64_is_refused_with_the_reason(device: str) -> None:
-    with pytest.raises(RuntimeError, match=r"fused=True is not supported: the kernels support .* not float64"):
-        Adafactor([torch.zeros(2, dtype=torch.float64, device=device)], fused=True)
-
-
-def test_too_many_dimensions_are_refused_with_the_reason(device: str) -> None:
-    with pytest.raises(RuntimeError, match=f"up to {MAX_DIMS} dimensions, not {MAX_DIMS + 1}"):
-        Adafactor([torch.zeros((1,) * (MAX_DIMS + 1), device=device)], fused=True)
-
-
-def test_foreach_and_fused_exclude_each_other(device: str) -> None:
-    with pytest.raises(RuntimeError, match="`fused` and `foreach` cannot be `True` together"):
-        Adafactor([torch.zeros(2, device=device)], fused=True, foreach=True)
-
-
-WHAT_IS_MISSING = """
-import importlib.util, json, sys
-find = importlib.util.find_spec
-import torch, lightning_adafactor
-param = torch.zeros(3, 3, requires_grad=True)
-param.grad = torch.ones(3, 3)
-
-def refused(**arguments):
-    lightning_adafactor.Adafactor([param]).step()  # without arguments, another implementation takes the step
-    try:
-        lightning_adafactor.Adafactor([param], **arguments).step()
-    except RuntimeError as error:
-        return str(error)
-
-found = {"fused": refused(fused=True), "capturable": refused(capturable=True)}
-for name in [name for name in sys.modules if name.partition(".")[0] == "triton"]:
-    del sys.modules[name]
-sys.modules["triton"] = None
-importlib.util.find_spec = lambda name, *rest: None if name == "triton" else find(name, *rest)
-for cached in ("_triton_is_installed", "_unsupported_reason"):
-    getattr(lightning_adafactor.fused, cached).cache_clear()
-found["triton"] = refused(fused=True)
-print(json.dumps(found))
-"""
-
-
-@pytest.fixture
-def missing(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    """Takes away what the kernels need."""
-    fused._unsupported_reason.cache_clear()
-    yield monkeypatch
-    fused._unsupported_reason.cache_clear()
-
-
-@pytest.mark.parametrize("argument", ["fused", "capturable"])
-def test_the_error_names_a_gpu_and_the_interpreter_where_both_are_missing(
-    argument: str, missing: pytest.MonkeyPatch
-) -> None:
-    missing.setattr(fused, "_kernels_are_interpreted", lambda: False)
-    param = torch.zeros(2, 2, requires_grad=True)
-    param.grad = torch.ones(2, 2)
-    with pytest.raises(RuntimeError, match=rf"{argument}=True is not .* need a CUDA device \(TRITON_INTERPRET=1"):
-        Adafactor([param], **{argument: True}).step()
-
-
-def test_the_error_names_triton_where_it_is_missing(missing: pytest.MonkeyPatch) -> None:
-    missing.setattr(fused, "_triton_is_installed", lambda: False)
-    with pytest.raises(RuntimeError, match="fused=True is not supported: Triton is not installed"):
-        Adafactor([torch.zeros(2, 2)], fused=True)
-
-
-@pytest.mark.slow
-def test_in_a_process_without_them_the_error_names_gpu_and_interpreter_or_triton() -> None:
-    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    run = subprocess.run(
-        [sys.executable, "-c", WHAT_IS_MISSING], env=environment, capture_output=True, text=True, check=False
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
-    found = json.loads(run.stdout.splitlines()[-1])
-    for argument in ("fused", "capturable"):
-        assert f"{argument}=True is not supported" in found[argument]
-        assert "need a CUDA device" in found[argument]
-        assert "TRITON_INTERPRET=1" in found[argument]
-    assert "fused=True is not supported: Triton is not installed" in found["triton"]
 
 
 def test_bf16_gradients_below_its_machine_epsilon_move_it_as_a_float32_parameter(device: str) -> None:

@@ -8,6 +8,7 @@ import os
 import pathlib
 import pickle
 import socket
+import time
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -26,13 +27,17 @@ PRELOADED = [
 """What takes seconds to import: once, in the process that all others are forked from."""
 
 TIMEOUT = datetime.timedelta(seconds=60)
+"""How long a process waits for the others."""
+
+LONGEST = 1200.0
+"""Seconds after which the processes of a call are ended."""
 
 
 def run(function: Callable[..., Any], size: int, folder: pathlib.Path, *args: Any) -> list[Any]:
     """Calls ``function(*args)`` in each of ``size`` processes; returns what they returned, by rank.
 
     Raises:
-        AssertionError: A process raised; with its traceback.
+        AssertionError: A process raised, with its traceback; or it ended without a result or not in time.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -45,12 +50,25 @@ def run(function: Callable[..., Any], size: int, folder: pathlib.Path, *args: An
     ]
     for process in processes:
         process.start()
+    ends = time.monotonic() + LONGEST
     for process in processes:
-        process.join()
-    results = [pickle.loads((folder / f"rank-{rank}.pickle").read_bytes()) for rank in range(size)]
+        process.join(max(0.0, ends - time.monotonic()))
+    results = [_result(folder / f"rank-{rank}.pickle", process) for rank, process in enumerate(processes)]
     failed = [f"rank {rank}: {result}" for rank, (good, result) in enumerate(results) if not good]
     assert not failed, "\n".join(failed)
     return [result for _, result in results]
+
+
+def _result(file: pathlib.Path, process: Any) -> tuple[bool, Any]:
+    """Whether a process did what it should, and what it returned, or what went wrong; ends one that still runs."""
+    late = process.is_alive()
+    process.kill()
+    process.join()
+    if file.exists():
+        good, result = pickle.loads(file.read_bytes())
+        if not (good and late):
+            return good, result
+    return False, f"did not end within {LONGEST:g} s" if late else f"ended with {process.exitcode}, without a result"
 
 
 def _process(function: Callable[..., Any], rank: int, size: int, port: int, folder: str, args: tuple[Any, ...]) -> None:

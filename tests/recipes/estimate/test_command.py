@@ -1,141 +1,16 @@
 """The predicted memory is the one in the training's report, and the advice makes a recipe fit."""
 
-import contextlib
-import io
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-import yaml
 
-from recipes.cli import optimizer_files
 from recipes.cli.main import main
-from recipes.estimate.parts import Candidate
+from tests.recipes.estimate.commands import IN_A_GIGABYTE, estimate, own, rows
 
-TRAINER = """\
-trainer:
-  accelerator: cpu
-  max_steps: 2
-  limit_val_batches: 1
-  num_sanity_val_steps: 0
-  enable_model_summary: false
-  enable_progress_bar: false
-"""
-CLASSIFIER = """\
-model:
-  class_path: recipes.TextClassifier
-  init_args:
-    pretrained: {model}
-    optimizer:
-      class_path: lightning_adafactor.Adafactor
-      init_args: {{lr: 1.0e-3, scale_parameter: false, relative_step: false}}
-data:
-  class_path: recipes.TextClassificationData
-  init_args:
-    text: headline
-    label: desk
-    train: {wires}
-    max_length: 13
-    batch_size: 6
-"""
-LANGUAGE_MODEL = """\
-model:
-  class_path: recipes.LanguageModel
-  init_args:
-    evaluate_before: false
-    architecture: {model_type: gpt2, n_layer: 2, n_embd: 32, n_head: 2, n_positions: 32}
-data:
-  class_path: recipes.LanguageModelingData
-  init_args:
-    train: text.txt
-    vocabulary_size: 270
-    block_size: 16
-    batch_size: 2
-"""
 FINE_TUNING = ["--model.freeze=embeddings", "--model.pooling=mean", "--model.layer_lr_decay=0.9"]
 PARTS = ("parameter_memory", "gradient_memory", "optimizer_state")
-
-
-@pytest.fixture(scope="module")
-def usual_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the command of ``usual`` ran."""
-    return tmp_path_factory.mktemp("usual")
-
-
-@pytest.fixture(scope="module")
-def usual(tiny_model: Path, wires_csv: Path, usual_folder: Path) -> tuple[dict[str, Any], str]:
-    """What the command writes and prints for a recipe alone, with a limit that some rows fit into."""
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
-        patch.chdir(usual_folder)
-        Path("tiny-cls.yaml").write_text(
-            TRAINER + CLASSIFIER.format(model=tiny_model, wires=wires_csv), encoding="utf-8"
-        )
-        result = estimate("--config=tiny-cls.yaml", "--gpu-memory=150kB", "--png=estimate.png")
-    return result, " ".join(printed.getvalue().split())
-
-
-@pytest.fixture(scope="module")
-def unlimited(usual_folder: Path, usual: tuple[dict[str, Any], str]) -> tuple[dict[str, Any], str]:
-    """The same without a GPU and its limit, with a strategy that is not known, and averaged weights."""
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
-        patch.chdir(usual_folder)
-        patch.setattr("torch.cuda.is_available", lambda: False)
-        unknown = ["--trainer.strategy=deepspeed", "--trainer.devices=2"]
-        unknown += ["--trainer.callbacks+=lightning.pytorch.callbacks.EMAWeightAveraging"]
-        assert main(["estimate", "--config=tiny-cls.yaml", "--optimizer=adafactor", *unknown, "--json=unlimited"]) == 0
-        return json.loads(Path("unlimited").read_text(encoding="utf-8")), " ".join(printed.getvalue().split())
-
-
-@pytest.fixture
-def classifier(tiny_model: Path, wires_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A working folder with a recipe for a tiny BERT."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("RUNS_DIR", raising=False)
-    Path("tiny-cls.yaml").write_text(TRAINER + CLASSIFIER.format(model=tiny_model, wires=wires_csv), encoding="utf-8")
-    return "--config=tiny-cls.yaml"
-
-
-@pytest.fixture
-def language_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A working folder with a recipe for a tiny GPT-2 trained from scratch, and so is its tokenizer."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("RUNS_DIR", raising=False)
-    return write_language_model()
-
-
-def write_language_model() -> str:
-    Path("text.txt").write_text("the cat sat on the mat and looked at the moon \n" * 40, encoding="utf-8")
-    Path("tiny-lm.yaml").write_text(TRAINER + LANGUAGE_MODEL, encoding="utf-8")
-    return "--config=tiny-lm.yaml"
-
-
-IN_A_GIGABYTE = ("--gpu-memory=1GB", "--optimizer=adafactor")
-
-
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The row of the language model in one process, with its activations on the GPU."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path_factory.mktemp("kept"))
-        return own(estimate(write_language_model(), *IN_A_GIGABYTE))
-
-
-def estimate(*args: str) -> dict[str, Any]:
-    """What ``estimate --json`` writes."""
-    assert main(["estimate", *args, "--json", "estimate.json"]) == 0
-    return json.loads(Path("estimate.json").read_text(encoding="utf-8"))
-
-
-def rows(result: dict[str, Any], **wanted: Any) -> list[dict[str, Any]]:
-    return [row for row in result["estimates"] if all(row[key] == value for key, value in wanted.items())]
-
-
-def own(result: dict[str, Any], **wanted: Any) -> dict[str, Any]:
-    """The row of the recipe itself."""
-    return rows(result, own=True, gradient_release=False, **wanted)[0]
 
 
 def report(name: str) -> dict[str, Any]:
@@ -390,44 +265,6 @@ def test_a_recipe_that_can_never_fit_is_reported(classifier: str) -> None:
     )
 
 
-def test_a_missing_library_is_named_and_its_formula_is_used(
-    classifier: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    found = optimizer_files.find_spec
-    missing = ("bitsandbytes", "torchao")
-    monkeypatch.setattr(optimizer_files, "find_spec", lambda name: None if name in missing else found(name))
-
-    result = estimate(classifier, "--optimizer", "adamw_8bit", "adamw_torchao_8bit")
-
-    known, unknown = (rows(result, name=name)[0] for name in ("adamw_8bit", "adamw_torchao_8bit"))
-    assert known["optimizer_state"]["elements"] > 2 * known["parameter_memory"]["elements"]
-    assert (unknown["optimizer_state"], unknown["total_bytes"], unknown["fits"]) == (None, None, None)
-    printed = " ".join(capsys.readouterr().out.split())
-    assert "adamw_8bit: bitsandbytes is not installed; from the formula for its default arguments." in printed
-    assert "adamw_torchao_8bit: torchao is not installed." in printed
-
-
-def test_an_optimizer_that_fails_has_a_row_with_the_reason(classifier: str) -> None:
-    refused = {"optimizer": {"class_path": "torch.optim.LBFGS", "init_args": {"lr": 1.0}}}
-    Path("lbfgs.yaml").write_text(yaml.safe_dump({"model": {"init_args": refused}}), encoding="utf-8")
-
-    row = rows(estimate(classifier, "--optimizer", "lbfgs.yaml"), name="lbfgs")[0]
-
-    assert row["total_bytes"] is None
-    assert row["note"]
-
-
-def test_no_chart_is_drawn_if_nothing_can_be_estimated(classifier: str, capsys: pytest.CaptureFixture[str]) -> None:
-    refused = {"optimizer": {"class_path": "torch.optim.LBFGS", "init_args": {"lr": 1.0}}}
-    Path("lbfgs.yaml").write_text(yaml.safe_dump({"model": {"init_args": refused}}), encoding="utf-8")
-
-    words = [classifier, "--config", "lbfgs.yaml", "--optimizer", "lbfgs.yaml", "--png", "estimate.png"]
-    assert main(["estimate", *words]) == 0
-
-    assert "estimate.png is not drawn: nothing could be estimated" in capsys.readouterr().err
-    assert not Path("estimate.png").exists()
-
-
 def test_options_for_the_recipes_own_optimizer_do_not_apply_to_the_others(classifier: str) -> None:
     result = estimate(classifier, "--model.optimizer.beta1=0.9", "--optimizer", "adafactor")
 
@@ -443,68 +280,9 @@ def test_the_chart_is_drawn(usual_folder: Path) -> None:
     assert width > height > 200
 
 
-@pytest.mark.parametrize(
-    ("args", "words"),
-    [
-        (["--gpu-memory", "24"], "error: --gpu-memory 24: expected a number and a unit"),
-        (
-            ["--optimizer", "adamv"],
-            "error: --optimizer adamv: there is no optimizer of that name; did you mean 'adamw'?",
-        ),
-        (["--optimiser", "adamw"], "error: unknown key 'optimiser'"),
-        (
-            ["--json", "nowhere/estimate.json"],
-            "error: --json nowhere/estimate.json: is in a folder that does not exist",
-        ),
-        (["--data.batch_sise", "3"], "did you mean 'batch_size'"),
-        (["--trainer.precision", "transformer-engine"], "which cannot be estimated: use one of 32-true"),
-        (["--data.max_length", "99"], "data.max_length is 99"),
-        (["more"], "error: 'more' belongs to no option"),
-    ],
-)
-def test_an_error_on_the_command_line_is_one_sentence(
-    args: list[str], words: str, classifier: str, capsys: pytest.CaptureFixture
-) -> None:
-    assert main(["estimate", classifier, *args]) == 2
-
-    error = capsys.readouterr().err
-    assert words in error
-    assert "Traceback" not in error
-
-
-def test_a_missing_config_is_one_sentence(capsys: pytest.CaptureFixture) -> None:
-    assert main(["estimate", "--gpu-memory=24GB"]) == 2
-    assert "the following arguments are required: -c/--config" in capsys.readouterr().err
-
-    assert main(["estimate", "--config=clss.yaml"]) == 2
-    assert "did you mean cls.yaml" in capsys.readouterr().err
-
-
-def test_a_module_that_cannot_be_estimated_is_named(tiny_recipe: Path, capsys: pytest.CaptureFixture) -> None:
-    assert main(["estimate", "--config=tiny.yaml"]) == 2
-
-    assert "TinyModel cannot be estimated: it does not subclass recipes.recipe.Recipe" in capsys.readouterr().err
-
-
 def test_help_explains_the_options(capsys: pytest.CaptureFixture) -> None:
     assert main(["estimate", "--help"]) == 0
 
     printed = " ".join(capsys.readouterr().out.split())
     assert "Activations are an upper bound" in printed
     assert "--gpu-memory SIZE" in printed
-
-
-class GpuOnly(torch.optim.SGD):
-    """Seems to be from a library whose kernels are for GPUs."""
-
-
-GpuOnly.__module__ = "flashoptim.optimizers"
-
-
-def test_the_state_of_an_optimizer_for_gpus_is_unknown_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-
-    candidate = Candidate.made_by(partial(GpuOnly, lr=0.1), "flash", "flashoptim.FlashAdamW")
-
-    assert candidate.make is None
-    assert candidate.unsupported_reason == "FlashOptim's kernels need an NVIDIA GPU"

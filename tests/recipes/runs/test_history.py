@@ -1,12 +1,15 @@
 """What a run's history notes, batch by batch."""
 
+from typing import Any
+
 import pytest
 import torch
 from lightning import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from recipes.runs.history import RunHistory
+from lightning_adafactor.memory import StateSize
+from recipes.runs.history import RunHistory, held_by
 
 
 class _Model(LightningModule):
@@ -24,8 +27,19 @@ class _Model(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=1e-2)
 
 
-def _fit(**arguments: object) -> tuple[_Model, RunHistory]:
-    module, history = _Model(), RunHistory()
+class _Sharing(torch.optim.SGD):
+    """Keeps a map that all parameters share, as bitsandbytes does."""
+
+    def step(self, closure: Any = None) -> Any:
+        for parameter in self.param_groups[0]["params"]:
+            self.state[parameter].setdefault("map", self.shared)
+        return super().step(closure)
+
+    shared = torch.zeros(256)
+
+
+def _fit(module: _Model | None = None, **arguments: object) -> tuple[_Model, RunHistory]:
+    module, history = module or _Model(), RunHistory()
     trainer = Trainer(
         accelerator="cpu",
         max_epochs=1,
@@ -62,3 +76,18 @@ def test_every_example_is_counted_once() -> None:
     _, history = _fit()
 
     assert history.samples == 8
+
+
+def test_the_state_is_measured_before_lightning_moves_it_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    def move(value: Any, device: object) -> Any:  # as from a GPU
+        return value.clone() if isinstance(value, Tensor) else value
+
+    monkeypatch.setattr("lightning.fabric.utilities.optimizer.move_data_to_device", move)
+    module = _Model()
+    optimizer = _Sharing(module.parameters(), lr=1e-2)
+    monkeypatch.setattr(module, "configure_optimizers", lambda: optimizer)
+
+    _, history = _fit(module)
+
+    assert history.state == history.total_state == StateSize(elements=2 * 256, bytes=4 * 256)
+    assert held_by([optimizer])[0].bytes == 2 * 4 * 256

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -81,6 +82,48 @@ def test_a_paged_state_is_an_error_where_bitsandbytes_would_fall_back_to_another
 
     with pytest.raises(RecipeError, match="Paged optimizers are not supported on CPU"):
         check_device_support(paged, paged([nn.Parameter(torch.zeros(2))]))
+
+
+def on_a_gpu(library: str, **options: object) -> None:
+    """Checks an optimizer of a library that compiles its kernels, with a parameter that seems to be on a GPU."""
+    kind = type("Gefen", (torch.optim.SGD,), {"__module__": library})
+    built = kind([nn.Parameter(torch.zeros(2))])
+    built.param_groups = [{"params": [SimpleNamespace(device=torch.device("cuda"))], **options}]
+    check_device_support(kind, built)
+
+
+@pytest.fixture
+def nvcc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where nvcc is sought; nothing is there."""
+    monkeypatch.setattr("torch.utils.cpp_extension.CUDA_HOME", None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    return tmp_path / "nvcc"
+
+
+@pytest.mark.parametrize(("library", "name"), [("gefen", "Gefen-X"), ("adafactor8bit", "adafactor8bit")])
+def test_kernels_that_the_first_step_compiles_are_told_of(
+    library: str, name: str, nvcc: Path, capsys: pytest.CaptureFixture
+) -> None:
+    nvcc.touch(0o755)
+    on_a_gpu(f"{library}.optimizer")
+    assert capsys.readouterr().err == (
+        f"note: {name} compiles its CUDA kernels in its first step, unless an earlier run did: this takes minutes\n"
+    )
+
+
+@pytest.mark.usefixtures("nvcc")
+def test_gefen_without_nvcc_is_refused_for_it_would_fall_back_to_other_operations() -> None:
+    with pytest.raises(RecipeError, match=r"nvcc, which is neither in CUDA_HOME nor in PATH: install the CUDA toolkit"):
+        on_a_gpu("gefen.gefen")
+
+
+@pytest.mark.usefixtures("nvcc")
+@pytest.mark.parametrize(("library", "switch"), [("gefen", "fused"), ("adafactor8bit", "use_cuda_kernel")])
+def test_without_its_kernels_an_optimizer_needs_no_nvcc(
+    library: str, switch: str, capsys: pytest.CaptureFixture
+) -> None:
+    on_a_gpu(f"{library}.optimizer", **{switch: False})
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("library", ["bitsandbytes", "torchao"])

@@ -184,7 +184,7 @@ def test_all_ranks_stop_with_one_sentence_when_the_loss_of_one_is_nan(
 
     both = SimpleNamespace(is_available=lambda: True, is_initialized=lambda: True, get_world_size=lambda: 2)
     both.all_gather_object = all_gather_object
-    monkeypatch.setattr("recipes.training.divergence.distributed", both)
+    monkeypatch.setattr("lightning_adafactor.sharded.reduction.distributed", both)
     callback = StopOnDivergence()
 
     with pytest.raises(TrainingDiverged, match=f"NaN or infinite at step {5 if own == 1.0 else 4}"):
