@@ -288,7 +288,7 @@ class Adafactor(Optimizer):
                 raise RuntimeError("Adafactor does not support complex parameters")
             path, entry = self._new_entry(group, param, index, rule)
             if isinstance(entry, sharded_step.ShardedEntry):
-                if path == "fused":
+                if path == "fused" and isinstance(param, DTensor):
                     sharded_cache.keep(entry, number, param, self.state[param])
                 work.sharded.append(entry)
                 continue
