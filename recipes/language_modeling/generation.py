@@ -6,6 +6,7 @@ import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from recipes.messages import RecipeError
+from recipes.models.positions import positions_of
 from recipes.models.pretrained import quiet
 from recipes.sharding.weights import is_sharded
 
@@ -93,7 +94,7 @@ def read_prompt(
     length = tokens.shape[1]
     if length == 0 or not prompt.strip():
         raise RecipeError(f"{key} is empty: give at least one word to continue")
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    positions = positions_of(model.config)
     if positions is not None and length + max_new_tokens > positions:
         raise RecipeError(
             f"{key} has {length} tokens, and with {max_new_tokens} new ones that is more than the {positions} that "

@@ -23,6 +23,7 @@ from recipes.language_modeling.loss import (
 from recipes.language_modeling.metrics import TokenMetrics, negative_log_likelihood
 from recipes.language_modeling.packing import IGNORED
 from recipes.messages import RecipeError
+from recipes.models.positions import positions_of
 from recipes.models.pretrained import check_vocabulary
 from recipes.ranges import NonNegativeFloat, PositiveInt
 from recipes.recipe import Recipe
@@ -135,7 +136,7 @@ class LanguageModel(Recipe[LanguageModelingData]):
         else:
             config = self.load_config(**self.architecture)
             refuse_without_effect(config, [key for key in self.architecture if not hasattr(config, key)])
-        positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+        positions = positions_of(config)
         if positions is not None and data.block_size > positions:
             raise RecipeError(
                 f"data.block_size is {data.block_size}, but {self._name()} reads {positions} tokens at most"

@@ -4,17 +4,13 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from recipes.models.positions import positions_of
+
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 LEAST = 3
 """Tokens that a text has at least: a first, a last, and one between them."""
-
-NUMBERED_AFTER_PADDING = frozenset(
-    {"camembert", "data2vec-text", "ibert", "longformer", "luke", "mpnet", "roberta", "roberta-prelayernorm"}
-    | {"xlm-roberta", "xlm-roberta-xl", "xmod"}
-)
-"""Model types of transformers whose first position is not 0 but the id of the padding token plus one."""
 
 
 def count_tokens(
@@ -41,18 +37,6 @@ def covering(lengths: Sequence[int], share: float) -> int:
     # Rounded first: 0.95 times 100 is a little above 95.
     place = math.ceil(round(share * len(lengths), 6))
     return max(sorted(lengths)[max(place, 1) - 1], LEAST)
-
-
-def positions_of(config: "PretrainedConfig") -> int | None:
-    """The number of tokens for which a model has positions; None if it has no limit.
-
-    RoBERTa and its relatives number them from the id of the padding token plus one.
-    """
-    text = config.get_text_config()
-    positions = getattr(text, "max_position_embeddings", None)
-    if positions is None or text.model_type not in NUMBERED_AFTER_PADDING:
-        return positions
-    return int(positions) - (text.pad_token_id or 0) - 1
 
 
 def longest_input(config: "PretrainedConfig", tokenizer: "PreTrainedTokenizerBase") -> float:

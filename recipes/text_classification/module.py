@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from lightning_adafactor import Adafactor
 from recipes.messages import RecipeError, tell
+from recipes.models.positions import positions_of
 from recipes.models.pretrained import check_vocabulary, tell_initialized
 from recipes.ranges import FractionBelow1
 from recipes.recipe import Recipe
@@ -20,7 +21,6 @@ from recipes.sharding.weights import is_sharded
 from recipes.text_classification.data import TextClassificationData
 from recipes.text_classification.head import fit, initialize_head, inputs_of, output_layers
 from recipes.text_classification.labels import trained_labels
-from recipes.text_classification.lengths import positions_of
 from recipes.text_classification.loss import ClassWeights, class_weights, training_loss
 from recipes.text_classification.metrics import classification_metrics
 from recipes.text_classification.pooling import Pooling, is_wrapped, with_mean_pooling

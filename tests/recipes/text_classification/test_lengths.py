@@ -1,19 +1,17 @@
 """``data.max_length: 95%``: the shortest length that covers the texts, up to what the model reads."""
 
 from pathlib import Path
-from typing import Any
 
 import pandas
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from jsonargparse import ArgumentError, ArgumentParser
-from transformers import AutoTokenizer, BertConfig, BertModel, RobertaConfig, RobertaModel
+from transformers import AutoTokenizer
 
 from recipes import TextClassificationData, TextClassifier
 from recipes.messages import RecipeError
-from recipes.text_classification.lengths import LEAST, covering, positions_of
+from recipes.text_classification.lengths import LEAST, covering
 from tests.recipes.text_classification.test_data import load
 
 
@@ -105,20 +103,3 @@ def test_a_tokenizer_without_a_limit_needs_texts_or_a_number(
 
     with pytest.raises(RecipeError, match=r"data\.max_length is 95% and data\.train is null.*: give a number"):
         load(tiny_model, "predict", predict=str(wires_csv), max_length="95%")
-
-
-@pytest.mark.parametrize(
-    ("config", "model", "read"),
-    [
-        (RobertaConfig(max_position_embeddings=20, pad_token_id=1), RobertaModel, 18),
-        (BertConfig(max_position_embeddings=20), BertModel, 20),
-    ],
-)
-def test_a_model_reads_as_many_tokens_as_it_has_positions_for(config: Any, model: Any, read: int) -> None:
-    config.update({"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8})
-    encoder = model(config)
-
-    assert positions_of(config) == read
-    encoder(torch.full((1, read), 5))
-    with pytest.raises((IndexError, RuntimeError)):
-        encoder(torch.full((1, read + 1), 5))
