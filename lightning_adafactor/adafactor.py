@@ -274,27 +274,24 @@ class Adafactor(Optimizer):
             rule = rules.get(number)
             if rule is None:
                 rule = rules[number] = self._rule(group, part=part is not None)
-            if isinstance(param, DTensor):
-                shard = sharded_cache.find(index, number, param, self.state[param], rule)
-                if shard is not None:
-                    work.sharded.append(shard)
-                    continue
-            else:
-                kept = cache.find(index, number, param, grad, self.state[param], rule)
-                if kept is not None:
-                    work.fused.append(kept)
-                    continue
+            state = self.state[param]
+            kept = (
+                sharded_cache.find(index, number, param, state, rule)
+                if isinstance(param, DTensor)
+                else cache.find(index, number, param, grad, state, rule)
+            )
+            if kept is not None:
+                work.add(kept, "fused")
+                continue
             if torch.is_complex(param):
                 raise RuntimeError("Adafactor does not support complex parameters")
             path, entry = self._new_entry(group, param, index, rule)
-            if isinstance(entry, sharded_step.ShardedEntry):
-                if path == "fused" and isinstance(param, DTensor):
-                    sharded_cache.keep(entry, number, param, self.state[param])
-                work.sharded.append(entry)
-                continue
-            if path == "fused" and not isinstance(param, DTensor):
-                cache.keep(entry, number, param, grad, self.state[param])
-            getattr(work, path).append(entry)
+            work.add(entry, path)
+            if path == "fused":
+                if isinstance(entry, sharded_step.ShardedEntry):
+                    sharded_cache.keep(entry, number, param, state)
+                elif not isinstance(param, DTensor):
+                    cache.keep(entry, number, param, grad, state)
         return work
 
     def _new_entry(

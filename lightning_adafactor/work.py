@@ -12,6 +12,7 @@ from torch import Tensor
 from lightning_adafactor import compiled as compiled_step
 from lightning_adafactor import plain
 from lightning_adafactor.entry import Entry
+from lightning_adafactor.implementation import Path
 from lightning_adafactor.sharded import step as sharded_step
 
 if TYPE_CHECKING:
@@ -40,6 +41,13 @@ class Work:
     plain: list[Entry] = dataclasses.field(default_factory=list)
     sharded: list[sharded_step.ShardedEntry] = dataclasses.field(default_factory=list)
 
+    def add(self, entry: Entry | sharded_step.ShardedEntry, path: Path) -> None:
+        """Adds an entry to those of its implementation."""
+        if isinstance(entry, sharded_step.ShardedEntry):
+            self.sharded.append(entry)
+        else:
+            getattr(self, path).append(entry)
+
     def execute(self, kept: KeptSteps, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
         """Takes the step.
 
@@ -51,21 +59,18 @@ class Work:
         if self.sharded:
             kept.sharded = kept.sharded or sharded_step.ShardedAdafactor()
             found_inf = kept.sharded(self.sharded, grad_scale=grad_scale, found_inf=found_inf)
-            for sharded in self.sharded:  # as below
-                if sharded.path == "fused":
-                    sharded.entry.release_gradient()
         if self.fused:
             if kept.fused is None:
                 from lightning_adafactor.fused.step import FusedAdafactor  # needs Triton
 
                 kept.fused = FusedAdafactor()
             kept.fused(self.fused, grad_scale=grad_scale, found_inf=found_inf)
-            for entry in self.fused:  # the entries are kept, by the cache and by the tables
-                entry.release_gradient()
         if self.compiled:
             compiled_step.adafactor(self.compiled, grad_scale=grad_scale, found_inf=found_inf)
         if self.plain:
             plain.adafactor(self.plain, grad_scale=grad_scale, found_inf=found_inf)
+        for entry in (*self.fused, *(each.entry for each in self.sharded if each.path == "fused")):
+            entry.release_gradient()  # the entries are kept, by the caches and by the tables
 
 
 def check_capture(groups: Iterable[dict[str, Any]]) -> None:

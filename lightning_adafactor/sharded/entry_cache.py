@@ -60,7 +60,9 @@ class ShardedEntryCache:
         found = self._local.find(index, group, local(param), local_gradient(param), state, rule)
         return None if found is None else kept.entry
 
-    def keep(self, entry: ShardedEntry, group: int, param: DTensor, state: dict[str, Any]) -> None:
-        """Keeps a new entry; arguments as of :meth:`find`."""
+    def keep(self, entry: ShardedEntry, group: int, param: Tensor, state: dict[str, Any]) -> None:
+        """Keeps a new entry of this step; arguments as of :meth:`find`."""
+        assert isinstance(param, DTensor)
         self._kept[entry.entry.index] = _Kept(entry, param, param.placements)
-        self._local.keep(entry.entry, group, local(param), local_gradient(param), state)
+        own = entry.entry  # its gradient, and not the parameter's, which might have to be redistributed once more
+        self._local.keep(own, group, local(param), own.grad.mT if own.transposed else own.grad, state)
