@@ -21,6 +21,7 @@ from recipes.compare.plan import Budget, Plan, seed_of
 from recipes.compare.progress import Screen
 from recipes.compare.results import comparison
 from recipes.compare.runs import INVALID_SETTINGS, Outcome
+from recipes.compare.schedule import Schedule
 from recipes.compare.sweep import DEFAULT_SWEEP, Rate
 from recipes.compare.tables import print_table
 from recipes.compare.trials import train
@@ -31,10 +32,10 @@ from recipes.runs.folder import config_name, runs_root
 DESCRIPTION = """\
 Trains the same recipe with several optimizers and compares memory, time and quality.
 
-The runs are separate processes, one after the other, with the same order of data and, for the same seed, the same
-initial weights. Short timing runs measure time and memory; a sweep chooses each optimizer's learning rate by the
-validation metric; further seeds show the spread; a paired test says which differences can be concluded. Writes
-comparison.json, comparison.md and comparison.png, and a folder for each run with its log.
+The runs are separate processes with the same order of data and, for the same seed, the same initial weights. Short
+timing runs measure time and memory; a sweep chooses each optimizer's learning rate by the validation metric; further
+seeds show the spread; a paired test says which differences can be concluded. Writes comparison.json, comparison.md and
+comparison.png, and a folder for each run with its log.
 
 It can be interrupted: the same command keeps the finished runs and runs the rest. A run that fails is a row with the
 reason, and the other runs continue."""
@@ -83,19 +84,18 @@ def main(args: Sequence[str]) -> int:
 
 def _compare(plan: Plan, args: Sequence[str]) -> int:
     command = shlex.join(["python", "-m", "recipes.compare", *args])
-    outcomes: list[Outcome] = []
-    rates: dict[str, float | None] = {}
-    with Screen(plan) as screen:
+    schedule = Schedule(plan)
+    with Screen(plan, schedule.left()) as screen:
         try:
-            for outcome in train(plan, rates, screen):
-                outcomes.append(outcome)
+            train(plan, schedule, screen)
         except KeyboardInterrupt:
+            outcomes = schedule.outcomes
             done = sum(outcome.report is not None for outcome in outcomes)
             raise KeyboardInterrupt(
-                f"{done} of {plan.size()} runs are finished and kept in {plan.out}; "
+                f"{done} of {len(outcomes) + schedule.left()} runs are finished and kept in {plan.out}; "
                 f"to continue, repeat the command: {command}"
             ) from None
-    return _conclude(plan, outcomes, rates, command)
+    return _conclude(plan, schedule.outcomes, schedule.rates(), command)
 
 
 def parser() -> CommandParser:
@@ -149,6 +149,13 @@ def parser() -> CommandParser:
         f"turn (default: {TIMING_ROUNDS}; 0: time and memory are those of the training runs)",
     )
     parser.add_argument(
+        "--jobs",
+        metavar="N",
+        help="trainings at a time (default: 1). Small models leave much of a GPU idle, and its memory must hold N of "
+        "them; on CPUs also give each its share of the cores, such as --jobs 2 --threads 1. Timing runs are always "
+        "alone",
+    )
+    parser.add_argument(
         "--out", metavar="FOLDER", help="folder of the comparison (default: compare-NAME in the folder of all runs)"
     )
     parser.add_argument(
@@ -189,6 +196,7 @@ def plan_of(args: Sequence[str]) -> Plan:
         widen if sweep else 0,
         rounds,
         bool(sweep) and not given.keep_hopeless,
+        _whole_number("--jobs", given.jobs, 1, least=1),
     )
     for choice in choices:
         plan.rates(choice)
@@ -254,7 +262,7 @@ def _refuse_duplicates(option: str, values: Sequence[Any], remedy: str) -> None:
 
 def _passed_on(others: list[str]) -> list[str]:
     """The options that apply to every run, checked as far as is possible without importing torch."""
-    own = ("sweep-lr", "widen", "keep-hopeless", "budget-steps", "budget-seconds", "timing-rounds", "out")
+    own = ("sweep-lr", "widen", "keep-hopeless", "budget-steps", "budget-seconds", "timing-rounds", "jobs", "out")
     known = [f"--{name}" for name in ("config", "optimizers", "seeds", *own, "keep-models")]
     for option in CommandLine.parse(others).options:
         for refused, remedy in REFUSED.items():

@@ -131,6 +131,7 @@ class Plan:
         widen: Number of rates that a sweep may add for each optimizer while its best rate is the lowest or highest.
         timing_rounds: Number of timing runs of each optimizer.
         stop_hopeless: Whether to stop runs of a sweep that are far behind its best one.
+        jobs: Number of trainings at a time. Timing runs are always alone.
     """
 
     configs: Sequence[ConfigFile]
@@ -144,6 +145,7 @@ class Plan:
     widen: int = 0
     timing_rounds: int = 0
     stop_hopeless: bool = False
+    jobs: int = 1
 
     @property
     def name(self) -> str:
@@ -180,11 +182,6 @@ class Plan:
     def further_trials(self, choice: Choice, rate: float | None, steps: int | None = None) -> list[Trial]:
         """The runs with the other seeds, at the chosen learning rate."""
         return [Trial(self, choice, rate, seed, steps) for seed in self.seeds[1:]]
-
-    def size(self) -> int:
-        """The number of runs, without those that a sweep adds."""
-        trainings = sum(len(self.rates(choice)) + len(self.seeds) - 1 for choice in self.choices)
-        return trainings + self.timing_rounds * len(self.choices)
 
 
 def seed_of(configs: Sequence[ConfigFile]) -> int:

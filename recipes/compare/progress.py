@@ -1,9 +1,10 @@
-"""The progress of a comparison on the screen: the current run, the number of runs, the time left."""
+"""The progress of a comparison on the screen: the runs that go on, the number of runs, the time left."""
 
 import statistics
 import sys
 import time
 from datetime import timedelta
+from pathlib import Path
 from types import TracebackType
 
 from rich.console import Group
@@ -20,30 +21,29 @@ class Screen:
 
     Args:
         plan: The comparison.
+        left: The number of its runs.
     """
 
-    def __init__(self, plan: Plan) -> None:
-        self._folder = plan.out
-        self._total = plan.size()
-        self._done = 0
+    def __init__(self, plan: Plan, left: int) -> None:
+        self._folder, self._jobs = plan.out, plan.jobs
+        self._done, self._left = 0, left
         self._seconds: list[float] = []
-        self._trial: Trial | None = None
-        self._since = 0.0
+        self._running: dict[Path, tuple[Trial, float]] = {}
         self._live: Live | None = None
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[left]}"),
+            TextColumn("{task.fields[time]}"),
         )
-        self._task = self._bar.add_task("", total=self._total, left="")
+        self._task = self._bar.add_task("", total=left, time="")
 
     def __enter__(self) -> "Screen":
         if sys.stdout.isatty():
             self._live = Live(self._bar, refresh_per_second=4)
             self._live.__enter__()
-        print(f"{self._total} {'run' if self._total == 1 else 'runs'} in {self._folder}")
+        print(f"{self._left} {'run' if self._left == 1 else 'runs'} in {self._folder}")
         return self
 
     def __exit__(
@@ -53,46 +53,55 @@ class Screen:
             self._live.update(self._bar)
             self._live.__exit__(kind, error, trace)
 
-    def expect_fewer(self, runs: int) -> None:
-        """Subtracts runs that are skipped."""
-        self._total -= runs
-        self._bar.update(self._task, total=self._total)
-
-    def expect_more(self, runs: int) -> None:
-        """Adds runs that were not planned."""
-        self.expect_fewer(-runs)
-
     def start(self, trial: Trial) -> None:
         """Shows a run that has started."""
-        self._trial, self._since = trial, time.monotonic()
-        self._bar.update(self._task, description=trial.title, left=self._left())
+        time_left = self._time_left()
+        self._running[trial.folder] = trial, time.monotonic()
+        self._show()
         if self._live is None:
-            left = self._left()
-            print(f"[{self._done + 1}/{self._total}] {trial.title}: started{f', {left}' if left else ''}", flush=True)
+            place = f"{self._done + len(self._running)}/{self._done + self._left}"
+            print(f"[{place}] {trial.title}: started{f', {time_left}' if time_left else ''}", flush=True)
 
     def tick(self) -> None:
-        """Updates the time left and the run's last line."""
-        if self._live is None or self._trial is None:
+        """Updates the time left and the last line of each run."""
+        if self._live is None:
             return
-        self._bar.update(self._task, left=self._left())
-        line = Text(f"  {last_line(self._trial)}", style="dim", no_wrap=True, overflow="ellipsis")
-        self._live.update(Group(self._bar, line))
+        self._show()
+        alone = len(self._running) == 1
+        lines = [
+            Text(
+                f"  {'' if alone else f'{trial.title}: '}{last_line(trial)}",
+                style="dim",
+                no_wrap=True,
+                overflow="ellipsis",
+            )
+            for trial, _ in self._running.values()
+        ]
+        self._live.update(Group(self._bar, *lines))
 
-    def end(self, outcome: Outcome) -> None:
-        """Shows how a run has ended, or that it was finished before."""
-        self._done += 1
+    def end(self, outcome: Outcome, left: int) -> None:
+        """Shows how a run has ended, or that it was finished before; ``left`` is the number of those that have not."""
+        self._done, self._left = self._done + 1, left
         if outcome.seconds is not None and outcome.report is not None:
             self._seconds.append(outcome.seconds)
-        self._trial = None
-        self._bar.update(self._task, completed=self._done, left="")
-        print(f"[{self._done}/{self._total}] {outcome.trial.title}: {_how_it_ended(outcome)}", flush=True)
+        self._running.pop(outcome.trial.folder, None)
+        self._show()
+        print(f"[{self._done}/{self._done + left}] {outcome.trial.title}: {_how_it_ended(outcome)}", flush=True)
 
-    def _left(self) -> str:
-        if not self._seconds:
+    def _show(self) -> None:
+        """Updates the bar."""
+        titles = [trial.title for trial, _ in self._running.values()]
+        what = titles[0] if len(titles) == 1 else f"{len(titles)} runs" if titles else ""
+        total = self._done + self._left
+        self._bar.update(self._task, description=what, completed=self._done, total=total, time=self._time_left())
+
+    def _time_left(self) -> str:
+        if not self._seconds or not self._left:
             return ""
-        each = statistics.fmean(self._seconds)
-        left = max(each - (time.monotonic() - self._since), 0) + each * (self._total - self._done - 1)
-        return f"about {timedelta(seconds=round(left))} left"
+        each, now = statistics.fmean(self._seconds), time.monotonic()
+        running = sum(max(each - (now - since), 0) for _, since in self._running.values())
+        waiting = each * (self._left - len(self._running))
+        return f"about {timedelta(seconds=round((running + waiting) / min(self._jobs, self._left)))} left"
 
 
 def _how_it_ended(outcome: Outcome) -> str:

@@ -29,7 +29,7 @@ def remarks(result: dict[str, Any], plan: Plan) -> list[str]:
                 f"WARNING: the runs have different {what}: delete the folders of the old ones to run them again."
             )
     found.append(result["conclusion"])
-    found += _disturbed(result)
+    found += _disturbed(result, plan)
     found.append(_about_rates(result, plan))
     found += _at_the_edge(result)
     found += _hopeless(result)
@@ -88,13 +88,14 @@ def _hopeless(result: dict[str, Any]) -> list[str]:
     ]
 
 
-def _disturbed(result: dict[str, Any]) -> list[str]:
+def _disturbed(result: dict[str, Any], plan: Plan) -> list[str]:
     """Whether time per step can be compared."""
     timings = {row["name"]: row["timing"] for row in result["optimizers"]}
     if not any(timings.values()):
+        which = f"up to {plan.jobs} at a time" if plan.jobs > 1 else "some maybe beside other programs or hours apart"
         return [
-            "Time per step and peak memory are those of the training runs, some of which may have run beside other "
-            "programs or hours apart: --timing-rounds 3 measures them in runs of their own."
+            f"Time per step and peak memory are those of the training runs, {which}: --timing-rounds 3 measures them "
+            "in runs of their own."
         ]
     loads = [load for timing in timings.values() if timing for load in timing["other_cores"] if load is not None]
     disturbed = [load for load in loads if load > DISTURBED]

@@ -1,4 +1,4 @@
-"""Runs the trials of a comparison, one process after the other; finished ones are not run again.
+"""Runs the trials of a comparison, each in a process of its own; finished ones are not run again.
 
 A trial's folder holds ``log.txt`` (the output of all its attempts), ``command.txt``, ``settings.json``, and the run's
 folder that ``fit`` creates; a ``report.json`` in it means that the run has finished. Its checkpoints and model are then
@@ -11,24 +11,19 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from recipes.compare import processes
 from recipes.compare.load import OtherLoad
 from recipes.compare.plan import Trial, shown
 from recipes.messages import RecipeError
-from recipes.runs import slurm
 from recipes.runs.folder import VERSION
 
 INVALID_SETTINGS = 2
-SECONDS_BETWEEN_CHECKS = 0.2
-SECONDS_TO_STOP = 60
 LINES_READ = 200
 EXCEPTION = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Exit|Interrupt)\b.*")
 HOPELESS = "hopeless: "
@@ -46,7 +41,8 @@ class Outcome:
         reason: Why it did not finish, in one line.
         status: Exit status of its process; 0 if it was finished before.
         seconds: Wall time of its process, None if it did not run.
-        other_cores: CPU cores that other programs kept busy meanwhile, on average; None if unknown.
+        other_cores: CPU cores that other programs kept busy meanwhile, on average; None if unknown, or if other runs of
+            the comparison went on at the same time.
         kept: Whether it was finished before.
         folder: The run's folder, or the trial's if it did not finish.
     """
@@ -79,40 +75,52 @@ def finished(trial: Trial) -> Outcome | None:
     return None
 
 
-def run(trial: Trial, tick: Callable[[], object] = lambda: None, options: Sequence[str] = ()) -> Outcome:
-    """Runs a trial in a process of its own and waits for it.
+class Run:
+    """A trial in a process of its own, from its start on.
 
     Args:
         trial: The trial.
-        tick: Called several times a second while the process runs.
         options: Further options of its command, which do not change the result of a run that finishes.
+        alone: Whether no other run goes on meanwhile, so that the machine's load is that of other programs.
 
     Raises:
         RecipeError: The trial's folder cannot be written.
-        KeyboardInterrupt: The user pressed Ctrl-C; the process has ended.
     """
-    command = [*trial.command, *options]
-    _prepare(trial, command)
-    if not trial.plan.keep_models:
-        for attempt in trial.folder.glob("*/version_*"):  # of interrupted attempts: each starts from the beginning
-            _drop_weights(attempt)
-    load = OtherLoad()
-    log = trial.folder / "log.txt"
-    with log.open("ab") as output:
-        start = output.tell()
-        status = _wait(command, output, tick)
-    seconds, other_cores = time.monotonic() - load.started, load.cores()
-    found = _report(trial.folder) if status == 0 else None
-    if found is not None:
-        file, report = found
+
+    def __init__(self, trial: Trial, options: Sequence[str] = (), alone: bool = True) -> None:
+        command = [*trial.command, *options]
+        _prepare(trial, command)
         if not trial.plan.keep_models:
-            _drop_weights(file.parent)
-        _note_end(trial, seconds, other_cores)
-        return Outcome(trial, report, seconds=seconds, folder=file.parent, other_cores=other_cores)
-    outcome = Outcome(trial, None, _reason(status, log, start), status, seconds, False, trial.folder, other_cores)
-    if outcome.is_hopeless:
-        _note_end(trial, seconds, other_cores, outcome.reason)
-    return outcome
+            for attempt in trial.folder.glob("*/version_*"):  # of interrupted attempts: each starts from the beginning
+                _drop_weights(attempt)
+        self.trial = trial
+        self.started = time.monotonic()
+        self._load = OtherLoad() if alone else None
+        self._log = trial.folder / "log.txt"
+        with self._log.open("ab") as output:
+            self._start = output.tell()
+            self.process = processes.start(command, output)
+
+    def outcome(self) -> Outcome | None:
+        """How it has ended; None while it runs."""
+        status = self.process.poll()
+        if status is None:
+            return None
+        processes.stop([self.process])
+        trial, seconds = self.trial, time.monotonic() - self.started
+        other_cores = self._load.cores() if self._load is not None else None
+        found = _report(trial.folder) if status == 0 else None
+        if found is not None:
+            file, report = found
+            if not trial.plan.keep_models:
+                _drop_weights(file.parent)
+            _note_end(trial, seconds, other_cores)
+            return Outcome(trial, report, seconds=seconds, folder=file.parent, other_cores=other_cores)
+        reason = _reason(status, self._log, self._start)
+        outcome = Outcome(trial, None, reason, status, seconds, False, trial.folder, other_cores)
+        if outcome.is_hopeless:
+            _note_end(trial, seconds, other_cores, outcome.reason)
+        return outcome
 
 
 def last_line(trial: Trial) -> str:
@@ -142,73 +150,6 @@ def _prepare(trial: Trial, command: Sequence[str]) -> None:
         raise RecipeError(
             f"{trial.folder} cannot be written ({error.strerror}): give another folder with --out"
         ) from None
-
-
-def _wait(command: Sequence[str], output: Any, tick: Callable[[], object]) -> int:
-    """Runs a command, waits for its process and returns its exit status."""
-    package = str(Path(__file__).resolve().parents[2])
-    paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
-    settings = {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1", "COLUMNS": "120"}
-    # In a session of its own, so that Ctrl-C reaches it once, from here, and it stops as a single run does.
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=subprocess.STDOUT,
-        env={**os.environ, **slurm.for_children(), **settings},
-        start_new_session=True,
-    )
-    with _ended_by_signals():
-        try:
-            while process.poll() is None:
-                tick()
-                time.sleep(SECONDS_BETWEEN_CHECKS)
-        finally:
-            _stop(process)
-    return process.returncode
-
-
-def _stop(process: "subprocess.Popen[bytes]") -> None:
-    """Ends a process and its children: by signals that let it save a checkpoint, then by SIGKILL."""
-    try:
-        _ask_to_end(process)
-    finally:
-        # Its session includes the processes of the other devices, if they still run.
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def _ask_to_end(process: "subprocess.Popen[bytes]") -> None:
-    for ask in (signal.SIGINT, signal.SIGTERM):
-        if process.poll() is not None:
-            return
-        try:
-            process.send_signal(ask)
-            process.wait(SECONDS_TO_STOP)
-        except (OSError, ValueError, subprocess.TimeoutExpired):
-            continue
-        except (KeyboardInterrupt, SystemExit):
-            continue  # a second Ctrl-C: without this the run would go on, with no terminal to end it
-
-
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Lets signals that end this process end the run first."""
-
-    def end(number: int, frame: Any) -> None:
-        sys.exit(128 + number)
-
-    names = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    try:
-        before = {number: signal.signal(number, end) for number in names}
-    except ValueError:  # not in the main thread, which alone receives signals
-        before = {}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _report(folder: Path) -> tuple[Path, dict[str, Any]] | None:

@@ -7,56 +7,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pandas
 import pytest
 import yaml
 
 from recipes.cli.main import main
-from recipes.compare import plan, plot, writing
-from tests.recipes import fake_fit
-
-ROOT = Path(__file__).resolve().parents[3]
-FAKE = str(Path(fake_fit.__file__))
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder in which ``some.yaml`` is trained by ``fake_fit.py``."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("RUNS_DIR", raising=False)
-    monkeypatch.setattr(plan, "FIT", [sys.executable, FAKE])
-    monkeypatch.setattr("recipes.compare.runs.SECONDS_BETWEEN_CHECKS", 0.02)
-    # Drawing takes a second; one test draws.
-    monkeypatch.setattr(writing, "draw", lambda result, outcomes, file: file.touch())
-    recipe()
-    return tmp_path
-
-
-def recipe(**data: Any) -> None:
-    Path("some.yaml").write_text(yaml.safe_dump({"data": data}), encoding="utf-8")
-
-
-def compare(*args: str, timing_rounds: int = 0, widen: int | None = None) -> int:
-    more = ["--timing-rounds", str(timing_rounds), *([] if widen is None else ["--widen", str(widen)])]
-    return main(["compare", "--config", "some.yaml", "--optimizers", *args, *more])
-
-
-def calls() -> list[str]:
-    """The runs so far, in order, as ``optimizer rate seed``; clears the list."""
-    file = Path("calls.txt")
-    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    file.unlink(missing_ok=True)
-    return lines
-
-
-def comparison(out: str = "runs/compare-some") -> dict[str, Any]:
-    return json.loads(Path(out, "comparison.json").read_text(encoding="utf-8"))
-
-
-def row(name: str) -> dict[str, Any]:
-    return next(row for row in comparison()["optimizers"] if row["name"] == name)
+from recipes.compare import plot, writing
+from tests.recipes.compare.commands import FAKE, ROOT, calls, compare, comparison, recipe, row
 
 
 def test_each_optimizer_is_trained_with_the_rate_of_its_file_and_the_recipes_seed(folder: Path) -> None:
@@ -305,69 +263,6 @@ def test_ctrl_c_stops_the_run_and_says_how_to_continue(folder: Path) -> None:
     assert "Traceback" not in said
     recipe()
     assert compare("adamw") == 0
-
-
-@pytest.mark.parametrize(
-    ("args", "sentence"),
-    [
-        ("--config some.yaml --optimizers adamv", "there is no optimizer of that name; did you mean 'adamw'?"),
-        ("--config some.yaml --optimizers adamw adamw", "--optimizers: adamw is given twice; name each optimizer once"),
-        ("--config som.yaml --optimizers adamw", "--config som.yaml: no such file in the working folder or"),
-        ("--config some.yaml --optimizers my/adamw.yaml", "--optimizers my/adamw.yaml: no such file in"),
-        ("--config some.yaml --optimizers some.yaml", "no class_path under model.init_args.optimizer; see"),
-        ("--config some.yaml --optimizers adamw --seeds one", "--seeds one: expected integers from 0"),
-        ("--config some.yaml --optimizers adamw --seeds 1 1", "--seeds: 1 is given twice; give each seed once"),
-        ("--config some.yaml --optimizers adamw --sweep-lr -1", "--sweep-lr -1: expected learning rates such as 3e-4"),
-        ("--config some.yaml --optimizers adamw --sweep-lr fast", "--sweep-lr fast: expected learning rates such"),
-        ("--config some.yaml --optimizers adamw --seed 1", "unknown option '--seed'; did you mean --seeds?"),
-        ("--config some.yaml --optimizers adamw --model.optimizer.lr 1", "lr is not supported by compare"),
-        ("--config some.yaml --optimizers adamw --seed_everything 1", "use --seeds"),
-        ("--config some.yaml --optimizers adamw --trainer.default_root_dir x", "use --out"),
-        ("--config some.yaml --optimizers adamw --trainer.fast_dev_run 1", "add --config trainer/quick"),
-        ("--config some.yaml --optimizers adamw --trainer.max_steps", "--trainer.max_steps has no value"),
-        ("--config some.yaml --optimizers adamw --out some.yaml", "--out some.yaml is a file; give a folder"),
-        ("--config some.yaml --optimizers adamw --widen 2", "--widen has no effect without --sweep-lr"),
-        ("--config some.yaml --optimizers adamw --keep-hopeless", "--keep-hopeless has no effect without --sweep-lr"),
-        ("--config some.yaml --optimizers adamw --budget-steps 0", "--budget-steps 0: expected a whole number of at"),
-        ("--config some.yaml --optimizers adamw --budget-seconds -3", "--budget-seconds -3: expected a number above 0"),
-        ("--config some.yaml --optimizers adamw --budget-seconds 9 --timing-rounds 0", "needs timing runs, which"),
-        ("--config some.yaml --optimizers adamw --budget-steps 9 --trainer.max_epochs 2", "contradicts the budget"),
-        ("--config some.yaml", "--optimizers"),
-        ("--optimizers adamw", "--config"),
-    ],
-)  # fmt: skip
-def test_an_error_on_the_command_line_is_one_sentence(
-    args: str, sentence: str, folder: Path, capsys: pytest.CaptureFixture
-) -> None:
-    assert main(["compare", *args.split()]) == 2
-    said = capsys.readouterr().err
-    assert sentence in said
-    assert said.startswith("error: ")
-    assert calls() == []
-
-
-def test_an_error_is_reported_before_torch_is_imported(folder: Path) -> None:
-    program = (
-        "import sys; from recipes.cli.main import main; "
-        "status = main(['compare', '--config', 'some.yaml', '--optimizers', 'adamv']); "
-        "sys.exit(10 * ('torch' in sys.modules) + status)"
-    )
-    done = subprocess.run([sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False)
-    assert done.returncode == 2
-
-
-def test_multiples_need_a_rate_to_multiply(folder: Path, capsys: pytest.CaptureFixture) -> None:
-    settings = {"model": {"init_args": {"optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": None}}}}}
-    Path("mine.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
-    assert compare("mine.yaml", "--sweep-lr") == 2
-    assert "mine.yaml has no lr to multiply; give --sweep-lr absolute values" in capsys.readouterr().err
-
-
-def test_a_missing_library_is_reported_at_once(folder: Path, capsys: pytest.CaptureFixture) -> None:
-    settings = {"model": {"init_args": {"optimizer": {"class_path": "nowhere.Lion", "init_args": {"lr": 1.0e-4}}}}}
-    Path("lion.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
-    compare("lion.yaml")
-    assert "note: lion will fail: nowhere.Lion needs nowhere, which is not installed" in capsys.readouterr().err
 
 
 @pytest.mark.slow

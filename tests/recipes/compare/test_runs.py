@@ -1,8 +1,6 @@
 """How a trial ends, and the reason if it did not finish."""
 
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,24 +14,18 @@ from recipes.compare.plan import Trial
 def trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trial:
     """A training of which a test says what its process does."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(runs, "SECONDS_BETWEEN_CHECKS", 0.02)
     Path("some.yaml").write_text("data: {}\n", encoding="utf-8")
     plan = plan_of(["--config", "some.yaml", "--optimizers", "adamw", "--out", "out"])
     return plan.first_trials(plan.choices[0])[0]
 
 
-def ended(process: int) -> bool:
-    """Whether a process ends within ten seconds; one that nobody has asked for its status has ended too."""
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        try:
-            state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
-        except OSError:
-            return True
-        if state == "Z":
-            return True
-        time.sleep(0.02)
-    return False
+def end_of(trial: Trial) -> runs.Outcome:
+    """How a trial ends that is started now."""
+    run = runs.Run(trial)
+    run.process.wait(60)
+    outcome = run.outcome()
+    assert outcome is not None
+    return outcome
 
 
 @pytest.mark.parametrize(
@@ -51,16 +43,16 @@ def test_the_reason_is_the_error_message_the_exception_or_the_signal(
     program: str, reason: str, trial: Trial, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plan, "FIT", [sys.executable, "-c", program])
-    outcome = runs.run(trial)
+    outcome = end_of(trial)
     assert outcome.report is None
     assert outcome.reason == reason
 
 
 def test_the_reason_is_not_that_of_an_earlier_attempt(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "FIT", [sys.executable, "-c", "import sys; sys.exit('error: the first')"])
-    runs.run(trial)
+    end_of(trial)
     monkeypatch.setattr(plan, "FIT", [sys.executable, "-c", "import sys; sys.exit(3)"])
-    assert runs.run(trial).reason == "exit status 3"
+    assert end_of(trial).reason == "exit status 3"
     assert "the first" in (trial.folder / "log.txt").read_text(encoding="utf-8")
 
 
@@ -93,36 +85,6 @@ def test_the_report_of_a_reproduction_does_not_count(trial: Trial) -> None:
     assert outcome.report["steps"] == 1
 
 
-def test_an_interrupted_run_leaves_no_process_of_another_device(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
-    child = "from signal import *; import time; signal(SIGINT, SIG_IGN); signal(SIGTERM, SIG_IGN); time.sleep(60)"
-    program = (
-        "import pathlib, subprocess, sys, time; "
-        f"child = subprocess.Popen([sys.executable, '-c', {child!r}]); "
-        "pathlib.Path('child').write_text(str(child.pid)); time.sleep(60)"
-    )
-    monkeypatch.setattr(plan, "FIT", [sys.executable, "-c", program])
-
-    def tick() -> None:
-        if Path("child").exists() and Path("child").read_text():
-            raise OverflowError
-
-    with pytest.raises(OverflowError):
-        runs.run(trial, tick)
-    assert ended(int(Path("child").read_text()))
-
-
-def test_a_killed_run_leaves_no_process_of_another_device(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
-    program = (
-        "import os, pathlib, subprocess, sys; "
-        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']); "
-        "pathlib.Path('child').write_text(str(child.pid)); os.kill(os.getpid(), 9)"
-    )
-    monkeypatch.setattr(plan, "FIT", [sys.executable, "-c", program])
-
-    assert runs.run(trial).reason == runs.KILLED
-    assert ended(int(Path("child").read_text()))
-
-
 @pytest.mark.parametrize("keep", [False, True])
 def test_a_new_attempt_deletes_the_weights_of_interrupted_ones(
     keep: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -137,37 +99,6 @@ def test_a_new_attempt_deletes_the_weights_of_interrupted_ones(
     saved.touch()
     monkeypatch.setattr(plan, "FIT", [sys.executable, "-c", ""])
 
-    runs.run(trial)
+    end_of(trial)
 
     assert saved.exists() is keep
-
-
-def test_an_error_in_this_process_ends_the_run(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
-    program = "import pathlib, time; time.sleep(60); pathlib.Path('late').touch()"
-    monkeypatch.setattr(plan, "FIT", [sys.executable, "-c", program])
-
-    def tick() -> None:
-        raise OverflowError
-
-    with pytest.raises(OverflowError):
-        runs.run(trial, tick)
-    assert not Path("late").exists()
-
-
-def test_a_second_ctrl_c_ends_the_run_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    deaf = "from signal import *; import time; signal(SIGINT, SIG_IGN); print('deaf', flush=True); time.sleep(60)"
-    process = subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE, start_new_session=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"deaf\n"
-    wait, presses = process.wait, iter([KeyboardInterrupt])
-
-    def pressed_once(timeout: float | None = None) -> int:
-        for press in presses:
-            raise press
-        return wait(timeout)
-
-    monkeypatch.setattr(process, "wait", pressed_once)
-
-    runs._stop(process)
-
-    assert process.poll() is not None
