@@ -1,6 +1,9 @@
-"""The implementations of the step that the grid of ``specs`` runs on."""
+"""The implementations of the step that the grid of ``specs`` runs on, and trainings for the monitor to measure."""
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -8,6 +11,9 @@ from lightning_adafactor import plain
 from lightning_adafactor.compiled import library
 from tests.lightning_adafactor import specs
 from tests.lightning_adafactor.compiled.available import needs_compiled
+
+if TYPE_CHECKING:
+    from tests.lightning_adafactor.monitored import Fit
 
 
 @pytest.fixture(params=["plain", pytest.param("compiled", marks=needs_compiled)])
@@ -27,3 +33,11 @@ def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
     if chosen.tile_bytes is not None:
         monkeypatch.setattr(plain, "TILE_BYTES", chosen.tile_bytes)
     return chosen
+
+
+@pytest.fixture
+def fit(tmp_path: Path) -> Fit:
+    """Trains a module with callbacks, in the folder of the test."""
+    from tests.lightning_adafactor.monitored import fit_in
+
+    return fit_in(tmp_path)

@@ -1,9 +1,10 @@
+"""The state that the monitor measures and logs: after which steps, on which loggers, and for which optimizers."""
+
 import csv
 import math
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,64 +18,11 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
 from torch.testing._internal.distributed.fake_pg import FakeStore
-from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_adafactor import Adafactor
-from lightning_adafactor import monitor as monitor_module
 from lightning_adafactor.memory import StateSize, adamw_state
 from lightning_adafactor.monitor import OptimizerStateMonitor
-
-# Linear(4, 3): 12 weights and 3 biases. AdamW: two moments of each and a step for each of the two tensors.
-PARAMETERS = 15
-ADAMW = StateSize(elements=2 * PARAMETERS + 2, bytes=4 * (2 * PARAMETERS + 2))
-
-
-def batches(count: int) -> DataLoader[Any]:
-    return DataLoader(TensorDataset(torch.ones(count, 4), torch.zeros(count).long()), batch_size=1)
-
-
-class Classifier(pl.LightningModule):
-    def __init__(self, optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW) -> None:
-        super().__init__()
-        self.layer = nn.Linear(4, 3)
-        self.optimizer = optimizer
-
-    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
-        x, y = batch
-        return nn.functional.cross_entropy(self.layer(x), y)
-
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self.log_dict({"val/accuracy": 0.75, "val/f1": 0.5})
-
-    def configure_optimizers(self) -> Any:
-        return self.optimizer(self.parameters())
-
-
-class Adversaries(pl.LightningModule):
-    """Two optimizers stepped by hand, the second one only from the third batch on."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.automatic_optimization = False
-        self.generator = nn.Linear(4, 3)
-        self.discriminator = nn.Linear(4, 5)
-
-    def training_step(self, batch: Any, batch_idx: int) -> None:
-        x, _ = batch
-        generator, discriminator = self.optimizers()
-        optimizer = generator if batch_idx < 2 else discriminator
-        optimizer.zero_grad()
-        self.manual_backward(self.generator(x).sum() + self.discriminator(x).sum())
-        optimizer.step()
-
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self.log("val/accuracy", 0.75)
-
-    def configure_optimizers(self) -> Any:
-        return (
-            torch.optim.AdamW(self.generator.parameters()),
-            torch.optim.SGD(self.discriminator.parameters(), momentum=0.9),
-        )
+from tests.lightning_adafactor.monitored import ADAMW, PARAMETERS, Adversaries, Classifier, Fit, batches
 
 
 class BatchRecorder(pl.Callback):
@@ -86,30 +34,6 @@ class BatchRecorder(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         assert isinstance(trainer.logger, CSVLogger)
         self.rows.append(sum("optimizer/state_mb" in row for row in trainer.logger.experiment.metrics))
-
-
-Fit = Callable[..., pl.Trainer]
-
-
-@pytest.fixture
-def fit(tmp_path: Path) -> Fit:
-    def run(module: pl.LightningModule, *callbacks: pl.Callback, count: int = 4, **arguments: Any) -> pl.Trainer:
-        ckpt_path = arguments.pop("ckpt_path", None)
-        defaults: dict[str, Any] = {
-            "default_root_dir": tmp_path,
-            "accelerator": "cpu",
-            "logger": CSVLogger(tmp_path, name="csv"),
-            "max_epochs": 1,
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            "enable_checkpointing": False,
-            "log_every_n_steps": 1000,
-        }
-        trainer = pl.Trainer(callbacks=list(callbacks), **{**defaults, **arguments})
-        trainer.fit(module, batches(count), batches(2), ckpt_path=ckpt_path)
-        return trainer
-
-    return run
 
 
 def rows_of(trainer: pl.Trainer) -> list[dict[str, str]]:
@@ -313,66 +237,12 @@ def test_parameters_unfrozen_later_are_logged_when_they_get_their_state(fit: Fit
     assert logged == [("0", "25.0"), ("2", "32.0"), ("3", "32.0")]
 
 
-def table_in(printed: str) -> list[list[str]]:
-    """The rows of a printed table, split into cells."""
-    rows = [line.strip("│").split("│") for line in printed.splitlines() if line.startswith("│")]
-    return [[cell.strip() for cell in row] for row in rows]
-
-
-def test_table_at_the_end_compares_with_adamw(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
-    module = Classifier(lambda parameters: torch.optim.SGD(parameters, momentum=0.9))
-    module.layer = nn.Linear(4, 500_000)
-    fit(module, OptimizerStateMonitor())
-
-    printed = capsys.readouterr().out
-    assert "Optimizer state after 4 steps" in printed
-    assert "val/accuracy 0.75  val/f1 0.5" in printed
-    assert table_in(printed) == [
-        ["SGD", "2,500,000", "9.54", "50.00%"],
-        ["AdamW would hold", "5,000,002", "19.07", "100.00%"],
-    ]
-
-
-def test_table_lists_several_optimizers_and_their_sum(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
-    fit(Adversaries(), OptimizerStateMonitor())
-
-    assert [(row[0], row[1]) for row in table_in(capsys.readouterr().out)] == [
-        ("AdamW", "32"),
-        ("SGD", "25"),
-        ("together", "57"),
-        ("AdamW would hold", "84"),
-    ]
-
-
-def test_table_is_plain_text_without_rich(
-    fit: Fit, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(monitor_module, "_RICH_AVAILABLE", False)
-    fit(Classifier(), OptimizerStateMonitor())
-
-    assert capsys.readouterr().out.splitlines()[-5:] == [
-        "Optimizer state after 4 steps",
-        "optimizer         elements    MB  of AdamW's MB",
-        "AdamW                   32  0.00        100.00%",
-        "AdamW would hold        32  0.00        100.00%",
-        "val/accuracy 0.75  val/f1 0.5",
-    ]
-
-
-def test_table_can_be_turned_off(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
-    monitor = OptimizerStateMonitor(print_table=False)
-    fit(Classifier(), monitor)
-
-    assert monitor.state == ADAMW
-    assert "Optimizer state" not in capsys.readouterr().out
-
-
 DDP_RUN = """
 import sys, warnings
 sys.path[:0] = sys.argv[2:]
 import lightning.pytorch as pl
 from lightning.pytorch.loggers import CSVLogger
-from test_monitor import Classifier, batches
+from monitored import Classifier, batches
 from lightning_adafactor.monitor import OptimizerStateMonitor
 
 monitor = OptimizerStateMonitor()
