@@ -11,15 +11,17 @@ if TYPE_CHECKING:
     from recipes.language_modeling.module import LanguageModel as LanguageModel
     from recipes.text_classification.data import TextClassificationData as TextClassificationData
     from recipes.text_classification.module import TextClassifier as TextClassifier
+    from recipes.training.recent_average import RecentWeightAveraging as RecentWeightAveraging
 
 _MODULES = {
     "LanguageModel": "recipes.language_modeling.module",
     "LanguageModelingData": "recipes.language_modeling.data",
+    "RecentWeightAveraging": "recipes.training.recent_average",
     "TextClassificationData": "recipes.text_classification.data",
     "TextClassifier": "recipes.text_classification.module",
 }
 
-__all__ = ["LanguageModel", "LanguageModelingData", "TextClassificationData", "TextClassifier"]
+__all__ = ["LanguageModel", "LanguageModelingData", "RecentWeightAveraging", "TextClassificationData", "TextClassifier"]
 
 
 def __getattr__(name: str) -> Any:

@@ -42,7 +42,7 @@ def _start(plan: Plan, schedule: Schedule, screen: Screen, running: list[Run]) -
     while len(running) < plan.jobs:
         folders = [run.trial.folder for run in running]
         trial = next((trial for trial in schedule.ready() if trial.folder not in folders), None)
-        if trial is None or (running and trial.timing is not None):
+        if trial is None:
             return
         kept = finished(trial)
         if kept is not None:

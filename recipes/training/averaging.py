@@ -7,7 +7,7 @@ In YAML::
         - class_path: lightning.pytorch.callbacks.EMAWeightAveraging
           init_args: {decay: 0.99}
 
-The averaged weights are validated; checkpoints hold them as ``state_dict`` (and those that training resumes from
+or ``recipes.RecentWeightAveraging``, which is one of them. The averaged weights are validated; checkpoints hold them as ``state_dict`` (and those that training resumes from
 beside them), so that the best checkpoint, the test and ``model/`` have them too.
 """
 
@@ -50,7 +50,7 @@ class AveragedWeights(Callback):
         if isinstance(trainer.strategy, ModelParallelStrategy):
             raise RecipeError(
                 f"trainer.callbacks: {type(self._averaging).__name__} copies the whole model, which is not supported "
-                "with trainer.strategy ModelParallelStrategy: leave it out, or use ddp"
+                "with trainer.strategy ModelParallelStrategy: leave it out (--trainer.callbacks null), or use ddp"
             )
         lightning_internals.average_parameters_only(self._averaging, trainer.strategy.root_device)
 
