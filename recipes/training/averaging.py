@@ -7,8 +7,9 @@ In YAML::
         - class_path: lightning.pytorch.callbacks.EMAWeightAveraging
           init_args: {decay: 0.99}
 
-or ``recipes.RecentWeightAveraging``, which is one of them. The averaged weights are validated; checkpoints hold them as ``state_dict`` (and those that training resumes from
-beside them), so that the best checkpoint, the test and ``model/`` have them too.
+or ``recipes.RecentWeightAveraging``, which is one of them. The averaged weights are validated; checkpoints hold them as
+``state_dict`` (and those that training resumes from beside them), so that the best checkpoint, the test and ``model/``
+have them too.
 """
 
 from typing import Any
