@@ -71,9 +71,9 @@ class Schedule:
             for choice in self._plan.choices:
                 yield from [None] * (len(self._plan.rates(choice)) + len(self._plan.seeds) - 1)
             return
-        for choice in self._plan.choices:
-            yield from self._sweep(choice)
         sweeps = {choice.name: self._sweep(choice) for choice in self._plan.choices}
+        for sweep in sweeps.values():
+            yield from sweep
         for place in range(len(self._plan.seeds) - 1):
             for choice in self._plan.choices:
                 sweep = sweeps[choice.name]
