@@ -62,7 +62,6 @@ class RecipeData(LightningDataModule, ABC):
     Attributes:
         sources: The source of each split: file or files, the name of a split, a fraction, or None.
         splits: The rows of each split, once loaded.
-        tokenizer: The tokenizer, once loaded.
     """
 
     def __init__(

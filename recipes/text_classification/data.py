@@ -61,7 +61,6 @@ class TextClassificationData(RecipeData):
 
     Attributes:
         covered: The share of the training texts that is not truncated, if ``max_length`` is a percentage.
-        max_length: The number of tokens; with a percentage 0 until the texts are loaded.
         labels: The label names in the order of their ids, once loaded.
         predict_rows: The rows to predict, unchanged, once loaded.
     """
@@ -85,6 +84,7 @@ class TextClassificationData(RecipeData):
         self.label = label
         self.sources["predict"] = predict
         self.covered = float(max_length.rstrip("%")) / 100 if isinstance(max_length, str) else None
+        # with a percentage, 0 until the texts are loaded
         self.max_length: int = 0 if isinstance(max_length, str) else max_length
         self.max_labels = max_labels
         self.balance = balance

@@ -1,4 +1,4 @@
-"""An average of the weights over the last share of the steps, whatever the length of the training."""
+"""An exponential moving average of the weights whose horizon is a share of the training, short or long."""
 
 import torch
 from lightning import LightningModule, Trainer
@@ -9,7 +9,7 @@ from recipes.messages import RecipeError
 
 
 class RecentWeightAveraging(WeightAveraging):
-    """Validates, keeps and tests an average of the weights in which the last ``share`` of the training counts most.
+    """Validates, keeps and tests an average of the weights whose horizon is ``share`` of the training's steps.
 
     With H = share · number of steps, the average is that of all steps until step H, and from there on an exponential
     moving average that gives each new step the weight 1/H: after n ≥ H steps, the steps before the last 2H have
