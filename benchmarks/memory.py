@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     options.output.mkdir(parents=True, exist_ok=True)
     command = " ".join(["python -m benchmarks.memory", *(sys.argv[1:] if arguments is None else arguments)])
-    report = {"command": command, "environment": describe(device), **_setting(options), "modes": []}
+    report = {"environment": describe(device), **_setting(options), "modes": []}
     if options.resume:
         report["modes"] = measured_before(options.output / "memory.json", report)
     done = [mode["name"] for mode in report["modes"]]
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         result = _in_own_process(number, options)
         if result is None:
             return 1
-        report["modes"] = in_order([*report["modes"], result])
+        report["modes"] = in_order([*report["modes"], {**result, "command": command}])
         _write(report, options.output)
     print(markdown(report))
     return 0

@@ -33,12 +33,13 @@ def markdown(report: Mapping[str, Any]) -> str:
         report: What ``memory.json`` holds.
     """
     facts = report["environment"]
+    commands = " and ".join(f"`{command}`" for command in dict.fromkeys(mode["command"] for mode in report["modes"]))
     lines = [
         "# The memory of a training step, measured",
         "",
         f"A Llama of SmolLM2-135M's shape with {report['layers']} layers and random weights, batches of "
         f"{report['rows']} × {report['tokens']} tokens, on {facts['device']}, torch "
-        f"{facts['versions']['torch']}, {facts['date'][:10]}. Written by `{report['command']}`; figures in "
+        f"{facts['versions']['torch']}, {facts['date'][:10]}. Written by {commands}; figures in "
         "[memory.json](memory.json).",
         "",
         "Each mode adds one saving to the one before it and runs in a process of its own. `allocated` is the peak of "
