@@ -11,11 +11,12 @@ from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
 from lightning_adafactor import conversion
+from lightning_adafactor.arguments import check_ranges
 from lightning_adafactor.entry import Entry
 from lightning_adafactor.entry_cache import EntryCache
 from lightning_adafactor.implementation import Choice, Path
 from lightning_adafactor.nonfinite import NonfiniteGradients, OnNonfinite, check_option, unsupported_for_parts
-from lightning_adafactor.parameter_state import adopted_state, new_state, new_step
+from lightning_adafactor.parameter_state import adopted_state, check_state, new_state, new_step
 from lightning_adafactor.positions import Position, Positions, all_positions
 from lightning_adafactor.rule import Dialect, Rule, state_dtype
 from lightning_adafactor.sharded import step as sharded_step
@@ -80,7 +81,7 @@ class Adafactor(Optimizer):
         on_nonfinite: What to do where a gradient has an element that is NaN or infinite. "ignore" lets it enter the
             parameters and the state, as torch does; "skip" leaves the whole step out and counts it in
             ``skipped_steps``; "raise" also raises an error (on CUDA in a later step, for nobody waits for the
-            device). The last two read each gradient once more.
+            device; replays of a CUDA graph only skip). The last two read each gradient once more.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -122,24 +123,6 @@ class Adafactor(Optimizer):
         allow_unfactored: bool = False,
         on_nonfinite: OnNonfinite = "ignore",
     ) -> None:
-        if isinstance(lr, Tensor) and lr.numel() != 1:
-            raise ValueError("Tensor lr must be 1-element")
-        if not 0.0 <= lr:
-            raise ValueError(f"Learning rate should be >= 0 but is: {lr}")
-        if not 0.0 >= beta2_decay:
-            raise ValueError(f"beta2_decay should be <= 0 but is: {beta2_decay}")
-        if eps[0] is not None and not 0.0 <= eps[0]:
-            raise ValueError(f"epsilon1 should be >= 0 but is: {eps[0]}")
-        if not 0.0 <= eps[1]:
-            raise ValueError(f"epsilon2 should be >= 0 but is: {eps[1]}")
-        if not 1.0 <= d:
-            raise ValueError(f"Clipping threshold d should be >= 1 but is: {d}")
-        if not 0.0 <= weight_decay:
-            raise ValueError(f"weight_decay should be >= 0 but is: {weight_decay}")
-        if beta1 is not None and not 0.0 <= beta1 < 1.0:
-            raise ValueError(f"beta1 should be None or in [0, 1) but is: {beta1}")
-        if warmup_init and not relative_step:
-            raise ValueError("warmup_init=True requires relative_step=True")
         defaults = {
             "lr": lr,
             "beta2_decay": beta2_decay,
@@ -160,22 +143,29 @@ class Adafactor(Optimizer):
             "allow_unfactored": allow_unfactored,
             "on_nonfinite": on_nonfinite,
         }
+        check_ranges(defaults)
         super().__init__(params, defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group; raises where ``fused=True`` or ``compiled=True`` is not supported, and for shards of FSDP1."""
         super().add_param_group(param_group)
+        try:
+            self._check_group(self.param_groups[-1])
+        except (RuntimeError, ValueError):
+            self.param_groups.pop()
+            raise
         self._claim_amp_scaling()
-        group = self.param_groups[-1]
+        self.__dict__.setdefault("_given", set()).update(map(id, self.param_groups[-1]["params"]))
+
+    def _check_group(self, group: dict[str, Any]) -> None:
         check_option(group["on_nonfinite"])
         if group["fused"] and group.get("foreach"):
             raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
-        if group["fused"] or group["compiled"]:
+        if group["fused"] or group["compiled"] or group["capturable"]:
             for param in group["params"]:
                 if not param.is_meta:  # which has no device yet, and no step
                     choose(group, param)
         check_for_fsdp1(group, allow_unfactored=group["allow_unfactored"])
-        self.__dict__.setdefault("_given", set()).update(map(id, group["params"]))
 
     def _claim_amp_scaling(self) -> None:
         """With ``fused=True``, asks ``GradScaler`` to hand over ``grad_scale`` and ``found_inf``."""
@@ -231,6 +221,10 @@ class Adafactor(Optimizer):
         finally:
             before.remove()
             after.remove()
+        self._caches = None
+        for kept in (self._kept_steps, *(self._kept_steps_of_parts or {}).values()):
+            if kept is not None:
+                kept.forget()
 
     def _adopted_state(self, param: Tensor, saved: dict[str, Any]) -> dict[str, Any]:
         """A copy of a saved state on this parameter's device and in the dtype of its state."""
@@ -281,12 +275,12 @@ class Adafactor(Optimizer):
                 else cache.find(index, number, param, grad, state, rule)
             )
             if kept is not None:
-                work.add(kept, "fused")
+                work.add(kept, "fused", param)
                 continue
             if torch.is_complex(param):
                 raise RuntimeError("Adafactor does not support complex parameters")
             path, entry = self._new_entry(group, param, index, rule)
-            work.add(entry, path)
+            work.add(entry, path, param)
             if path == "fused":
                 if isinstance(entry, sharded_step.ShardedEntry):
                     sharded_cache.keep(entry, number, param, state)
@@ -305,12 +299,15 @@ class Adafactor(Optimizer):
             state.update(self._new_state(param, rule))
         elif rule.beta1 is not None and "exp_avg" not in state:
             state["exp_avg"] = torch.zeros_like(param, dtype=state_dtype(param))
+        assert param.grad is not None
+        check_state(param, param.grad, state)
+        if path == "compiled" and state["step"].device.type != "cpu":
+            state["step"] = state["step"].cpu()
         if path == "fused" and (state["step"].device != param.device or state["step"].dtype != torch.float32):
             state["step"] = state["step"].to(param.device, torch.float32, non_blocking=True)
         if isinstance(param, DTensor):
             shard = sharded_step.entry_of(param, state, index, rule, path)
             return path, shard if shard.layout.all and param.numel() > 0 else shard.entry
-        assert param.grad is not None
         return path, Entry.of(param if path == "fused" else param.detach(), param.grad, state, index, rule)
 
     def _new_or_kept_caches(self) -> tuple[EntryCache, ShardedEntryCache]:
@@ -367,7 +364,11 @@ class Adafactor(Optimizer):
         work = self._work()
         if self._kept_steps is None:
             self._kept_steps = KeptSteps()
-        found_inf = self._nonfinite.check(self.param_groups, getattr(self, "found_inf", None))
+        try:
+            found_inf = self._nonfinite.check(self.param_groups, getattr(self, "found_inf", None))
+        except RuntimeError:
+            work.release_gradients()
+            raise
         work.execute(self._kept_steps, getattr(self, "grad_scale", None), found_inf)
         return loss
 

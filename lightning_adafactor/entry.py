@@ -70,6 +70,7 @@ class Entry:
             transposed: Whether to swap the last two dimensions; None decides by the parameter's strides.
         """
         row_var, col_var, exp_avg = state.get("row_var"), state.get("col_var"), state.get("exp_avg")
+        grad = grad.resolve_neg()  # a view such as ``z.conj().imag``, whose memory holds the opposite sign
         if transposed is None:
             transposed = is_transposed(param)
         if transposed and row_var is not None and col_var is not None:
@@ -103,4 +104,4 @@ def is_transposed(param: Tensor) -> bool:
     return param.dim() > 1 and param.stride(-2) < param.stride(-1) and param.size(-2) > 1
 
 
-_RELEASED = torch.empty(0)
+_RELEASED = torch.empty(0, device="cpu")

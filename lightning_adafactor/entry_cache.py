@@ -7,6 +7,7 @@ a GPU. To see that nothing but the gradient's address has changed takes a fracti
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,12 +25,16 @@ class _Kept:
     group: int
     param: Tensor
     address: int
+    grad_kind: type
+    grad_elements: int
     shape: torch.Size
     strides: tuple[int, ...]
     grad_dtype: torch.dtype
     grad_strides: tuple[int, ...]
     state: dict[str, Any]
     tensors: tuple[Tensor | None, ...]
+    addresses: list[int]  # of the tensors: ``tensor.data = other`` keeps the tensor and changes its memory
+    read_addresses: list[Callable[[], int]]
 
 
 _TENSORS = ("step", "row_var", "col_var", "variance", "exp_avg", "RMS")
@@ -65,8 +70,11 @@ class EntryCache:
             or kept.address != param.data_ptr()
             or kept.strides != param.stride()
             or kept.shape != param.shape
+            or kept.grad_elements != grad.numel()
+            or kept.grad_kind is not type(grad)
             or kept.grad_dtype is not grad.dtype
             or kept.grad_strides != grad.stride()
+            or grad.is_neg()
             or kept.state is not state
             or (rule.beta1 is not None and kept.entry.exp_avg is None)
         ):
@@ -80,6 +88,7 @@ class EntryCache:
             or get("variance") is not variance
             or get("exp_avg") is not exp_avg
             or get("RMS") is not rms
+            or kept.addresses != [read() for read in kept.read_addresses]
         ):
             return None
         entry = kept.entry
@@ -89,15 +98,22 @@ class EntryCache:
 
     def keep(self, entry: Entry, group: int, param: Tensor, grad: Tensor, state: dict[str, Any]) -> None:
         """Keeps a new entry; arguments as of :meth:`find`."""
+        tensors = tuple(state.get(name) for name in _TENSORS)
+        # not of DTensors: to ask one for its shard takes as long as all other comparisons together
+        addresses = [tensor.data_ptr for tensor in tensors if type(tensor) is Tensor]
         self._kept[entry.index] = _Kept(
             entry,
             group,
             param,
             param.data_ptr(),
+            type(grad),
+            grad.numel(),
             param.shape,
             param.stride(),
             grad.dtype,
             grad.stride(),
             state,
-            tuple(state.get(name) for name in _TENSORS),
+            tensors,
+            [read() for read in addresses],
+            addresses,
         )

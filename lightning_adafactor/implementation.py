@@ -39,15 +39,19 @@ def choose(group: dict[str, Any], param: Tensor) -> Path:
         param: The parameter.
 
     Raises:
-        RuntimeError: ``fused=True``, ``capturable=True`` or ``compiled=True`` is not supported for the parameter.
+        RuntimeError: ``fused=True``, ``capturable=True`` or ``compiled=True`` is not supported for the parameter, or
+            ``capturable=True`` contradicts ``fused=False``.
     """
+    if group["capturable"] and group["fused"] is False:
+        raise RuntimeError("capturable=True is not supported: it needs the fused step, and fused=False leaves that out")
     for argument in ("fused", "capturable"):
         if group[argument]:
             reason = fused.unsupported_reason(param)
             if reason is not None:
                 raise RuntimeError(f"{argument}=True is not supported: {reason}")
             return "fused"
-    if group["fused"] is None and param.is_cuda and fused.unsupported_reason(param) is None:
+    is_free = group["fused"] is None and not group["compiled"]
+    if is_free and param.is_cuda and fused.unsupported_reason(param) is None:
         return "fused"
     if group["compiled"] is False:
         return "plain"
@@ -55,6 +59,26 @@ def choose(group: dict[str, Any], param: Tensor) -> Path:
     if reason is not None and group["compiled"]:
         raise RuntimeError(f"compiled=True is not supported: {reason}")
     return "plain" if reason is not None else "compiled"
+
+
+def choose_with_gradient(group: dict[str, Any], param: Tensor, grad: Tensor) -> Path:
+    """Chooses the implementation for a step with a gradient, which the kernels may not support.
+
+    Args:
+        group: Its group.
+        param: The parameter.
+        grad: Its gradient.
+
+    Raises:
+        RuntimeError: As :func:`choose`; also if ``fused=True`` is not supported for the gradient.
+    """
+    path = choose(group, param)
+    reason = fused.unsupported_gradient(grad) if path == "fused" else None
+    if reason is None:
+        return path
+    if group["fused"] or group["capturable"]:
+        raise RuntimeError(f"fused=True is not supported: {reason}")
+    return "plain"
 
 
 def explain(group: dict[str, Any], param: Tensor, grad: Tensor | None) -> Choice:
@@ -65,11 +89,13 @@ def explain(group: dict[str, Any], param: Tensor, grad: Tensor | None) -> Choice
         param: The parameter.
         grad: Its gradient, whose layout in memory is considered too, if there is one.
     """
-    path = choose(group, param)
+    path = choose(group, param) if grad is None else choose_with_gradient(group, param, grad)
     reasons = {}
     if path != "fused":
         given = group["fused"] is False
-        reasons["fused"] = "fused=False was given" if given else fused.unsupported_reason(param) or _ONLY_IF_REQUESTED
+        unsupported = fused.unsupported_reason(param) or (grad is not None and fused.unsupported_gradient(grad))
+        requested = "compiled=True was given" if group["compiled"] else _ONLY_IF_REQUESTED
+        reasons["fused"] = "fused=False was given" if given else unsupported or requested
         layout = compiled.unsupported_layout(param, grad)
         if path == "compiled" and layout is not None:
             path = "plain"

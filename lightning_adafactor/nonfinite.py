@@ -55,11 +55,19 @@ def find_nonfinite(gradients: Sequence[Tensor]) -> Tensor:
     shards = [local(gradient) for gradient in gradients]
     full = [shard for shard in shards if shard.numel() > 0]
     # the largest absolute value: it is NaN or infinite only where an element is
-    largest = torch.nn.utils.get_total_norm(full, norm_type=torch.inf) if full else torch.zeros(())
+    largest = (
+        torch.nn.utils.get_total_norm(full, norm_type=torch.inf) if full else torch.zeros((), device=shards[0].device)
+    )
     found = (~torch.isfinite(largest)).to(shards[0].device, torch.float32, non_blocking=True)
-    if _are_sharded(gradients):
-        torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX)
-    return found
+    return _largest_of_all(found, gradients) if _are_sharded(gradients) else found
+
+
+def _largest_of_all(value: Tensor, gradients: Iterable[Tensor]) -> Tensor:
+    """The largest value of all processes, on its device; gradients that FSDP2 has offloaded are not on the mesh's."""
+    kind = next(gradient.device_mesh.device_type for gradient in gradients if isinstance(gradient, DTensor))
+    sent = value if value.device.type == kind else value.to(kind)
+    torch.distributed.all_reduce(sent, torch.distributed.ReduceOp.MAX)
+    return sent.to(value.device)
 
 
 def _are_sharded(gradients: Iterable[Tensor]) -> bool:
@@ -119,20 +127,23 @@ class NonfiniteGradients:
             if found_inf is not None:
                 known = (found_inf.to(found) != 0).to(found.dtype).view(())
                 if _are_sharded(watched):  # all processes raise, or none
-                    torch.distributed.all_reduce(known, torch.distributed.ReduceOp.MAX)
+                    known = _largest_of_all(known, watched)
                 unexpected = found * (1 - known)
             if found.is_cuda:
                 self._remember(unexpected)
             elif unexpected.item():
                 raise RuntimeError(_describe(groups))
-        self._skipped = found.double() if self._skipped is None else self._skipped + found
+        if self._skipped is None:
+            self._skipped = torch.zeros((), dtype=torch.float64, device=found.device)
+        # in place: a captured graph adds to the same number at each replay
+        self._skipped += found.to(self._skipped.device, non_blocking=True)
         return found if found_inf is None else torch.maximum(found.view_as(found_inf), found_inf.to(found))
 
     def _remember(self, unexpected: Tensor) -> None:
         """Sends the answer to the host without waiting for it."""
         if torch.cuda.is_current_stream_capturing():
             return  # replays do not come by here: such steps are skipped and counted
-        on_host = torch.empty((), pin_memory=True).copy_(unexpected.view(()), non_blocking=True)
+        on_host = torch.empty((), device="cpu", pin_memory=True).copy_(unexpected.view(()), non_blocking=True)
         arrival = torch.cuda.Event()
         arrival.record(torch.cuda.current_stream(unexpected.device))
         self._pending.append((self._steps, arrival, on_host))

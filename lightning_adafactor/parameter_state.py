@@ -1,7 +1,8 @@
-"""The state of one parameter: what it is before the first step, and what becomes of one that was saved."""
+"""The state of one parameter: before the first step, from a saved one, and whether it fits the parameter."""
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -42,7 +43,20 @@ def adopted_state(param: Tensor, saved: dict[str, Any]) -> dict[str, Any]:
     """A copy of a saved state on this parameter's device, in the dtype of its state, and sharded as it is.
 
     ``RMS``, which only transformers' dialect keeps, is left out.
+
+    Raises:
+        ValueError: The saved state is of a parameter of another shape.
     """
+    wanted, shape = dict(_shapes(param.shape, has_average=True)), tuple(param.shape)
+    for name in sharded_state.NAMES:
+        if name in saved and name not in wanted:
+            own = " and ".join(name for name in wanted if name != "exp_avg")
+            raise ValueError(f"The saved state of a parameter of shape {shape} should have {own}, not {name}")
+        if torch.is_tensor(saved.get(name)) and saved[name].shape != wanted[name]:
+            raise ValueError(
+                f"The saved {name} of a parameter of shape {shape} should have shape {tuple(wanted[name])}, but has "
+                f"{tuple(saved[name].shape)}"
+            )
     adopted: dict[str, Any] = {}
     for key, value in saved.items():
         if key == "step":
@@ -60,6 +74,45 @@ def adopted_state(param: Tensor, saved: dict[str, Any]) -> dict[str, Any]:
     return adopted
 
 
+def check_state(param: Tensor, grad: Tensor, state: dict[str, Any]) -> None:
+    """Makes sure that sizes, dtypes and devices fit the parameter's: implementations get addresses, and trust them.
+
+    Args:
+        param: The parameter.
+        grad: Its gradient.
+        state: Its state.
+
+    Raises:
+        RuntimeError: They do not fit, as after ``module.double()`` or a new ``param.data``.
+    """
+    dtype, device, shape = state_dtype(param), param.device, param.shape
+    if grad.shape != shape:
+        raise RuntimeError(f"A parameter of shape {tuple(shape)} has a gradient of shape {tuple(grad.shape)}")
+    for name, wanted in _shapes(shape, "exp_avg" in state):
+        value = state.get(name)
+        if value is None or value.shape != wanted or value.dtype is not dtype or value.device != device:
+            found = "missing" if value is None else f"{_words(value.dtype)} {tuple(value.shape)} on {value.device}"
+            raise RuntimeError(
+                f"The state of a parameter of shape {tuple(shape)} does not fit it: {name} should be {_words(dtype)} "
+                f"{tuple(wanted)} on {device}, and is {found}. Where the dtype or device of a parameter has changed "
+                "since its first step, load the state again: optimizer.load_state_dict(optimizer.state_dict()). Where "
+                "its shape has, let it start anew: del optimizer.state[param]"
+            )
+
+
+@functools.lru_cache(maxsize=4096)  # called for each parameter in each step
+def _shapes(shape: torch.Size, has_average: bool) -> list[tuple[str, torch.Size]]:
+    """The names and shapes of the state tensors of a parameter."""
+    names = ("row_var", "col_var") if len(shape) > 1 else ("variance",)
+    reduced = {"row_var": (*shape[:-1], 1), "col_var": (*shape[:-2], 1, *shape[-1:])}
+    return [(name, torch.Size(reduced.get(name, shape))) for name in (*names, *["exp_avg"] * has_average)]
+
+
+def _words(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
 def new_step(value: float) -> Tensor:
     """The counter t, on the CPU, where its value can be read without waiting for a device."""
-    return torch.tensor(value, dtype=torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32)
+    dtype = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
+    return torch.tensor(value, dtype=dtype, device="cpu")

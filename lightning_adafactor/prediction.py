@@ -98,8 +98,10 @@ def _trained(param_groups: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     seen: set[int] = set()
     groups = []
     for group in param_groups:
+        given = group["params"]
         params = []
-        for param in group["params"]:
+        for each in [given] if isinstance(given, Tensor) else given:
+            param = each[1] if isinstance(each, tuple) else each  # named parameters
             if param.requires_grad and id(param) not in seen:
                 seen.add(id(param))
                 params.append(param)

@@ -31,20 +31,28 @@ class KeptSteps:
     fused: FusedAdafactor | None = None
     sharded: sharded_step.ShardedAdafactor | None = None
 
+    def forget(self) -> None:
+        """Lets go of the last step's tensors, of which a state that is loaded has no use."""
+        if self.fused is not None:
+            self.fused.forget()
+        self.sharded = None
+
 
 @dataclasses.dataclass(slots=True)
 class Work:
-    """The entries of a step, by implementation."""
+    """The entries of a step, by implementation, and the parameters of those that several processes share."""
 
     fused: list[Entry] = dataclasses.field(default_factory=list)
     compiled: list[Entry] = dataclasses.field(default_factory=list)
     plain: list[Entry] = dataclasses.field(default_factory=list)
     sharded: list[sharded_step.ShardedEntry] = dataclasses.field(default_factory=list)
+    shared: list[Tensor] = dataclasses.field(default_factory=list)
 
-    def add(self, entry: Entry | sharded_step.ShardedEntry, path: Path) -> None:
-        """Adds an entry to those of its implementation."""
+    def add(self, entry: Entry | sharded_step.ShardedEntry, path: Path, param: Tensor) -> None:
+        """Adds a parameter's entry to those of its implementation."""
         if isinstance(entry, sharded_step.ShardedEntry):
             self.sharded.append(entry)
+            self.shared.append(param)
         else:
             getattr(self, path).append(entry)
 
@@ -69,8 +77,16 @@ class Work:
             compiled_step.adafactor(self.compiled, grad_scale=grad_scale, found_inf=found_inf)
         if self.plain:
             plain.adafactor(self.plain, grad_scale=grad_scale, found_inf=found_inf)
+        # views share the counter with their parameter
+        if written := [*self.shared, *(entry.param for entry in (*self.fused, *self.compiled))]:
+            # autograd then raises an error where it still needs their old values, instead of taking the new ones
+            torch.autograd.graph.increment_version(written)
+        self.release_gradients()
+
+    def release_gradients(self) -> None:
+        """Drops the gradients of the entries that are kept, by the caches and by the tables."""
         for entry in (*self.fused, *(each.entry for each in self.sharded if each.path == "fused")):
-            entry.release_gradient()  # the entries are kept, by the caches and by the tables
+            entry.release_gradient()
 
 
 def check_capture(groups: Iterable[dict[str, Any]]) -> None:

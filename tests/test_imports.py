@@ -35,7 +35,12 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("lightning_adafactor.implementation",),
     ("lightning_adafactor.compiled", "lightning_adafactor.fused"),
     ("lightning_adafactor.plain", "lightning_adafactor.entry_cache", "lightning_adafactor.shard"),
-    ("lightning_adafactor.conversion", "lightning_adafactor.entry", "lightning_adafactor.memory"),
+    (
+        "lightning_adafactor.arguments",
+        "lightning_adafactor.conversion",
+        "lightning_adafactor.entry",
+        "lightning_adafactor.memory",
+    ),
     ("lightning_adafactor.positions", "lightning_adafactor.rounding", "lightning_adafactor.rule"),
     ("lightning_adafactor.tiles",),
 )

@@ -243,7 +243,7 @@ def unsupported_layout(param: Tensor, grad: Tensor | None = None, exp_avg: Tenso
         grad: Its gradient, if there is one.
         exp_avg: Its average of updates, if there is one.
     """
-    if grad is not None and (type(grad) is not Tensor or grad.dtype not in DTYPES or grad.is_neg()):
+    if grad is not None and (type(grad) is not Tensor or grad.dtype not in DTYPES):
         return f"the gradient is a {type(grad).__name__} of {str(grad.dtype).removeprefix('torch.')}"
     strides = [tensor.stride() for tensor in (param, exp_avg, grad) if tensor is not None]
     return _unsupported_strides(param.shape, 1 if exp_avg is None else 2, *strides)

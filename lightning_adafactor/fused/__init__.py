@@ -15,19 +15,45 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def unsupported_reason(tensor: Tensor) -> str | None:
-    """Why the kernels do not support a parameter or gradient, or None where they do.
+    """Why the kernels do not support a parameter, or None where they do.
 
     Args:
-        tensor: The parameter or gradient.
+        tensor: The parameter.
 
     Returns:
         The rest of a sentence that begins with "fused=True is not supported: ", or None.
     """
-    return _unsupported_reason(tensor.dtype, tensor.dim(), tensor.device.type)
+    return _unsupported_reason(tensor.dtype, tensor.dim(), tensor.device.type, type(tensor))
+
+
+def unsupported_gradient(grad: Tensor) -> str | None:
+    """Why the kernels do not support a gradient of a parameter that they support, or None where they do.
+
+    Args:
+        grad: The gradient.
+
+    Returns:
+        The rest of a sentence that begins with "fused=True is not supported: ", or None.
+    """
+    return _unsupported_gradient(grad.dtype, type(grad))
+
+
+@functools.cache
+def _unsupported_gradient(dtype: torch.dtype, kind: type) -> str | None:
+    if dtype in DTYPES and _has_memory(kind):
+        return None
+    return f"a gradient is a {kind.__name__} of {str(dtype).removeprefix('torch.')}"
+
+
+def _has_memory(kind: type) -> bool:
+    """Whether tensors of a class have their elements in memory of their own, unlike wrappers of other tensors."""
+    return getattr(kind, "__torch_dispatch__", None) is getattr(Tensor, "__torch_dispatch__", None)
 
 
 @functools.cache  # called for each parameter in each step
-def _unsupported_reason(dtype: torch.dtype, dims: int, device: str) -> str | None:
+def _unsupported_reason(dtype: torch.dtype, dims: int, device: str, kind: type) -> str | None:
+    if not _has_memory(kind):
+        return f"the kernels support plain tensors, not {kind.__name__}"
     if dtype not in DTYPES:
         return f"the kernels support float32, bfloat16 and float16, not {str(dtype).removeprefix('torch.')}"
     if dims > MAX_DIMS:

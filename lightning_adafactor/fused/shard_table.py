@@ -37,7 +37,7 @@ class ShardTable(WorkTable):
         aligned = all(region is None or region.first_column % LANES == 0 for region in regions)
         self.region = Region.ALIGNED if aligned else Region.ANY
         super().__init__([shard.entry for shard in shards], tiling, device)
-        before, after = (torch.tensor(totals, dtype=torch.int64).view(-1, 3) for totals in self._totals)
+        before, after = (torch.tensor(totals, dtype=torch.int64, device="cpu").view(-1, 3) for totals in self._totals)
         self.totals_before, self.totals_after = self._on_device(before), self._on_device(after)
 
     def update_shards(self, shards: Sequence[Shard]) -> bool:
@@ -67,7 +67,7 @@ class ShardTable(WorkTable):
             if shard.parameter_sum is not None:
                 before.append((of_p + first, count, shard.parameter_sum))
             after.append((of_u + first, count, shard.update_sum))
-        self._copy(torch.tensor(described, dtype=torch.int64), self.shards)
+        self._copy(torch.tensor(described, dtype=torch.int64, device="cpu"), self.shards)
 
 
 def _describe(shard: Shard) -> list[int]:

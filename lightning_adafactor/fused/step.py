@@ -53,6 +53,11 @@ class FusedAdafactor:
             overflow = None if found_inf is None else found_inf.to(device, non_blocking=True)
             self._launch(self._table(kind, bucket), kind, scale, overflow)
 
+    def forget(self) -> None:
+        """Lets go of the last step's tensors; tables of captured graphs stay."""
+        self.tables.clear()
+        self._sort([])
+
     def _sort(self, entries: list[Entry]) -> None:
         """Puts entries into buckets; those without elements need no kernel."""
         self._entries = entries

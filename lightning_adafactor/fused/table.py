@@ -179,7 +179,7 @@ class WorkTable:
         places = {id(entry.rule): place for place, entry in reversed(list(enumerate(entries)))}
         self._places = sorted(places.values())  # of the first entry of each group
         self._host_options = self._options(entries)
-        self._host_grads = torch.tensor([entry.grad.data_ptr() for entry in entries], dtype=torch.int64)
+        self._host_grads = _on_host([entry.grad.data_ptr() for entry in entries])
         self.options = self._on_device(self._host_options)
         self._copy_lrs_of_other_devices(entries)
         self.grads = self._on_device(self._host_grads)
@@ -194,7 +194,7 @@ class WorkTable:
         Returns:
             False where anything else has changed, so that a new table is needed.
         """
-        grads = torch.tensor([entry.grad.data_ptr() for entry in entries], dtype=torch.int64)
+        grads = _on_host([entry.grad.data_ptr() for entry in entries])
         if entries == self._entries:  # the same objects, whose tensors are the same but for the gradients
             moved = not torch.equal(grads, self._host_grads)
             if _fixed_options(self._rules(entries)) != self._signature[0]:
@@ -223,7 +223,7 @@ class WorkTable:
     def _options(self, entries: Sequence[Entry]) -> Tensor:
         """The options table, float64 on the host."""
         rows = [_options(entries[place].rule, entries[place].param) for place in self._places]
-        return torch.tensor(rows, dtype=torch.float64)
+        return torch.tensor(rows, dtype=torch.float64, device="cpu")
 
     def workspace_bytes(self) -> int:
         """Bytes that are kept beside the optimizer's state."""
@@ -263,7 +263,7 @@ class WorkTable:
         groups = _groups(entries)
         rows: list[list[int]] = []
         tiles: list[Tensor] = []
-        chunks: list[Tensor] = [torch.empty(0, 4, dtype=torch.int32)]
+        chunks: list[Tensor] = [torch.empty(0, 4, dtype=torch.int32, device="cpu")]
         first_tile = used = 0
         for number, entry in enumerate(entries):
             shape = layout(entry)
@@ -285,7 +285,7 @@ class WorkTable:
                     items[:, 3] = axis
                     chunks.append(items)
         self._allocate_sums(rows, used, first_tile)
-        self.params = self._on_device(torch.tensor(rows, dtype=torch.int64))
+        self.params = self._on_device(_on_host(rows))
         self.tiles = self._on_device(torch.cat(tiles))
         self.chunks = self._on_device(torch.cat(chunks))
         self.scalars = torch.empty(len(entries), SCALARS, dtype=torch.float32, device=self.device)
@@ -394,5 +394,11 @@ def _signed(seed: int) -> int:
 
 def _product(number: int, *counts: int) -> Tensor:
     """int32 (product of counts, 4): the parameter's number and all index triples, the last varying fastest."""
-    triples = torch.cartesian_prod(*(torch.arange(count, dtype=torch.int32) for count in counts))
-    return torch.cat([torch.full((len(triples), 1), number, dtype=torch.int32), triples.view(-1, len(counts))], dim=1)
+    triples = torch.cartesian_prod(*(torch.arange(count, dtype=torch.int32, device="cpu") for count in counts))
+    numbers = torch.full((len(triples), 1), number, dtype=torch.int32, device="cpu")
+    return torch.cat([numbers, triples.view(-1, len(counts))], dim=1)
+
+
+def _on_host(numbers: list[int] | list[list[int]]) -> Tensor:
+    """int64, on the CPU whatever torch's default device is."""
+    return torch.tensor(numbers, dtype=torch.int64, device="cpu")

@@ -121,6 +121,20 @@ class ReleasedGradients:
         for handle in self._handles:
             handle.remove()
         self._handles = []
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets a backward pass that an exception has ended, before another one.
+
+        Parameters that it has stepped keep their new values; of the others, clear the gradients yourself.
+        """
+        self._received.clear()
+        self._complete.clear()
+        self._stepped.clear()
+        self._uses.reset()
+        if self._is_guarded:
+            del self._optimizer.found_inf
+            self._is_guarded = False
 
     def __enter__(self) -> ReleasedGradients:
         return self
@@ -170,13 +184,7 @@ class ReleasedGradients:
     def _after_step(self, *_: object) -> None:
         """Called after ``optimizer.step()``, which has stepped the rest."""
         self._measure()
-        self._received.clear()
-        self._complete.clear()
-        self._stepped.clear()
-        self._uses.reset()
-        if self._is_guarded:
-            del self._optimizer.found_inf
-            self._is_guarded = False
+        self.reset()
 
 
 def _blocks_of(optimizer: Any, model: nn.Module, by: By) -> list[Block]:

@@ -78,7 +78,8 @@ def second_gradient(shape: tuple[int, ...]) -> str:
     return (
         f"a parameter of shape {shape} received a gradient after its step: with gradient release, call "
         "optimizer.step() after each backward pass, do not accumulate gradients over several, and set "
-        "use_reentrant=False where several checkpoints use a parameter"
+        "use_reentrant=False where several checkpoints use a parameter; after an exception in a backward pass, call "
+        "reset() of what release_gradients returned"
     )
 
 

@@ -33,7 +33,9 @@ def choose(group: dict[str, Any], param: Tensor) -> Path:
     """
     if group["capturable"] and is_sharded(param):
         raise RuntimeError(f"capturable=True is not supported: {_NOT_CAPTURED}")
-    return implementation.choose(group, local(param))
+    if isinstance(param, DTensor) or param.grad is None:
+        return implementation.choose(group, local(param))
+    return implementation.choose_with_gradient(group, param, param.grad)
 
 
 @torch.no_grad()

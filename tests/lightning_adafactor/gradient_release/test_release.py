@@ -239,6 +239,42 @@ def test_a_guarded_loss_that_is_not_finite_changes_nothing() -> None:
     assert not hasattr(optimizer, "found_inf")
 
 
+def test_after_a_guarded_backward_pass_that_was_given_up_the_optimizer_steps_again() -> None:
+    model = models.model(Shape())
+    optimizer = Adafactor(model.parameters(), compiled=False)
+    with release_gradients(optimizer, model) as released:
+        released.guard(torch.tensor(float("nan")))
+    assert not hasattr(optimizer, "found_inf")
+
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    models.loss_of(model, next(models.batches(1)), False).backward()
+    optimizer.step()
+    assert not all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_after_an_exception_in_the_backward_pass_a_reset_allows_another_one() -> None:
+    model = models.model(Shape())
+    optimizer = Adafactor(model.parameters(), compiled=False)
+    released = release_gradients(optimizer, model)
+    batch = next(models.batches(1))
+
+    def fail(gradient: Tensor) -> None:
+        raise MemoryError
+
+    handle = next(model.parameters()).register_hook(fail)  # of the last gradient, when most layers have been stepped
+    with pytest.raises(MemoryError):
+        models.loss_of(model, batch, False).backward()
+    handle.remove()
+    with pytest.raises(RuntimeError, match=r"after an exception in a backward pass, call reset\(\)"):
+        models.loss_of(model, batch, False).backward()
+
+    released.reset()
+    optimizer.zero_grad()
+    models.loss_of(model, batch, False).backward()
+    optimizer.step()
+    assert all(param.grad is None for param in model.parameters())
+
+
 def test_a_copy_of_the_model_has_no_hooks_that_step_the_original() -> None:
     import copy
     import pickle

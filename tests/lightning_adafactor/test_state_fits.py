@@ -1,0 +1,161 @@
+"""A state that does not fit its parameter is an error: implementations get addresses, and trust them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_adafactor import Adafactor
+
+PATHS: dict[str, dict[str, Any]] = {
+    "plain": {"fused": False, "compiled": False},
+    "compiled": {"compiled": True},
+    "fused": {"fused": True},
+}
+
+
+@pytest.fixture(params=PATHS.values(), ids=PATHS)
+def path(request: pytest.FixtureRequest) -> dict[str, Any]:
+    arguments: dict[str, Any] = request.param
+    return arguments
+
+
+def stepped(shape: tuple[int, ...], steps: int = 2, **arguments: Any) -> tuple[nn.Parameter, Adafactor]:
+    """A parameter and its optimizer after some steps."""
+    torch.manual_seed(0)
+    param = nn.Parameter(torch.randn(shape))
+    optimizer = Adafactor([param], **arguments)
+    for _ in range(steps):
+        take_step(param, optimizer)
+    return param, optimizer
+
+
+def take_step(param: nn.Parameter, optimizer: Adafactor) -> None:
+    param.grad = torch.randn_like(param)
+    optimizer.step()
+
+
+@pytest.mark.parametrize(
+    ("saved", "loading", "sentence"),
+    [
+        (
+            (8, 16),
+            (52, 16),
+            r"row_var of a parameter of shape \(52, 16\) should have shape \(52, 1\), but has \(8, 1\)",
+        ),
+        ((16, 8), (8, 16), r"row_var of a parameter of shape \(8, 16\) should have shape \(8, 1\), but has \(16, 1\)"),
+        ((40,), (90,), r"variance of a parameter of shape \(90,\) should have shape \(90,\), but has \(40,\)"),
+        ((10,), (3, 4), r"parameter of shape \(3, 4\) should have row_var and col_var, not variance"),
+        ((3, 4), (10,), r"parameter of shape \(10,\) should have variance, not row_var"),
+    ],
+)
+def test_the_state_of_another_shape_is_not_loaded(
+    saved: tuple[int, ...], loading: tuple[int, ...], sentence: str, path: dict[str, Any]
+) -> None:
+    _, before = stepped(saved, **path)
+    param, optimizer = stepped(loading, **path)
+    weights = param.detach().clone()
+    with pytest.raises(ValueError, match=sentence):
+        optimizer.load_state_dict(before.state_dict())
+    assert torch.equal(param, weights)
+
+
+@pytest.mark.parametrize(("before", "after"), [((8, 16), (200, 16)), ((200, 16), (8, 16)), ((5,), (900,))])
+def test_a_parameter_that_got_another_shape_is_an_error(
+    before: tuple[int, ...], after: tuple[int, ...], path: dict[str, Any]
+) -> None:
+    param, optimizer = stepped(before, **path)
+    param.grad = None
+    param.data = torch.randn(after)
+    with pytest.raises(RuntimeError, match=r"does not fit it: .* let it start anew: del optimizer.state\[param\]"):
+        take_step(param, optimizer)
+
+    del optimizer.state[param]
+    weights = param.detach().clone()
+    take_step(param, optimizer)
+    assert not torch.equal(param, weights)
+
+
+def test_a_gradient_of_another_shape_is_an_error(path: dict[str, Any]) -> None:
+    param, optimizer = stepped((8, 16), **path)
+    param.grad = torch.randn_like(param)
+    param.data = torch.randn(9, 16)
+    with pytest.raises(RuntimeError, match=r"shape \(9, 16\) has a gradient of shape \(8, 16\)"):
+        optimizer.step()
+
+
+@pytest.mark.parametrize("path", [PATHS["plain"], PATHS["compiled"]], ids=["plain", "compiled"])
+@pytest.mark.parametrize(("before", "after"), [(torch.float32, torch.float64), (torch.float64, torch.float32)])
+def test_after_a_change_of_dtype_the_state_is_loaded_again(
+    before: torch.dtype, after: torch.dtype, path: dict[str, Any]
+) -> None:
+    module = nn.Linear(16, 8, dtype=before)
+    optimizer = Adafactor(module.parameters(), **path)
+    batch = torch.randn(4, 16)
+    module(batch.to(before)).sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+    module.to(after)
+    module(batch.to(after)).sum().backward()
+    with pytest.raises(RuntimeError, match=r"does not fit it: row_var should be .*load the state again"):
+        optimizer.step()
+
+    optimizer.load_state_dict(optimizer.state_dict())
+    optimizer.step()
+    assert optimizer.state[module.weight]["step"] == 2
+    assert optimizer.state[module.weight]["row_var"].dtype == after
+    assert module.weight.isfinite().all()
+
+
+def test_a_change_between_float32_and_bfloat16_needs_no_loading(path: dict[str, Any]) -> None:
+    param, optimizer = stepped((8, 16), **path)
+    param.grad = None
+    param.data = param.data.bfloat16()
+    take_step(param, optimizer)
+    assert optimizer.state[param]["step"] == 3
+    assert optimizer.state[param]["row_var"].dtype == torch.float32
+
+
+def test_a_state_whose_second_moments_are_missing_is_an_error(path: dict[str, Any]) -> None:
+    param, optimizer = stepped((8, 16), **path)
+    del optimizer.state[param]["col_var"]
+    with pytest.raises(RuntimeError, match=r"col_var should be float32 \(1, 16\) on cpu, and is missing"):
+        take_step(param, optimizer)
+
+
+def test_memory_that_a_state_tensor_gets_later_is_used(path: dict[str, Any]) -> None:
+    moved, optimizer = stepped((8, 16), steps=0, **path)
+    stays, other = stepped((8, 16), steps=0, **path)
+    for _ in range(3):
+        moved.grad = torch.randn_like(moved)
+        assert moved.grad is not None
+        stays.grad = moved.grad.clone()
+        optimizer.step()
+        other.step()
+        for value in optimizer.state[moved].values():  # as when the state is taken to another device, and back
+            value.data = value.data.clone()
+    assert torch.equal(moved, stays)
+    for name, value in other.state[stays].items():
+        assert torch.equal(optimizer.state[moved][name], value)
+
+
+def test_torchs_default_device_does_not_matter(path: dict[str, Any]) -> None:
+    param, optimizer = stepped((8, 16), steps=0, **path)
+    same, other = stepped((8, 16), steps=2, **path)
+    torch.manual_seed(0)
+    torch.randn(8, 16)
+    for device in ("cpu", "meta"):
+        gradient = torch.randn(8, 16)
+        torch.set_default_device(device)
+        try:
+            param.grad = gradient
+            optimizer.step()
+        finally:
+            torch.set_default_device(None)
+    assert torch.equal(param, same)
+    assert optimizer.state[param]["step"].device.type == "cpu"
+    assert other.state[same]["step"] == 2
