@@ -1,9 +1,9 @@
 """An exponential moving average of the weights whose horizon is a share of the training, short or long."""
 
-import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from recipes.messages import RecipeError
 
@@ -40,7 +40,7 @@ class RecentWeightAveraging(WeightAveraging):
             )
         self._horizon = max(self._share * steps, 1.0)
 
-    @torch.no_grad()
     def _add(self, averages: list[Tensor], weights: list[Tensor], count: Tensor) -> None:
         """Adds the weights of a step to the average of ``count`` steps, in place; float32 or the parameters' dtype."""
-        torch._foreach_lerp_(averages, weights, max(1 / (int(count) + 1), 1 / self._horizon))
+        decay = min(1 - 1 / (int(count) + 1), 1 - 1 / self._horizon)
+        get_ema_multi_avg_fn(decay)(averages, weights, count)
