@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from lightning_adafactor.entry import Entry
 from lightning_adafactor.entry_cache import EntryCache
 from lightning_adafactor.implementation import Choice, Path
 from lightning_adafactor.nonfinite import NonfiniteGradients, OnNonfinite, check_option, unsupported_for_parts
-from lightning_adafactor.parameter_state import adopted_state, check_state, new_state, new_step
+from lightning_adafactor.parameter_state import adopted_state, check_saved, check_state, new_state, new_step
 from lightning_adafactor.positions import Position, Positions, all_positions
 from lightning_adafactor.rule import Dialect, Rule, state_dtype
 from lightning_adafactor.sharded import step as sharded_step
@@ -198,20 +198,25 @@ class Adafactor(Optimizer):
             state_dict: What ``state_dict()`` of one of these classes returned.
 
         Raises:
-            ValueError: Number or sizes of the parameter groups differ.
+            ValueError: Number or sizes of the parameter groups differ, or shapes of parameters; nothing is loaded then.
         """
         loaded: dict[str, Any] = {}
 
         def convert(_: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
             loaded.update(conversion.convert_state_dict(state_dict, self.param_groups))
+            for param, saved in saved_states():
+                check_saved(param, saved)  # before anything is replaced
             return loaded
 
+        def saved_states() -> Iterator[tuple[Tensor, dict[str, Any]]]:
+            params = (param for group in self.param_groups for param in group["params"])
+            keys = (key for group in loaded["param_groups"] for key in group["params"])
+            pairs = zip(params, keys, strict=False)  # other numbers are an error of Optimizer.load_state_dict
+            return ((param, loaded["state"][key]) for param, key in pairs if key in loaded["state"])
+
         def restore_precision(_: Optimizer) -> None:
-            params = [param for group in self.param_groups for param in group["params"]]
-            saved = [key for group in loaded["param_groups"] for key in group["params"]]
-            for param, key in zip(params, saved, strict=True):
-                if key in loaded["state"]:
-                    self.state[param] = self._adopted_state(param, loaded["state"][key])
+            for param, saved in saved_states():
+                self.state[param] = self._adopted_state(param, saved)
 
         # hooks, so that users' own hooks before and after see what they would see with any optimizer
         before = self.register_load_state_dict_pre_hook(convert)

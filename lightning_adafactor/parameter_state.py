@@ -43,20 +43,7 @@ def adopted_state(param: Tensor, saved: dict[str, Any]) -> dict[str, Any]:
     """A copy of a saved state on this parameter's device, in the dtype of its state, and sharded as it is.
 
     ``RMS``, which only transformers' dialect keeps, is left out.
-
-    Raises:
-        ValueError: The saved state is of a parameter of another shape.
     """
-    wanted, shape = dict(_shapes(param.shape, has_average=True)), tuple(param.shape)
-    for name in sharded_state.NAMES:
-        if name in saved and name not in wanted:
-            own = " and ".join(name for name in wanted if name != "exp_avg")
-            raise ValueError(f"The saved state of a parameter of shape {shape} should have {own}, not {name}")
-        if torch.is_tensor(saved.get(name)) and saved[name].shape != wanted[name]:
-            raise ValueError(
-                f"The saved {name} of a parameter of shape {shape} should have shape {tuple(wanted[name])}, but has "
-                f"{tuple(saved[name].shape)}"
-            )
     adopted: dict[str, Any] = {}
     for key, value in saved.items():
         if key == "step":
@@ -72,6 +59,28 @@ def adopted_state(param: Tensor, saved: dict[str, Any]) -> dict[str, Any]:
         else:
             adopted[key] = value
     return adopted
+
+
+def check_saved(param: Tensor, saved: dict[str, Any]) -> None:
+    """Makes sure that a saved state is that of a parameter of this shape.
+
+    Args:
+        param: The parameter.
+        saved: The state, with this library's names.
+
+    Raises:
+        ValueError: It is not.
+    """
+    wanted, shape = dict(_shapes(param.shape, has_average=True)), tuple(param.shape)
+    for name in sharded_state.NAMES:
+        if name in saved and name not in wanted:
+            own = " and ".join(name for name in wanted if name != "exp_avg")
+            raise ValueError(f"The saved state of a parameter of shape {shape} should have {own}, not {name}")
+        if torch.is_tensor(saved.get(name)) and saved[name].shape != wanted[name]:
+            raise ValueError(
+                f"The saved {name} of a parameter of shape {shape} should have shape {tuple(wanted[name])}, but has "
+                f"{tuple(saved[name].shape)}"
+            )
 
 
 def check_state(param: Tensor, grad: Tensor, state: dict[str, Any]) -> None:

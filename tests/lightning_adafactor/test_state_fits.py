@@ -57,10 +57,14 @@ def test_the_state_of_another_shape_is_not_loaded(
 ) -> None:
     _, before = stepped(saved, **path)
     param, optimizer = stepped(loading, **path)
-    weights = param.detach().clone()
+    kept = {name: value.clone() for name, value in optimizer.state[param].items()}
     with pytest.raises(ValueError, match=sentence):
         optimizer.load_state_dict(before.state_dict())
-    assert torch.equal(param, weights)
+    assert {name: value.shape for name, value in optimizer.state[param].items()} == {
+        name: value.shape for name, value in kept.items()
+    }
+    assert all(torch.equal(value, kept[name]) for name, value in optimizer.state[param].items())
+    take_step(param, optimizer)
 
 
 @pytest.mark.parametrize(("before", "after"), [((8, 16), (200, 16)), ((200, 16), (8, 16)), ((5,), (900,))])
