@@ -51,11 +51,8 @@ class Schedule:
 
     def rates(self) -> dict[str, float | None]:
         """The learning rate chosen for each optimizer whose sweep has ended, by name."""
-        found = {}
-        for choice in self._plan.choices:
-            if self._is_chosen(choice, self._sweep(choice)):
-                found[choice.name] = self._rate(choice)
-        return found
+        sweeps = [(choice, self._sweep(choice)) for choice in self._plan.choices]
+        return {choice.name: self._rate(choice, sweep) for choice, sweep in sweeps if self._is_chosen(choice, sweep)}
 
     def best(self, trial: Trial) -> Outcome | None:
         """The best run so far of the sweep that a training belongs to; None for other runs."""
@@ -78,7 +75,7 @@ class Schedule:
             for choice in self._plan.choices:
                 sweep = sweeps[choice.name]
                 if self._is_chosen(choice, sweep):
-                    yield self._plan.further_trials(choice, self._rate(choice), self._steps(choice))[place]
+                    yield self._plan.further_trials(choice, self._rate(choice, sweep), self._steps(choice))[place]
                 elif any(trial.folder not in self._ended for trial in sweep):
                     yield None
 
@@ -131,11 +128,11 @@ class Schedule:
             return any(outcome.report for outcome in tried)
         return all(outcome.status != INVALID_SETTINGS for outcome in tried)
 
-    def _rate(self, choice: Choice) -> float | None:
+    def _rate(self, choice: Choice, sweep: list[Trial]) -> float | None:
         """The rate of the best run of a sweep that has ended."""
         if not self._plan.sweep:
             return choice.rate
-        best = best_of(self._tried(self._sweep(choice)))
+        best = best_of(self._tried(sweep))
         if best is None:
             raise RecipeError(
                 "--sweep-lr: the reports hold no validation metric to choose a learning rate by: give the recipe a "

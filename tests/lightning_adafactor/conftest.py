@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -33,6 +33,21 @@ def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
     if chosen.tile_bytes is not None:
         monkeypatch.setattr(plain, "TILE_BYTES", chosen.tile_bytes)
     return chosen
+
+
+CHOSEN: dict[str, dict[str, Any]] = {
+    "plain": {"fused": False, "compiled": False},
+    "compiled": {"compiled": True},
+    "fused": {"fused": True},
+}
+
+
+@pytest.fixture(
+    params=[pytest.param(name, marks=needs_compiled) if name == "compiled" else name for name in CHOSEN],
+)
+def arguments(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """The arguments that choose each implementation in turn."""
+    return CHOSEN[request.param]
 
 
 @pytest.fixture

@@ -9,18 +9,7 @@ import torch
 from torch import nn
 
 from lightning_adafactor import Adafactor
-
-PATHS: dict[str, dict[str, Any]] = {
-    "plain": {"fused": False, "compiled": False},
-    "compiled": {"compiled": True},
-    "fused": {"fused": True},
-}
-
-
-@pytest.fixture(params=PATHS.values(), ids=PATHS)
-def path(request: pytest.FixtureRequest) -> dict[str, Any]:
-    arguments: dict[str, Any] = request.param
-    return arguments
+from tests.lightning_adafactor.compiled.available import needs_compiled
 
 
 def stepped(shape: tuple[int, ...], steps: int = 2, **arguments: Any) -> tuple[nn.Parameter, Adafactor]:
@@ -53,10 +42,10 @@ def take_step(param: nn.Parameter, optimizer: Adafactor) -> None:
     ],
 )
 def test_the_state_of_another_shape_is_not_loaded(
-    saved: tuple[int, ...], loading: tuple[int, ...], sentence: str, path: dict[str, Any]
+    saved: tuple[int, ...], loading: tuple[int, ...], sentence: str, arguments: dict[str, Any]
 ) -> None:
-    _, before = stepped(saved, **path)
-    param, optimizer = stepped(loading, **path)
+    _, before = stepped(saved, **arguments)
+    param, optimizer = stepped(loading, **arguments)
     kept = {name: value.clone() for name, value in optimizer.state[param].items()}
     with pytest.raises(ValueError, match=sentence):
         optimizer.load_state_dict(before.state_dict())
@@ -69,9 +58,9 @@ def test_the_state_of_another_shape_is_not_loaded(
 
 @pytest.mark.parametrize(("before", "after"), [((8, 16), (200, 16)), ((200, 16), (8, 16)), ((5,), (900,))])
 def test_a_parameter_that_got_another_shape_is_an_error(
-    before: tuple[int, ...], after: tuple[int, ...], path: dict[str, Any]
+    before: tuple[int, ...], after: tuple[int, ...], arguments: dict[str, Any]
 ) -> None:
-    param, optimizer = stepped(before, **path)
+    param, optimizer = stepped(before, **arguments)
     param.grad = None
     param.data = torch.randn(after)
     with pytest.raises(RuntimeError, match=r"does not fit it: .* let it start anew: del optimizer.state\[param\]"):
@@ -83,21 +72,21 @@ def test_a_parameter_that_got_another_shape_is_an_error(
     assert not torch.equal(param, weights)
 
 
-def test_a_gradient_of_another_shape_is_an_error(path: dict[str, Any]) -> None:
-    param, optimizer = stepped((8, 16), **path)
+def test_a_gradient_of_another_shape_is_an_error(arguments: dict[str, Any]) -> None:
+    param, optimizer = stepped((8, 16), **arguments)
     param.grad = torch.randn_like(param)
     param.data = torch.randn(9, 16)
     with pytest.raises(RuntimeError, match=r"shape \(9, 16\) has a gradient of shape \(8, 16\)"):
         optimizer.step()
 
 
-@pytest.mark.parametrize("path", [PATHS["plain"], PATHS["compiled"]], ids=["plain", "compiled"])
+@pytest.mark.parametrize("arguments", ["plain", pytest.param("compiled", marks=needs_compiled)], indirect=True)
 @pytest.mark.parametrize(("before", "after"), [(torch.float32, torch.float64), (torch.float64, torch.float32)])
 def test_after_a_change_of_dtype_the_state_is_loaded_again(
-    before: torch.dtype, after: torch.dtype, path: dict[str, Any]
+    before: torch.dtype, after: torch.dtype, arguments: dict[str, Any]
 ) -> None:
     module = nn.Linear(16, 8, dtype=before)
-    optimizer = Adafactor(module.parameters(), **path)
+    optimizer = Adafactor(module.parameters(), **arguments)
     batch = torch.randn(4, 16)
     module(batch.to(before)).sum().backward()
     optimizer.step()
@@ -115,8 +104,8 @@ def test_after_a_change_of_dtype_the_state_is_loaded_again(
     assert module.weight.isfinite().all()
 
 
-def test_a_change_between_float32_and_bfloat16_needs_no_loading(path: dict[str, Any]) -> None:
-    param, optimizer = stepped((8, 16), **path)
+def test_a_change_between_float32_and_bfloat16_needs_no_loading(arguments: dict[str, Any]) -> None:
+    param, optimizer = stepped((8, 16), **arguments)
     param.grad = None
     param.data = param.data.bfloat16()
     take_step(param, optimizer)
@@ -124,16 +113,16 @@ def test_a_change_between_float32_and_bfloat16_needs_no_loading(path: dict[str, 
     assert optimizer.state[param]["row_var"].dtype == torch.float32
 
 
-def test_a_state_whose_second_moments_are_missing_is_an_error(path: dict[str, Any]) -> None:
-    param, optimizer = stepped((8, 16), **path)
+def test_a_state_whose_second_moments_are_missing_is_an_error(arguments: dict[str, Any]) -> None:
+    param, optimizer = stepped((8, 16), **arguments)
     del optimizer.state[param]["col_var"]
     with pytest.raises(RuntimeError, match=r"col_var should be float32 \(1, 16\) on cpu, and is missing"):
         take_step(param, optimizer)
 
 
-def test_memory_that_a_state_tensor_gets_later_is_used(path: dict[str, Any]) -> None:
-    moved, optimizer = stepped((8, 16), steps=0, **path)
-    stays, other = stepped((8, 16), steps=0, **path)
+def test_memory_that_a_state_tensor_gets_later_is_used(arguments: dict[str, Any]) -> None:
+    moved, optimizer = stepped((8, 16), steps=0, **arguments)
+    stays, other = stepped((8, 16), steps=0, **arguments)
     for _ in range(3):
         moved.grad = torch.randn_like(moved)
         assert moved.grad is not None
@@ -147,9 +136,9 @@ def test_memory_that_a_state_tensor_gets_later_is_used(path: dict[str, Any]) -> 
         assert torch.equal(optimizer.state[moved][name], value)
 
 
-def test_torchs_default_device_does_not_matter(path: dict[str, Any]) -> None:
-    param, optimizer = stepped((8, 16), steps=0, **path)
-    same, other = stepped((8, 16), steps=2, **path)
+def test_torchs_default_device_does_not_matter(arguments: dict[str, Any]) -> None:
+    param, optimizer = stepped((8, 16), steps=0, **arguments)
+    same, other = stepped((8, 16), steps=2, **arguments)
     torch.manual_seed(0)
     torch.randn(8, 16)
     for device in ("cpu", "meta"):

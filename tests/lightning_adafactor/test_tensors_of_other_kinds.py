@@ -15,26 +15,14 @@ from torch.testing._internal.two_tensor import TwoTensor
 from lightning_adafactor import Adafactor, implementation
 from lightning_adafactor.prediction import predict_state
 
-PATHS: dict[str, dict[str, Any]] = {
-    "plain": {"fused": False, "compiled": False},
-    "compiled": {"compiled": True},
-    "fused": {"fused": True},
-}
 
-
-@pytest.fixture(params=PATHS.values(), ids=PATHS)
-def path(request: pytest.FixtureRequest) -> dict[str, Any]:
-    arguments: dict[str, Any] = request.param
-    return arguments
-
-
-def test_a_gradient_with_the_negative_bit_steps_in_its_own_direction(path: dict[str, Any]) -> None:
+def test_a_gradient_with_the_negative_bit_steps_in_its_own_direction(arguments: dict[str, Any]) -> None:
     torch.manual_seed(0)
     numbers = torch.randn(8, 16, dtype=torch.complex64)
     negative = nn.Parameter(torch.ones(8, 16))
     resolved = nn.Parameter(torch.ones(8, 16))
     for param, copied in ((negative, False), (resolved, True)):
-        optimizer = Adafactor([param], **path)
+        optimizer = Adafactor([param], **arguments)
         for step in (1, 2, 3):
             gradient = (numbers * step).conj().imag if step > 1 else (numbers * step).imag.clone()
             assert gradient.is_neg() is (step > 1)
@@ -67,9 +55,9 @@ def test_a_wrapper_as_gradient_is_refused_by_the_fused_step() -> None:
         optimizer.step()
 
 
-def test_autograd_learns_that_a_step_has_changed_the_weights(path: dict[str, Any]) -> None:
+def test_autograd_learns_that_a_step_has_changed_the_weights(arguments: dict[str, Any]) -> None:
     first, second = nn.Parameter(torch.ones(4, 4)), nn.Parameter(torch.ones(4, 4))
-    optimizer = Adafactor([first, second], **path)
+    optimizer = Adafactor([first, second], **arguments)
     loss = (torch.ones(4, 4) @ first @ second).sum()
     loss.backward(retain_graph=True)
     optimizer.step()
@@ -77,9 +65,9 @@ def test_autograd_learns_that_a_step_has_changed_the_weights(path: dict[str, Any
         loss.backward()
 
 
-def test_a_state_that_is_replaced_by_loading_is_freed(path: dict[str, Any]) -> None:
+def test_a_state_that_is_replaced_by_loading_is_freed(arguments: dict[str, Any]) -> None:
     param = nn.Parameter(torch.ones(8, 16))
-    optimizer = Adafactor([param], beta1=0.9, **path)
+    optimizer = Adafactor([param], beta1=0.9, **arguments)
     for _ in range(2):
         param.grad = torch.ones(8, 16)
         optimizer.step()
