@@ -35,8 +35,10 @@ def start(command: Sequence[str], output: IO[bytes]) -> Process:
 
 def stop(processes: Sequence[Process]) -> None:
     """Ends processes and their children: by signals that let them save checkpoints, then by SIGKILL."""
+    # Started with `nohup … &`, this process ignores SIGINT and so do its runs: they would only be waited for.
+    ignores_interrupts = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     try:
-        for ask in (signal.SIGINT, signal.SIGTERM):
+        for ask in (signal.SIGTERM,) if ignores_interrupts else (signal.SIGINT, signal.SIGTERM):
             _ask_to_end(processes, ask)
     finally:
         for process in processes:

@@ -1,5 +1,6 @@
 """How the processes of runs are ended."""
 
+import signal
 import subprocess
 import sys
 import time
@@ -42,6 +43,19 @@ def test_a_process_that_ignores_ctrl_c_is_ended(monkeypatch: pytest.MonkeyPatch)
     process = started(DEAF)
     processes.stop([process])
     assert process.poll() is not None
+
+
+def test_runs_in_the_background_are_not_asked_by_an_interrupt_that_they_ignore() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        process = started(DEAF)
+        asked = time.monotonic()
+        processes.stop([process])
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+    assert time.monotonic() - asked < processes.SECONDS_TO_STOP
+    assert process.returncode == -signal.SIGTERM
 
 
 def test_a_second_ctrl_c_ends_the_runs_too(monkeypatch: pytest.MonkeyPatch) -> None:
