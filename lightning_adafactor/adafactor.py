@@ -27,7 +27,7 @@ from lightning_adafactor.work import KeptSteps, Work, check_capture
 
 
 class Adafactor(Optimizer):
-    r"""Adafactor (Shazeer & Stern 2018, arXiv 1804.04235) with ``torch.optim.Adafactor``'s arguments and numbers.
+    r"""Adafactor (Shazeer & Stern 2018, arXiv 1804.04235) with ``torch.optim.Adafactor``'s arguments and results.
 
     An (n, m) matrix costs n + m numbers of state where AdamW keeps 2·n·m. Tensors of more dimensions are batches of
     matrices over their last two; vectors and scalars keep one number per element. Arithmetic and state are float32
@@ -42,7 +42,7 @@ class Adafactor(Optimizer):
     ``scale_parameter=False, relative_step=False``.
 
     ``state[p]`` has torch's names and shapes: ``step`` and ``row_var`` (..., n, 1), ``col_var`` (..., 1, m), or
-    ``variance``; with ``beta1`` also ``exp_avg``. Of a DTensor (FSDP2, tensor parallelism) it is sharded likewise, and
+    ``variance``; with ``beta1`` also ``exp_avg``. For a DTensor (FSDP2, tensor parallelism) it is sharded likewise, and
     the step takes two all-reduces per process group for all parameters together. :meth:`load_state_dict` accepts what
     ``torch.optim.Adafactor`` and ``transformers.Adafactor`` saved.
 
@@ -77,11 +77,11 @@ class Adafactor(Optimizer):
             a unit in the last place are not lost. None means yes. Other dtypes are rounded to nearest.
         seed: Key of the random numbers of stochastic rounding; saved with the state.
         allow_unfactored: Accept parameters that FSDP1 or DeepSpeed ZeRO have flattened, with a warning; their state
-            has one number per element, and the numbers depend on how they are sharded.
+            has one number per element, and the results depend on how they are sharded.
         on_nonfinite: What to do where a gradient has an element that is NaN or infinite. "ignore" lets it enter the
             parameters and the state, as torch does; "skip" leaves the whole step out and counts it in
-            ``skipped_steps``; "raise" also raises an error (on CUDA in a later step, for nobody waits for the
-            device; replays of a CUDA graph only skip). The last two read each gradient once more.
+            ``skipped_steps``; "raise" also raises an error (on CUDA in a later step, because the host does
+            not wait for the device; replays of a CUDA graph only skip). The last two read each gradient once more.
 
     Raises:
         ValueError: An argument is out of its range.

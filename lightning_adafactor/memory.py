@@ -5,7 +5,7 @@ Two figures, for any ``torch.optim.Optimizer``:
 * *elements*, the numbers that the optimizer keeps: every tensor by its (outer) shape, a Python number as one;
 * *bytes*, the memory that they take: every storage in full and once, however many views of it there are.
 
-Of a DTensor, a process holds its local shard. With ``total=True`` it counts as a whole and once, whatever number of
+For a DTensor, a process holds its local shard. With ``total=True`` it counts as a whole and once, whatever number of
 processes hold parts or replicas of it: the state of one process that holds all parameters. Nothing is communicated.
 
 ``MB`` means MiB (2**20 bytes) everywhere.

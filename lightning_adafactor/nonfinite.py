@@ -89,7 +89,7 @@ class NonfiniteGradients:
     """Looks at the gradients before each step; belongs to the process, not to the state.
 
     On a CUDA device the host does not wait: the kernels read the result, and ``on_nonfinite="raise"`` raises in the
-    first later step at which it has arrived. Nothing has changed in between, for such steps are skipped.
+    first later step at which it has arrived. Nothing has changed in between, because such steps are skipped.
     """
 
     def __init__(self) -> None:

@@ -91,8 +91,8 @@ class Known(NamedTuple):
 class Passes(ABC):
     """The three passes over one parameter, or over a shard of one.
 
-    :meth:`run` takes the step of a whole parameter. Of a shard, each pass is called by itself, for sums of other shards
-    are to be added in between (``sharded/``): hence the sums that passes return or take.
+    :meth:`run` takes the step of a whole parameter. For a shard, each pass is called by itself, because the sums of
+    other shards are added in between (``sharded/``): hence the sums that passes return or take.
 
     A pass leaves its results in the averages (the first) or returns them (the second); nothing else is handed on but
     the buffer ``work``, and only where :class:`Known` says so. Taking a buffer overwrites it, and of each only one
@@ -379,7 +379,7 @@ def _add_row_sums(rows: Tensor, gradient: Tensor, weight: float) -> None:
 def _column_sums_(squares: Tensor) -> Tensor:
     """Sums over the next to last dimension, kept as 1; ``squares`` is used up.
 
-    Rows are first added to each other by halves, for torch's own sum over rows runs on one thread.
+    Rows are first added to each other by halves, because torch's own sum over rows runs on one thread.
     """
     rows = squares.size(-2)
     while rows > 16:

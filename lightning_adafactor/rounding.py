@@ -6,7 +6,7 @@ cut off keeps the expected value right.
 
 The bits come from Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), a stateless
 function of a key and a counter. bfloat16 is the upper half of float32, so one element needs 16 random bits
-and one Philox block serves 8 neighbours in a row:
+and one Philox block serves 8 neighbors in a row:
 
 * key: the seed, 64 bits;
 * counter: (column // 8, row, step, parameter), 32 bits each. Rows are counted over all matrices of a batch, a

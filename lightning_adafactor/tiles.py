@@ -24,7 +24,7 @@ class Region:
 
     @property
     def rows_between(self) -> tuple[int, ...]:
-        """How many rows of the whole lie between neighbours in each dimension but the last, which has 0."""
+        """How many rows of the whole lie between neighbors in each dimension but the last, which has 0."""
         last = len(self.shape) - 1
         return (*(math.prod(self.shape[dim + 1 : last]) for dim in range(last)), 0) if self.shape else ()
 

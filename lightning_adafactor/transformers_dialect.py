@@ -15,7 +15,7 @@ from lightning_adafactor.rule import Dialect, Rule, state_dtype
 
 
 class TransformersAdafactor(Adafactor):
-    """Adafactor with ``transformers.Adafactor``'s arguments and numbers.
+    """Adafactor with ``transformers.Adafactor``'s arguments and results.
 
     It differs from :class:`~lightning_adafactor.Adafactor` in the meaning of ε₁ and weight decay (see
     ``lightning_adafactor.rule``), and keeps RMS(p) in ``state[p]["RMS"]``, where transformers'

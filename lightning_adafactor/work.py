@@ -32,7 +32,7 @@ class KeptSteps:
     sharded: sharded_step.ShardedAdafactor | None = None
 
     def forget(self) -> None:
-        """Lets go of the last step's tensors, of which a state that is loaded has no use."""
+        """Releases the last step's tensors, which are useless after a state is loaded."""
         if self.fused is not None:
             self.fused.forget()
         self.sharded = None

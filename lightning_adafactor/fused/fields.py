@@ -78,7 +78,7 @@ class ShardField(IntEnum):
     HOLDS_FACTOR = 8  # whether this process adds the old R to ΣR
     FIRST_ROW = 9  # the number of its first row among all rows of the whole parameter, matrix after matrix
     FIRST_COLUMN = 10  # the number of its first column
-    ROWS_BETWEEN = 11  # how many rows of the whole parameter lie between neighbours in i0, i1, i2
+    ROWS_BETWEEN = 11  # how many rows of the whole parameter lie between neighbors in i0, i1, i2
 
 
 SHARD_FIELDS = 14
@@ -91,7 +91,7 @@ class Region(IntEnum):
     WHOLE = 0
     """The parameters are whole."""
     ALIGNED = 1
-    """They are shards whose first columns are multiples of 8: a Philox block serves the same neighbours."""
+    """They are shards whose first columns are multiples of 8: a Philox block serves the same neighbors."""
     ANY = 2
     """They are any shards."""
 

@@ -18,7 +18,7 @@ from lightning_adafactor.fused.fields import CHUNK, FIELDS, MAX_DIMS, OPTIONS, S
 from lightning_adafactor.rule import Rule
 
 REGION = "region"
-"""Among the strides of a layout: how many rows of the whole parameter lie between neighbours (of shards)."""
+"""Among the strides of a layout: how many rows of the whole parameter lie between neighbors (of shards)."""
 
 MAX_BATCH_STRIDES = MAX_DIMS - 2
 """The most strides that a batch of matrices may need."""

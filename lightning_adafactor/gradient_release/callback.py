@@ -38,8 +38,8 @@ class GradientRelease(Callback):
 
     Raises:
         MisconfigurationException: Something is not supported: accumulation, clipping of gradients, a gradient scaler
-            (``16-mixed``), strategies but for one device and ``ModelParallelStrategy`` (FSDP2), manual optimization,
-            several optimizers, an optimizer that has no ``step_parameters``, or its ``on_nonfinite``.
+            (``16-mixed``), any strategy other than one device or ``ModelParallelStrategy`` (FSDP2), manual
+            optimization, several optimizers, an optimizer that has no ``step_parameters``, or its ``on_nonfinite``.
     """
 
     def __init__(self, by: By = "block", clipping_follows_trainer: bool = False) -> None:

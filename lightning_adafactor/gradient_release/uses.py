@@ -20,7 +20,7 @@ from torch.utils.hooks import RemovableHandle
 
 @dataclasses.dataclass(slots=True, eq=False)
 class _Calls:
-    """Counts calls of a module; a forward pre-hook that copies and pickles of the model may contain.
+    """Counts calls of a module; a forward pre-hook that survives copying and pickling of the model.
 
     Attributes:
         with_gradients: Calls that autograd has recorded.

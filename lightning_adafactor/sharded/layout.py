@@ -157,7 +157,7 @@ def region_of(param: DTensor, *, transposed: bool = False) -> Region:
     if local_shape != tuple(param.to_local().shape):
         raise RuntimeError(
             f"Adafactor cannot tell which elements of a parameter of shape {shape} and placements {param.placements} "
-            f"lie on this process, for its shard is not {local_shape} but {tuple(param.to_local().shape)}: shard it "
+            f"lie on this process, because its shard is {tuple(param.to_local().shape)}, not {local_shape}: shard it "
             "with FSDP2 or distribute_tensor, or pass stochastic_rounding=False"
         )
     if transposed:

@@ -21,7 +21,7 @@ class Reduction:
     """A buffer of partial sums.
 
     Slots are reserved first, then the buffer is allocated, filled, reduced and read. Slots that travel over the same
-    groups are neighbours. A slot that is to be summed over several groups is summed over one after the other, in the
+    groups are neighbors. A slot that is to be summed over several groups is summed over one after the other, in the
     order of the mesh's dimensions whatever the other slots are: a parameter's sums are the same bits with and without
     other parameters in the step, where two processes form a group.
 

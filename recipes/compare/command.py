@@ -71,7 +71,7 @@ def main(args: Sequence[str]) -> int:
         args: The command line after ``compare``.
 
     Returns:
-        0 if at least one run finished, 1 if none did, 2 if none did because of errors in the settings.
+        0 if at least one run finished, else 1.
 
     Raises:
         RecipeError: The command line or a file is invalid, or no run finished because of errors in the settings.
@@ -133,7 +133,7 @@ def parser() -> CommandParser:
         "--keep-hopeless",
         action="store_true",
         help="with --sweep-lr: train runs to their end that lie far behind the best one of their optimizer; by default "
-        "a run is stopped at half of its steps if the best one was further at a quarter",
+        "a run is stopped at half of its steps if it is still behind what the best one had reached at a quarter",
     )
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument("--budget-steps", metavar="N", help="optimizer steps of each run, instead of the recipe's")

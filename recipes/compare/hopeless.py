@@ -1,4 +1,4 @@
-"""Which runs of a sweep are hopeless: those that after half their steps lie behind the best one's first quarter."""
+"""Which runs of a sweep are hopeless: those that at half of their steps are behind the best one at a quarter."""
 
 from recipes.compare.metrics import Report, monitor_of
 from recipes.compare.runs import Outcome

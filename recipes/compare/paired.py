@@ -9,7 +9,7 @@ from typing import Any
 from recipes.compare.metrics import mode_of
 
 ALPHA = 0.05
-"""A difference is called one if its adjusted p-value is below."""
+"""Significance level: a difference counts if its adjusted p-value is below."""
 
 
 def t_test(differences: Sequence[float]) -> float | None:
@@ -91,8 +91,8 @@ def conclusion(
         return f"Nothing can be concluded about {metric}: only {next(iter(present))} has finished{rates}."
     if not pairs:
         return (
-            f"Nothing can be concluded about {metric} from one seed: give --seeds three values or more, of which each "
-            f"optimizer finishes the same ones{rates}."
+            f"Nothing can be concluded about {metric} from one seed: give at least three --seeds; two optimizers "
+            f"are compared on the seeds that both finished{rates}."
         )
     sign = -1.0 if mode_of(metric) == "min" else 1.0
     best = max(present, key=lambda name: sign * statistics.fmean(present[name].values()))
@@ -102,7 +102,7 @@ def conclusion(
     level = [name for name in present if name != best and name not in beaten]
     mean = statistics.fmean(present[best].values())
     seeds = max(len(by_seed) for by_seed in present.values())
-    said = f"{best} has the best {metric} ({mean:.4g}, mean of {seeds} seeds)"
+    said = f"{best} has the best mean {metric} ({mean:.4g} over {seeds} seeds)"
     test = f"paired t-test, p < {ALPHA} after Holm's adjustment"
     if beaten:
         said += f", better than {_listed(beaten)} ({test})"

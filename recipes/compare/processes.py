@@ -56,7 +56,7 @@ def _ask_to_end(processes: Sequence[Process], ask: signal.Signals) -> None:
         with suppress(OSError, ValueError):
             process.send_signal(ask)
     for process in running:
-        # Of a second Ctrl-C: without this the runs would go on, with no terminal to end them.
+        # Also a second Ctrl-C: else the runs would go on, with no terminal to end them.
         with suppress(subprocess.TimeoutExpired, KeyboardInterrupt, SystemExit):
             process.wait(max(deadline - time.monotonic(), 0))
 

@@ -187,7 +187,7 @@ def _reason(status: int, log: Path, start: int) -> str:
         if EXCEPTION.match(line):
             return line
     if status == 0:
-        return "it succeeded but wrote no report.json: the recipe's module has no save_pretrained"
+        return "it succeeded but wrote no report.json: only modules that are a recipes.recipe.Recipe have one"
     return f"exit status {status}{f', after: {lines[-1]}' if lines else ''}"
 
 

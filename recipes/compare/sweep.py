@@ -45,7 +45,7 @@ DEFAULT_SWEEP = (Rate(0.3, True), Rate(1.0, True), Rate(3.0, True))
 
 
 def from_the_middle(rates: Sequence[float]) -> list[float]:
-    """The rates in the order in which they are tried: the middle one first, then its neighbours, and so on.
+    """The rates in the order in which they are tried: the middle one first, then its neighbors, and so on.
 
     The first run is then most likely a good one, with which the others are compared while they train.
     """
@@ -57,7 +57,7 @@ def from_the_middle(rates: Sequence[float]) -> list[float]:
 def beyond(best: float, tried: Sequence[float]) -> float | None:
     """The rate to try next: beyond the best one, if that is the lowest or the highest of those tried.
 
-    The distance is that of the best rate to its neighbour, as a ratio.
+    The distance is that of the best rate to its neighbor, as a ratio.
 
     Args:
         best: The best rate so far.
@@ -69,5 +69,5 @@ def beyond(best: float, tried: Sequence[float]) -> float | None:
     ordered = sorted(set(tried))
     if len(ordered) < 2 or best not in (ordered[0], ordered[-1]):
         return None
-    neighbour = ordered[1] if best == ordered[0] else ordered[-2]
-    return float(f"{best * best / neighbour:.{DIGITS}g}")
+    neighbor = ordered[1] if best == ordered[0] else ordered[-2]
+    return float(f"{best * best / neighbor:.{DIGITS}g}")

@@ -130,8 +130,8 @@ def markdown(result: dict[str, Any]) -> str:
         parts += [
             f"## Differences in {result['main_quality']}",
             _pairs(result),
-            "Student's paired t-test over the seeds that both have finished; p-values adjusted after Holm for the "
-            "number of pairs. It takes the differences to be normally distributed, which few seeds cannot show.",
+            "Student's paired t-test over the seeds that both have finished; p-values are adjusted over all pairs "
+            "(Holm). The test assumes normally distributed differences, which so few seeds cannot verify.",
         ]
     parts += ["## Runs", _all_runs(result), "## Environment", _environment(result)]
     return "\n\n".join(parts) + "\n"

@@ -82,7 +82,7 @@ def logit_scale(model: nn.Module, input_ids: Tensor) -> float | None:
 def chunked_loss(
     model: nn.Module, input_ids: Tensor, labels: Tensor, scale: float = 1.0, device_type: str | None = None
 ) -> Tensor:
-    """The mean loss per labelled token, in nats, with torch's ``linear_cross_entropy``.
+    """The mean loss per labeled token, in nats, with torch's ``linear_cross_entropy``.
 
     Its forward pass also computes the gradients of the head and of its input. On a CPU it computes in float32, as torch
     multiplies low precision there in any case. Elsewhere matrices have the dtype of the weight or of autocast, sums are
@@ -96,7 +96,7 @@ def chunked_loss(
         device_type: Compute as on this type of device; by default as on that of the tokens.
 
     Returns:
-        A float32 scalar; NaN if no token is labelled.
+        A float32 scalar; NaN if no token is labeled.
     """
     head: Any = model.get_output_embeddings()  # type: ignore[operator]
 

@@ -12,14 +12,14 @@ from recipes.language_modeling.packing import IGNORED
 
 
 def negative_log_likelihood(logits: Tensor, labels: Tensor) -> Tensor:
-    """The sum over all labelled tokens of -log p(token), in nats, without materializing a softmax over the vocabulary.
+    """The sum over all labeled tokens of -log p(token), in nats, without materializing a softmax over the vocabulary.
 
     Args:
         logits: Of shape (batch, tokens, vocabulary).
         labels: Of shape (batch, tokens), ``IGNORED`` where there is nothing to predict.
 
     Returns:
-        A float32 scalar; 0 if no token is labelled.
+        A float32 scalar; 0 if no token is labeled.
     """
     return functional.cross_entropy(
         logits.flatten(0, -2).float(), labels.flatten(), ignore_index=IGNORED, reduction="sum"
@@ -27,7 +27,7 @@ def negative_log_likelihood(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 class TokenMetrics(Metric):
-    """Loss, perplexity and accuracy over all labelled tokens of all batches and processes.
+    """Loss, perplexity and accuracy over all labeled tokens of all batches and processes.
 
     The sums of the batches are kept, and added up exactly at the end: the result does not depend on the number of
     processes, or on the order in which they finish.

@@ -18,7 +18,7 @@ from recipes.language_modeling.packing import IGNORED
 def parallel_loss(
     hidden: DTensor, weight: DTensor, labels: Tensor, scale: float, dtype: torch.dtype, chunk: int
 ) -> Tensor:
-    """The mean loss per labelled token, in nats; all processes that divide the head call this with the same tokens.
+    """The mean loss per labeled token, in nats; all processes that divide the head call this with the same tokens.
 
     Args:
         hidden: The input of the head, of shape (..., features), replicated.
@@ -29,7 +29,7 @@ def parallel_loss(
         chunk: How many tokens are computed at a time.
 
     Returns:
-        A float32 DTensor of shape (1, 1, 1), replicated; NaN if no token is labelled.
+        A float32 DTensor of shape (1, 1, 1), replicated; NaN if no token is labeled.
     """
     mesh = hidden.device_mesh
     group = mesh.get_group()

@@ -6,7 +6,6 @@ from itertools import pairwise
 from statistics import median
 from typing import Any
 
-import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, distributed
 from torch.optim import Optimizer
@@ -169,14 +168,3 @@ def held_by(optimizers: Iterable[Optimizer]) -> tuple[StateSize, StateSize]:
     """The size of the optimizers' state on this process, and of all processes."""
     states = [state for optimizer in optimizers for state in optimizer.state.values()]
     return measure_state(states), measure_state(states, total=True)
-
-
-def peak_memory_mb(device: torch.device) -> float:
-    """Peak memory in MB: on CUDA that of the tensors, else the resident memory of the process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    import resource
-    import sys
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)

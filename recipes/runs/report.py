@@ -57,7 +57,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning_adafactor import Adafactor
 from lightning_adafactor.implementation import summarize
 from lightning_adafactor.memory import StateSize, adamw_state, measure_state
-from recipes.runs.history import RunHistory, held_by, peak_memory_mb
+from recipes.runs.history import RunHistory, held_by
+from recipes.runs.peak_memory import peak_memory_mb
 from recipes.runs.provenance import cpu_name, git_commit, packages
 from recipes.sharding.processes import data_parallel
 

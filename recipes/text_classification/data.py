@@ -17,7 +17,7 @@ from recipes.messages import RecipeError, tell
 from recipes.models.pretrained import load_config
 from recipes.ranges import IntFrom2, IntFrom3, NonNegativeFloat, Percentage, PositiveInt
 from recipes.recipe_data import RecipeData
-from recipes.text_classification.balancing import BalancedSampler, shares_of
+from recipes.text_classification.balanced_sampler import BalancedSampler, shares_of
 from recipes.text_classification.encoding import complete, encode
 from recipes.text_classification.label_column import choose_labels, class_names, match_labels
 from recipes.text_classification.labels import trained_labels
@@ -207,14 +207,14 @@ class TextClassificationData(RecipeData):
         """Token ids, label ids and lengths; cached."""
         from datasets import ClassLabel
 
-        labelled = split != "predict"
+        labeled = split != "predict"
         names, aliases = None, {}
-        if labelled:
+        if labeled:
             names = class_names(dataset, self.label)
             known = trained_labels(self._model_config()) == self.labels
             aliases = match_labels(split, dataset, self.label, self.labels, str(self._pretrained) if known else None)
         rows = dataset
-        if labelled:
+        if labeled:
             rows = self._complete(dataset)
             self._dropped[split] = len(dataset) - len(rows)
             if dropped := self._dropped[split]:
@@ -229,14 +229,14 @@ class TextClassificationData(RecipeData):
             fn_kwargs={
                 "tokenizer": self.tokenizer,
                 "text": self.text,
-                "label": self.label if labelled else None,
+                "label": self.label if labeled else None,
                 "labels": self.labels,
                 "class_names": names,
                 "max_length": self.max_length,
                 "aliases": aliases,
             },
         )
-        return encoded.cast_column("labels", ClassLabel(names=self.labels)) if labelled else encoded
+        return encoded.cast_column("labels", ClassLabel(names=self.labels)) if labeled else encoded
 
     def _complete(self, dataset: "Dataset") -> "Dataset":
         """The rows with a text and a label; cached."""

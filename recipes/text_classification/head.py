@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from recipes.text_classification.loss import training_loss
 
 ITERATIONS = 200
-"""Of L-BFGS at most; it ends earlier when the loss no longer falls."""
+"""Maximum number of L-BFGS iterations; it ends earlier when the loss no longer falls."""
 
 C = 0.03
 """Inverse strength of the penalty, as in scikit-learn. Chosen among 0.03 to 10 on a validation split of Reuters R8,

@@ -30,10 +30,10 @@ def label_name(value: Any, class_names: list[str] | None = None) -> str:
     if isinstance(value, str):
         return value.strip()
     if isinstance(value, float) and not value.is_integer():
-        raise RecipeError(f"data.label: {value} is no label: a classifier needs names or whole numbers")
+        raise RecipeError(f"data.label: {value} is not a label: a classifier needs names or whole numbers")
     if not isinstance(value, bool | int | float):
         raise RecipeError(
-            f"data.label: a value of type {type(value).__name__} is no label: give names or whole numbers"
+            f"data.label: a value of type {type(value).__name__} is not a label: give names or whole numbers"
         )
     if class_names and value == -1:
         return ""
@@ -48,7 +48,8 @@ def ordered(names: set[str]) -> list[str]:
         return sorted(names, key=lambda name: (int(name), name))
     if all(_is_number(name) for name in names) and not all(float(name).is_integer() for name in names):
         raise RecipeError(
-            f"data.label: '{sorted(names)[0]}' is no label: a classifier needs names or whole numbers, not measurements"
+            f"data.label: '{sorted(names)[0]}' is not a label: a classifier needs names or whole numbers, "
+            "not measurements"
         )
     return sorted(names)
 

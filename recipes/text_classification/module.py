@@ -36,7 +36,7 @@ DROPOUTS = (
 """Names of dropout within the encoder and before the head in transformers' configurations."""
 
 MOST_TEXTS = 20_000
-"""That the head is fitted to with ``head_first``; more take time and hardly change it."""
+"""The most texts that ``head_first`` fits the head to; more take time and hardly change it."""
 
 
 class TextClassifier(Recipe[TextClassificationData]):

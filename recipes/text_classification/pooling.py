@@ -22,7 +22,7 @@ def with_mean_pooling(config: "PretrainedConfig", name: str) -> "PretrainedConfi
         name: Where it was loaded from, for error messages.
 
     Raises:
-        RecipeError: The model is no encoder or decoder whose outputs could be averaged.
+        RecipeError: The model is neither an encoder nor a decoder whose outputs could be averaged.
     """
     from transformers import MODEL_MAPPING
 

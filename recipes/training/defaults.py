@@ -13,11 +13,11 @@ from recipes.training.averaging import AveragedWeights
 from recipes.training.checkpoints import LastCheckpoint
 from recipes.training.divergence import StopOnDivergence
 from recipes.training.exactness import ExactResume
-from recipes.training.learning_rates import GivenRates
 from recipes.training.named_state import NamedOptimizerState
 from recipes.training.plain_values import PlainOptimizerState
 from recipes.training.progress import progress_bar
 from recipes.training.ranks import EndOtherRanks
+from recipes.training.rate_logging import GivenRates
 from recipes.training.resume import OptimizerAsGiven, RowsOfEpoch
 
 

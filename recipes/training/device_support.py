@@ -49,7 +49,7 @@ def refuse_device(kind: type[Optimizer], device: torch.device) -> None:
         device: The device.
 
     Raises:
-        RecipeError: The library is for NVIDIA GPUs, and the device is none.
+        RecipeError: The library is for NVIDIA GPUs, and the device is not one.
     """
     if reason := unsupported_reason(kind, device.type):
         raise RecipeError(_message(kind, device, reason))

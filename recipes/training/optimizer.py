@@ -1,4 +1,4 @@
-"""The optimizer of a recipe: parameter groups without weight decay, and a learning-rate schedule."""
+"""The optimizer of a recipe: parameter groups with and without weight decay, and a learning-rate schedule."""
 
 from collections.abc import Callable
 from functools import partial
@@ -117,7 +117,7 @@ def configure(
     try:
         built: Optimizer = optimizer(groups)
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
-        reason = str(error) or "the library refuses an argument without a reason"
+        reason = str(error) or "the library rejected an argument without saying why"
         raise RecipeError(f"model.optimizer cannot be created: {reason}") from error
     check_device_support(optimizer, built)
     if layer_lr_decay != 1.0:

@@ -4,7 +4,7 @@ Each process has a connection to the first one, which the operating system close
 ends. A collective of gloo or NCCL, by contrast, may wait for a process that is gone until its timeout. Of several
 processes with an error at the same time, one reports it.
 
-Only modules of the standard library are imported, for the command line asks here before torch is loaded.
+Only modules of the standard library are imported, because the command line asks here before torch is loaded.
 """
 
 import atexit

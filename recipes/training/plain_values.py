@@ -51,6 +51,6 @@ class PlainOptimizerState(Callback):
         if not self._told:
             self._told = True
             tell(
-                f"the optimizer's state is not saved, for it holds {other}, and a checkpoint holds tensors and plain "
-                "values: this run cannot be resumed"
+                f"the optimizer's state is not saved, because it holds {other}, and a checkpoint holds only tensors "
+                "and plain values: this run cannot be resumed"
             )

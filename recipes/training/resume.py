@@ -72,7 +72,7 @@ class OptimizerAsGiven(Callback):
                 raise RecipeError(
                     f"--ckpt_path {trainer.ckpt_path}: the optimizer has {sum(sizes)} parameters in {len(sizes)} "
                     f"groups, and that of the checkpoint {sum(before)} in {len(before)}: resume with the settings of "
-                    "the run that decide about them, such as model.layer_lr_decay and model.freeze"
+                    "the run that determine them, such as model.layer_lr_decay and model.freeze"
                 )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

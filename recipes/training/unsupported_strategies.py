@@ -61,8 +61,8 @@ def refuse_other_number_of_processes(trainer: Any) -> None:
     if processes != trainer.num_devices * trainer.num_nodes or nodes not in (None, trainer.num_nodes):
         machines = "" if nodes is None else f" on {nodes} {'machine' if nodes == 1 else 'machines'}"
         raise RecipeError(
-            f"{launcher} has {processes} {'process' if processes == 1 else 'processes'}{machines} for this run, which "
-            f"{given} do not make: give {options}"
+            f"{launcher} has {processes} {'process' if processes == 1 else 'processes'}{machines} for this run, but "
+            f"{given} need {trainer.num_devices * trainer.num_nodes}: give {options}"
         )
 
 

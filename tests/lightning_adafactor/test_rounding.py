@@ -105,7 +105,7 @@ def test_bits_are_uniform() -> None:
     assert bits.max() < 2**16
     # 255 degrees of freedom: mean 255, standard deviation √510
     assert abs(chi_square - 255) < 5 * math.sqrt(510)
-    # neighbours know nothing of each other
+    # neighbors know nothing of each other
     normal = (bits.double() - 32767.5) / (65536 / math.sqrt(12))
     for shifted in (normal.roll(1, 0), normal.roll(1, 1), normal.roll(8, 1)):
         assert abs((normal * shifted).mean().item()) < 5 / math.sqrt(bits.numel())

@@ -1,4 +1,4 @@
-/* Numbers of 16 bits as float and back, in integer arithmetic that compilers vectorise. */
+/* Numbers of 16 bits as float and back, in integer arithmetic that compilers vectorize. */
 
 #ifndef CONVERT_H
 #define CONVERT_H

@@ -71,7 +71,7 @@ struct entry {
     int64_t whole_columns;
     int64_t first_row;      /* number of the shard's first row among all rows, matrix after matrix */
     int64_t first_column;
-    int64_t rows_between[3]; /* how many rows lie between neighbours in each batch dimension */
+    int64_t rows_between[3]; /* how many rows lie between neighbors in each batch dimension */
     double numel;           /* elements of the whole parameter */
 };
 

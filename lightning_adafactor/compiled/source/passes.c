@@ -9,7 +9,7 @@
 #include "schedule.h"
 #include "vectors.h"
 
-/* Vectorised loops are not inlined: several copies of each would make compiling slow. */
+/* Vectorized loops are not inlined: several copies of each would make compiling slow. */
 #define OUT_OF_LINE __attribute__((noinline))
 
 enum {

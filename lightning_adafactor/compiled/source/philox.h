@@ -1,4 +1,4 @@
-/* Philox4x32-10 as in ../../rounding.py: 16 random bits for each element, 8 neighbours in a row from one block. */
+/* Philox4x32-10 as in ../../rounding.py: 16 random bits for each element, 8 neighbors in a row from one block. */
 
 #ifndef PHILOX_H
 #define PHILOX_H
@@ -44,7 +44,7 @@ static inline void random_blocks(const struct keys *keys, uint32_t first, uint32
     const words zero = {0}, m0 = zero + 0xD2511F53u, m1 = zero + 0xCD9E8D57u, lower = zero + 0xFFFFFFFFu;
     words a[2], b[2], c[2], d[2];
     for (int v = 0; v < 2; v++) {
-        /* in the order that makes neighbours adjacent when words are interleaved below */
+        /* in the order that makes neighbors adjacent when words are interleaved below */
         for (int i = 0; i < WORDS; i++)
             a[v][i] = first + (uint32_t)(v * WORDS + i / 2 + i % 2 * WORDS / 2);
     }

@@ -4,7 +4,7 @@
 kernel          a program does              reads and writes
 ==============  ==========================  =====================================================================
 sum_squares     one tile                    G, p → partial row and column sums of G², partial Σp² (vectors: V)
-update_factors  1024 rows or columns        partial sums → R, C, partial sums for mean(R)
+update_factors  256 rows or columns         partial sums → R, C, partial sums for mean(R)
 sum_updates     one tile, in reverse order  G, R, C → partial ΣU²
 find_scalars    one parameter               partial sums → update scale, decay factor, t, RMS(p)
 apply_updates   one tile                    G, p, R, C → p (and the average of updates)

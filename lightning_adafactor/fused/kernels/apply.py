@@ -58,7 +58,7 @@ from lightning_adafactor.fused.kernels.update import (
 def _random_bits(seed, counter_0, counter_1, t, index, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """16 random bits for each element of a block, the same as ``rounding.random_bits``; int32 (ROWS, COLUMNS).
 
-    ``counter_0`` and ``counter_1`` are int32 (ROWS, COLUMNS // 8): one Philox block serves 8 neighbours.
+    ``counter_0`` and ``counter_1`` are int32 (ROWS, COLUMNS // 8): one Philox block serves 8 neighbors.
     """
     c2 = tl.zeros_like(counter_0) + t
     c3 = tl.zeros_like(counter_0) + index

@@ -269,8 +269,8 @@ def test_any_problem_gives_the_numbers_of_plain(
     eps = torch.finfo(start.dtype).eps
     assert params[0].stride() == start.stride()
     close = (params[0].detach().double() - params[1].detach().double()).norm()
-    cancelled = 4 * torch.finfo(torch.float64 if wide else torch.float32).eps * max(norms)
-    assert close <= (1e-11 if wide else max(1e-5, 0.5 * eps)) * norms[-1] + cancelled + 1e-30
+    canceled = 4 * torch.finfo(torch.float64 if wide else torch.float32).eps * max(norms)
+    assert close <= (1e-11 if wide else max(1e-5, 0.5 * eps)) * norms[-1] + canceled + 1e-30
     for key, value in optimizers[1].state[params[1]].items():
         other = optimizers[0].state[params[0]][key].double()
         assert other.shape == value.shape

@@ -63,7 +63,7 @@ def test_kernels_are_chosen_by_default_and_agree_with_the_plain_step(dtype: torc
     assert ours._kept_steps is not None
     assert ours._kept_steps.fused is not None
     for param, expected in zip(ours.param_groups[0]["params"], theirs.param_groups[0]["params"], strict=True):
-        # where a last bit of float32 differs, a low-precision parameter may be rounded to its neighbour
+        # where a last bit of float32 differs, a low-precision parameter may be rounded to its neighbor
         tolerance = 2e-6 if dtype == torch.float32 else 1e-4
         assert harness.relative_error(param, expected) < tolerance
 

@@ -1,7 +1,7 @@
 """PyTorch's tests of its own optimizers (TestOptimRenewed in its test/test_optim.py), applied to ours.
 
 PyTorch runs one set of tests over every optimizer and its options; the tests are not in its wheels. These check the
-same behaviour, one test for one of theirs, over the options that PyTorch lists for its Adafactor and our own.
+same behavior, one test for one of theirs, over the options that PyTorch lists for its Adafactor and our own.
 """
 
 from __future__ import annotations

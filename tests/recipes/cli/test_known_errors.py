@@ -298,7 +298,7 @@ def test_an_optimizer_whose_state_is_no_tensors_trains_and_says_that_it_cannot_b
     odd = ["--model.optimizer", f"odd_{kind}.Odd", "--model.optimizer.kind", kind, "--data.test", "null"]
     status, said = run(capsys, "fit", *odd)
     assert status == 0
-    assert said.count(f"the optimizer's state is not saved, for it holds state[0].state.mean: {what}, and") == 1
+    assert said.count(f"the optimizer's state is not saved, because it holds state[0].state.mean: {what}, and") == 1
     status, said = run(capsys, "fit", *odd, "--ckpt_path", "last")
     assert status == 2
     assert "no optimizer_states, so no training can resume from it" in said

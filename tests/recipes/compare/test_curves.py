@@ -28,6 +28,6 @@ def test_a_run_without_validation_has_no_curve(report: dict[str, object]) -> Non
     assert loss_curve(report, 40) == []
 
 
-def test_losses_are_averaged_over_neighbours() -> None:
+def test_losses_are_averaged_over_neighbors() -> None:
     assert loss_curve(REPORT, 1) == [(20.0, 1.5)]
     assert loss_curve(REPORT, 2) == [(10.0, 2.0), (30.0, 1.0)]

@@ -49,7 +49,7 @@ def test_a_lower_loss_is_better() -> None:
 def test_the_conclusion_names_who_is_beaten_and_of_whom_nothing_can_be_said() -> None:
     said = conclusion(VALUES, "test/f1", compare_pairs(VALUES, "test/f1"), swept=True)
     assert said == (
-        "adafactor has the best test/f1 (0.91, mean of 3 seeds), better than adamw (paired t-test, p < 0.05 after "
+        "adafactor has the best mean test/f1 (0.91 over 3 seeds), better than adamw (paired t-test, p < 0.05 after "
         "Holm's adjustment); no difference to lion can be concluded."
     )
 
@@ -58,7 +58,7 @@ def test_the_conclusion_says_that_no_difference_is_shown() -> None:
     values = {name: VALUES[name] for name in ("adafactor", "lion")}
     said = conclusion(values, "test/f1", compare_pairs(values, "test/f1"), swept=False)
     assert said == (
-        "adafactor has the best test/f1 (0.91, mean of 3 seeds), but no difference to lion can be concluded (paired "
+        "adafactor has the best mean test/f1 (0.91 over 3 seeds), but no difference to lion can be concluded (paired "
         "t-test, p < 0.05 after Holm's adjustment, is not reached), and with other learning rates they may rank "
         "differently."
     )
@@ -67,7 +67,10 @@ def test_the_conclusion_says_that_no_difference_is_shown() -> None:
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({"a": {1: 0.5}, "b": {1: 0.9}}, "Nothing can be concluded about test/f1 from one seed: give --seeds three"),
+        (
+            {"a": {1: 0.5}, "b": {1: 0.9}},
+            "Nothing can be concluded about test/f1 from one seed: give at least three --seeds",
+        ),
         ({"a": {1: 0.5}, "b": {}}, "Nothing can be concluded about test/f1: only a has finished."),
         ({}, "Nothing can be concluded about quality: no run has a metric."),
     ],

@@ -100,7 +100,7 @@ MISTAKES: dict[str, tuple[dict, list[str]]] = {
         {"source": "train", "path": "nyu-mll/glue", "name": "mrpc"},
         ["nyu-mll/glue", "network"],
     ),
-    "unknown argument": ({"source": "folder/train.csv", "load_args": {"colour": 1}}, ["colour"]),
+    "unknown argument": ({"source": "folder/train.csv", "load_args": {"color": 1}}, ["color"]),
 }
 
 
@@ -125,14 +125,14 @@ def test_a_mistake_is_reported_in_a_sentence(
     assert all(word in message for word in words), message
 
 
-def labelled(counts: dict[str, int]) -> Dataset:
+def labeled(counts: dict[str, int]) -> Dataset:
     labels = [label for label, count in counts.items() for _ in range(count)]
     dataset = Dataset.from_dict({"row": list(range(len(labels))), "labels": labels})
     return dataset.cast_column("labels", ClassLabel(names=list(counts)))
 
 
 def test_the_same_rows_are_split_off_for_the_same_seed_and_none_is_lost() -> None:
-    dataset = labelled({"a": 50, "b": 50})
+    dataset = labeled({"a": 50, "b": 50})
 
     rest, share = split_off(dataset, 0.2, key="data.validation", seed=1)
     again = split_off(dataset, 0.2, key="data.validation", seed=1)[1]
@@ -143,7 +143,7 @@ def test_the_same_rows_are_split_off_for_the_same_seed_and_none_is_lost() -> Non
 
 
 def test_splitting_keeps_the_proportions_of_the_labels() -> None:
-    _, share = split_off(labelled({"a": 180, "b": 20}), 0.1, key="data.validation", seed=0, stratify_by="labels")
+    _, share = split_off(labeled({"a": 180, "b": 20}), 0.1, key="data.validation", seed=0, stratify_by="labels")
 
     assert sorted(share["labels"][:]) == [0] * 18 + [1] * 2
 
@@ -151,7 +151,7 @@ def test_splitting_keeps_the_proportions_of_the_labels() -> None:
 def test_a_label_with_one_row_stays_in_the_rest() -> None:
     for seed in range(5):
         rest, share = split_off(
-            labelled({"a": 20, "b": 20, "c": 1}), 0.5, key="data.test", seed=seed, stratify_by="labels"
+            labeled({"a": 20, "b": 20, "c": 1}), 0.5, key="data.test", seed=seed, stratify_by="labels"
         )
 
         assert 2 in rest["labels"][:]
@@ -159,7 +159,7 @@ def test_a_label_with_one_row_stays_in_the_rest() -> None:
 
 
 def test_a_share_smaller_than_the_number_of_labels_is_split_off_at_random() -> None:
-    rest, share = split_off(labelled(dict.fromkeys("abcdef", 4)), 0.1, key="data.test", seed=0, stratify_by="labels")
+    rest, share = split_off(labeled(dict.fromkeys("abcdef", 4)), 0.1, key="data.test", seed=0, stratify_by="labels")
 
     assert (len(rest), len(share)) == (22, 2)
 
@@ -167,4 +167,4 @@ def test_a_share_smaller_than_the_number_of_labels_is_split_off_at_random() -> N
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.5, 1.5, 0.01])
 def test_a_share_that_leaves_a_side_empty_is_refused(fraction: float) -> None:
     with pytest.raises(RecipeError, match=r"data\.validation is"):
-        split_off(labelled({"a": 10, "b": 10}), fraction, key="data.validation", seed=0)
+        split_off(labeled({"a": 10, "b": 10}), fraction, key="data.validation", seed=0)

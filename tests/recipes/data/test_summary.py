@@ -27,7 +27,7 @@ def test_duplicates_are_counted_each_time() -> None:
     assert count_duplicates(["a", "a", "b"], ["a", "c"]) == 2
 
 
-def test_of_labelled_texts_labels_drops_cuts_and_duplicates_are_counted_and_printed(
+def test_of_labeled_texts_labels_drops_cuts_and_duplicates_are_counted_and_printed(
     tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     train = ["headline,desk", *["apple,fruit", "iron,metal"] * 10, "apple pear plum cherry,fruit", ",fruit"]

@@ -34,7 +34,7 @@ def text_of(data: LanguageModelingData, split: str) -> str:
     return data.tokenizer.decode(list(chain(*data.splits[split]["input_ids"])))
 
 
-def labelled(labels: Tensor) -> int:
+def labeled(labels: Tensor) -> int:
     return int((labels != IGNORED).sum())
 
 

@@ -27,7 +27,7 @@ def by_hand(batches: list[tuple[Tensor, Tensor]]) -> tuple[float, float]:
     return sum(losses) / len(losses), sum(hits) / len(hits)
 
 
-def test_the_loss_is_the_sum_over_all_labelled_tokens() -> None:
+def test_the_loss_is_the_sum_over_all_labeled_tokens() -> None:
     logits, labels = drawn(2, 5)
 
     loss, _ = by_hand([(logits, labels)])
@@ -62,7 +62,7 @@ def test_processes_with_uneven_shares_together_give_the_metrics_of_one() -> None
     assert ranks[0].compute() == alone.compute()
 
 
-def test_a_batch_without_a_labelled_token_changes_nothing() -> None:
+def test_a_batch_without_a_labeled_token_changes_nothing() -> None:
     batch = drawn(2, 4)
     metrics = TokenMetrics()
     metrics.update(*batch)

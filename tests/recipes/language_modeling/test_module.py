@@ -48,7 +48,7 @@ def test_its_metrics_are_those_of_all_held_out_tokens_taken_together(tiny_lm: Pa
     assert logged["val/accuracy"] == pytest.approx(torch.cat(hits).float().mean().item(), rel=1e-5)
 
 
-def test_training_loss_is_the_mean_over_labelled_tokens(tiny_lm: Path, tales_csv: Path) -> None:
+def test_training_loss_is_the_mean_over_labeled_tokens(tiny_lm: Path, tales_csv: Path) -> None:
     module = fitted(tiny_lm, tales_csv, {"max_steps": 1})
     module.model.eval()  # type: ignore[union-attr]
     labels = torch.tensor([[5, 6, 7, IGNORED], [8, IGNORED, IGNORED, IGNORED]])

@@ -17,12 +17,12 @@ SCALES = (1.0, 0.25)
 CHUNK = 3
 
 
-def tensors(labelled: bool) -> tuple[Tensor, Tensor, Tensor]:
+def tensors(labeled: bool) -> tuple[Tensor, Tensor, Tensor]:
     """The input of a head, its weight, and labels of which some or all are ignored; logits of up to hundreds."""
     torch.manual_seed(0)
     labels = torch.randint(10, (8,))
-    labels[2 : 5 if labelled else 8] = IGNORED
-    labels[: 0 if labelled else 2] = IGNORED
+    labels[2 : 5 if labeled else 8] = IGNORED
+    labels[: 0 if labeled else 2] = IGNORED
     return 30 * torch.randn(2, 4, 6), torch.randn(10, 6), labels
 
 
@@ -30,8 +30,8 @@ def divided() -> list[tuple[Tensor, ...]]:
     mesh = init_device_mesh("cpu", (2,))
     found = []
     for scale in SCALES:
-        for labelled in (True, False):
-            hidden, weight, labels = tensors(labelled)
+        for labeled in (True, False):
+            hidden, weight, labels = tensors(labeled)
             hidden.requires_grad_()
             shards = distribute_tensor(weight, mesh, [Shard(0)]).requires_grad_()
             replicated = DTensor.from_local(hidden, mesh, [Replicate()])
@@ -47,9 +47,9 @@ def divided() -> list[tuple[Tensor, ...]]:
 def test_loss_and_gradients_are_those_of_the_whole_head(tmp_path: Path) -> None:
     ranks = processes.run(divided, 2, tmp_path)
 
-    cases = [(scale, labelled) for scale in SCALES for labelled in (True, False)]
-    for number, (scale, labelled) in enumerate(cases):
-        hidden, weight, labels = tensors(labelled)
+    cases = [(scale, labeled) for scale in SCALES for labeled in (True, False)]
+    for number, (scale, labeled) in enumerate(cases):
+        hidden, weight, labels = tensors(labeled)
         hidden.requires_grad_()
         weight.requires_grad_()
         logits = scale * (hidden.flatten(0, 1) @ weight.T)
@@ -57,7 +57,7 @@ def test_loss_and_gradients_are_those_of_the_whole_head(tmp_path: Path) -> None:
         (3 * loss).backward()
         wanted = (loss.detach().reshape(1, 1, 1), hidden.grad, weight.grad)
         for rank in ranks:
-            if labelled:
+            if labeled:
                 torch.testing.assert_close(rank[number], wanted, rtol=1e-4, atol=1e-5)
             else:
                 assert rank[number][0].isnan().all()

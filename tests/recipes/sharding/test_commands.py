@@ -17,11 +17,11 @@ ROWS = 31
 
 
 @pytest.fixture(scope="module")
-def mislabelled(wires: pandas.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def mislabeled(wires: pandas.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A csv file of a prime number of rows, every fourth of which has the label of another."""
     rows = wires.head(ROWS).copy()
     rows.loc[rows.index % 4 == 0, "desk"] = "tool"
-    file = tmp_path_factory.mktemp("mislabelled") / "wires.csv"
+    file = tmp_path_factory.mktemp("mislabeled") / "wires.csv"
     rows.to_csv(file, index=False)
     return file
 
@@ -43,27 +43,25 @@ def cells(lines: list[str]) -> list[float]:
 
 
 @pytest.mark.slow
-def test_test_and_predict_count_each_row_once(
-    tiny_lm: Path, wires_csv: Path, mislabelled: Path, tmp_path: Path
-) -> None:
+def test_test_and_predict_count_each_row_once(tiny_lm: Path, wires_csv: Path, mislabeled: Path, tmp_path: Path) -> None:
     # A classifier that is a Llama: BERT has no plan for tensor parallelism.
     config = runs.classifier(tmp_path, tiny_lm, wires_csv)
     trained = train(tmp_path / "trained", config, runs.FSDP2)
     assert not any(trained.statuses), trained.output[-3000:]
 
-    metrics, predictions = evaluated(tmp_path / "1", config, ONE, mislabelled, trained)
+    metrics, predictions = evaluated(tmp_path / "1", config, ONE, mislabeled, trained)
 
     (values,) = csv.DictReader(metrics.decode().splitlines())
     assert 0 < float(values["test/accuracy"]) < 1  # it would tell if rows counted twice
     assert len(predictions) == ROWS + 1
-    assert evaluated(tmp_path / "3", config, FSDP2_ON_3, mislabelled, trained) == (metrics, predictions)
+    assert evaluated(tmp_path / "3", config, FSDP2_ON_3, mislabeled, trained) == (metrics, predictions)
     # Tensor parallelism adds the products of a row in another order.
-    found, rows = evaluated(tmp_path / "4", config, runs.FSDP2_TP, mislabelled, trained)
+    found, rows = evaluated(tmp_path / "4", config, runs.FSDP2_TP, mislabeled, trained)
     assert cells(found.decode().splitlines()) == pytest.approx(cells(metrics.decode().splitlines()), rel=1e-6)
     assert cells(rows) == pytest.approx(cells(predictions), abs=2e-6)
     assert [line.split(",")[:3] for line in rows] == [line.split(",")[:3] for line in predictions]
     # The weights in model/ are those of the checkpoint.
-    used = command(tmp_path / "m", "predict", config, ONE, f"--data.predict={mislabelled}", "--data.eval_batch_size=5",
+    used = command(tmp_path / "m", "predict", config, ONE, f"--data.predict={mislabeled}", "--data.eval_batch_size=5",
                    f"--model.pretrained={trained.newest / 'model'}")  # fmt: skip
     assert not any(used.statuses), used.output[-3000:]
     written = tmp_path / "m" / "runs" / config.stem / "version_0" / "predictions.csv"

@@ -1,4 +1,4 @@
-"""Rows of any source become batches: labels numbered, texts tokenised and padded, mistakes told."""
+"""Rows of any source become batches: labels numbered, texts tokenized and padded, mistakes told."""
 
 from pathlib import Path
 from typing import Any
@@ -235,7 +235,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["data.label", "'headline'", "different"],
     ),
     "unknown label in the test": ({"test": "other.csv"}, ["data.test", "'paper'", "data.train"]),
-    "unlabelled test of the hub": (
+    "unlabeled test of the hub": (
         {"test": "minus.jsonl", "train": "ones.jsonl"},
         ["data.test", "'-1'", "without a label"],
     ),

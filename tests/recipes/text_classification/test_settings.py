@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from lightning_adafactor import Adafactor
 from recipes import TextClassificationData, TextClassifier
-from recipes.training.learning_rates import GivenRates
+from recipes.training.rate_logging import GivenRates
 
 MODEL = {
     "pooling": "mean",

@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DistributedSampler
 
 from recipes import TextClassificationData, TextClassifier
-from recipes.text_classification.balancing import BalancedSampler, draw, shares_of
+from recipes.text_classification.balanced_sampler import BalancedSampler, draw, shares_of
 from recipes.text_classification.sampler import LengthGroupedSampler
 
 LABELS = [0] * 80 + [1] * 15 + [2] * 5
