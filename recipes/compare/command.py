@@ -19,6 +19,7 @@ from recipes.cli.optimizer_files import choose, shipped
 from recipes.compare.lock import only_one
 from recipes.compare.plan import Budget, Plan, seed_of
 from recipes.compare.progress import Screen
+from recipes.compare.refused import refuse_in_files, refuse_options, refuse_other_length
 from recipes.compare.results import comparison
 from recipes.compare.runs import INVALID_SETTINGS, Outcome
 from recipes.compare.schedule import Schedule
@@ -52,16 +53,7 @@ exit status: 0 if at least one run finished, 1 if none did, 2 for an error on th
 130 after Ctrl-C"""
 WIDEN = 4
 TIMING_ROUNDS = 3
-SETTINGS_OF_LENGTH = ("trainer.max_steps", "trainer.max_epochs", "trainer.max_time")
 PASSED_ON = ("trainer", "model", "data", "checkpoint", "threads")
-REFUSED = {
-    "seed_everything": "use --seeds",
-    "ckpt_path": "each run starts from the beginning",
-    "trainer.fast_dev_run": "it writes no report to compare; for a short trial add --config trainer/quick.yaml",
-    "trainer.default_root_dir": "use --out",
-    "model.optimizer": "use --optimizers, and --sweep-lr for their learning rates",
-    "model.init_args.optimizer": "use --optimizers, and --sweep-lr for their learning rates",
-}
 
 
 def main(args: Sequence[str]) -> int:
@@ -175,6 +167,7 @@ def plan_of(args: Sequence[str]) -> Plan:
     """
     given, others = parser().parse_known_args(list(args))
     configs: list[ConfigFile] = given.config
+    refuse_in_files(configs)
     choices = [choose(name) for name in given.optimizers]
     _refuse_duplicates("--optimizers", [choice.name for choice in choices], "name each optimizer once")
     seeds = [_seed(seed) for seed in given.seeds] if given.seeds else [seed_of(configs)]
@@ -211,9 +204,7 @@ def _budget(given: Namespace, others: list[str], timing_rounds: int) -> Budget |
     """The budget of each run."""
     if given.budget_steps is None and given.budget_seconds is None:
         return None
-    for option in CommandLine.parse(others).options:
-        if option.key in SETTINGS_OF_LENGTH:
-            raise RecipeError(f"{option.name} contradicts the budget of steps or seconds: give one of them")
+    refuse_other_length(others, given.config)
     if given.budget_steps is not None:
         return Budget(_whole_number("--budget-steps", given.budget_steps, 0, least=1), "steps")
     try:
@@ -264,10 +255,8 @@ def _passed_on(others: list[str]) -> list[str]:
     """The options that apply to every run, checked as far as is possible without importing torch."""
     own = ("sweep-lr", "widen", "keep-hopeless", "budget-steps", "budget-seconds", "timing-rounds", "jobs", "out")
     known = [f"--{name}" for name in ("config", "optimizers", "seeds", *own, "keep-models")]
+    refuse_options(others)
     for option in CommandLine.parse(others).options:
-        for refused, remedy in REFUSED.items():
-            if f"{option.key}.".startswith(f"{refused}."):
-                raise RecipeError(f"{option.name} is not supported by compare: {remedy}")
         if option.key.partition(".")[0] not in PASSED_ON or not option.name.startswith("--"):
             near = get_close_matches(option.name, known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"expected {', '.join(known)}, or a setting of the recipe"
@@ -280,9 +269,10 @@ def _passed_on(others: list[str]) -> list[str]:
 def _conclude(plan: Plan, outcomes: Sequence[Outcome], rates: dict[str, float | None], command: str) -> int:
     """Writes and prints the comparison; returns the exit status."""
     if not any(outcome.report for outcome in outcomes if outcome.trial.timing is None):
-        reasons = dict.fromkeys(outcome.reason for outcome in outcomes)
+        failed = [outcome for outcome in outcomes if outcome.report is None]
+        reasons = dict.fromkeys(outcome.reason for outcome in failed)
         message = f"no run finished: {'; '.join(reasons)} (logs in {plan.out})"
-        if all(outcome.status == INVALID_SETTINGS for outcome in outcomes):
+        if all(outcome.status == INVALID_SETTINGS for outcome in failed):
             raise RecipeError(message)
         print(f"error: {message}", file=sys.stderr)
         return 1

@@ -31,7 +31,7 @@ def quality_curve(report: Report, seconds_per_step: float | None) -> Curve:
 
 def loss_curve(report: Report, points: int) -> Curve:
     """The training loss against seconds of training, averaged over neighboring entries to about ``points``."""
-    entries = [entry for entry in _history(report).get("losses") or [] if len(entry) == 3]
+    entries = [entry for entry in _history(report).get("losses") or [] if len(entry) == 3 and None not in entry]
     size = max(len(entries) // points, 1)
     parts = [entries[start : start + size] for start in range(0, len(entries), size)]
     return [

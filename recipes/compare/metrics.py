@@ -1,23 +1,30 @@
 """Which metric a comparison shows, chooses by and calls better: known from the reports alone, whatever the task."""
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 Report = dict[str, Any]
 
-LOWER_IS_BETTER = ("loss", "perplexity", "error", "wer", "bits_per_byte")
-HIGHER_IS_BETTER = ("accuracy", "f1", "precision", "recall", "auroc", "score", "bleu", "rouge", "matthews")
+LOWER_IS_BETTER = ("loss", "perplexity", "error", "wer", "cer", "bits_per_byte", "mae", "mse", "rmse", "nll", "ece")
+HIGHER_IS_BETTER = ("accuracy", "f1", "precision", "recall", "auroc", "score", "bleu", "rouge", "matthews", "r2")
 SHOWN_FIRST = ("accuracy", "f1", "perplexity")
 
 
 def mode_of(metric: str) -> str | None:
-    """``max`` if a metric is better when higher, ``min`` if when lower, by its name; None if unknown."""
-    name = metric.rpartition("/")[2].lower()
+    """``max`` if a metric is better when higher, ``min`` if when lower, by the words of its name; None if unknown."""
+    name = re.sub(r"\W+", "_", metric.rpartition("/")[2].lower())
     for mode, words in (("min", LOWER_IS_BETTER), ("max", HIGHER_IS_BETTER)):
-        if any(word in name for word in words):
+        if re.search(rf"(?:^|_)(?:{'|'.join(words)})(?:\d+|l|lsum)?(?:_|$)", name):
             return mode
     return None
+
+
+def value_of(report: Report, metric: str) -> float | None:
+    """A metric of a run; None if it has none, or if it was NaN or infinite, which a report holds as null."""
+    value = (report.get("metrics") or {}).get(metric)
+    return value if value is not None and math.isfinite(value) else None
 
 
 def monitor_of(report: Report) -> tuple[str, str] | None:
@@ -33,12 +40,14 @@ def monitor_of(report: Report) -> tuple[str, str] | None:
 
 
 def score_of(report: Report) -> float:
-    """The monitored validation metric, negated if lower is better; NaN without one."""
+    """The monitored validation metric, negated if lower is better; NaN without one, or without a finite value."""
     monitor = monitor_of(report)
     if monitor is None:
         return math.nan
     name, mode = monitor
-    value = float(report["metrics"][name])
+    value = value_of(report, name)
+    if value is None:
+        return math.nan
     return value if mode == "max" else -value
 
 
@@ -66,3 +75,14 @@ def main_quality(reports: Sequence[Report]) -> str | None:
             if wanted in by_stem:
                 return by_stem[wanted]
     return names[0] if names else None
+
+
+def mode_of_quality(metric: str | None, reports: Sequence[Report]) -> str | None:
+    """Whether a metric of quality is better when higher: as the runs monitor it, else by its name; None if unknown."""
+    if metric is None:
+        return None
+    for report in reports:
+        monitor = monitor_of(report)
+        if monitor is not None and monitor[0].partition("/")[2] == metric.partition("/")[2]:
+            return monitor[1]
+    return mode_of(metric)

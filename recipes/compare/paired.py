@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-from recipes.compare.metrics import mode_of
-
 ALPHA = 0.05
 """Significance level: a difference counts if its adjusted p-value is below."""
 
@@ -45,18 +43,18 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def compare_pairs(values: Mapping[str, Mapping[int, float]], metric: str) -> list[dict[str, Any]]:
+def compare_pairs(values: Mapping[str, Mapping[int, float]], mode: str) -> list[dict[str, Any]]:
     """Compares every two optimizers on the seeds that both have finished.
 
     Args:
         values: The metric by optimizer and seed.
-        metric: Its name, which says whether higher is better.
+        mode: ``max`` if higher is better, ``min`` if lower.
 
     Returns:
         For each pair with two common seeds or more: ``better`` and ``worse`` by the mean, ``difference`` of the means
         (positive), ``seeds``, ``p`` and ``p_adjusted`` (:func:`holm` over all pairs).
     """
-    sign = -1.0 if mode_of(metric) == "min" else 1.0
+    sign = -1.0 if mode == "min" else 1.0
     found: list[dict[str, Any]] = []
     for one, other in combinations(values, 2):
         seeds = sorted(values[one].keys() & values[other].keys())
@@ -73,13 +71,18 @@ def compare_pairs(values: Mapping[str, Mapping[int, float]], metric: str) -> lis
 
 
 def conclusion(
-    values: Mapping[str, Mapping[int, float]], metric: str | None, pairs: Sequence[Mapping[str, Any]], swept: bool
+    values: Mapping[str, Mapping[int, float]],
+    metric: str | None,
+    mode: str | None,
+    pairs: Sequence[Mapping[str, Any]],
+    swept: bool,
 ) -> str:
     """What can and what cannot be concluded about the quality, in one sentence.
 
     Args:
         values: The metric by optimizer and seed.
         metric: Its name; None if the runs have none.
+        mode: ``max`` if higher is better, ``min`` if lower, None if unknown.
         pairs: The result of :func:`compare_pairs`.
         swept: Whether each optimizer has a learning rate from a sweep of its own.
     """
@@ -89,20 +92,25 @@ def conclusion(
     rates = "" if swept else ", and with other learning rates they may rank differently"
     if len(present) == 1:
         return f"Nothing can be concluded about {metric}: only {next(iter(present))} has finished{rates}."
+    if mode is None:
+        return (
+            f"Nothing can be concluded about {metric}: whether higher is better is unknown, because the runs do not "
+            f"monitor it (checkpoint.monitor and checkpoint.mode){rates}."
+        )
     if not pairs:
         return (
             f"Nothing can be concluded about {metric} from one seed: give at least three --seeds; two optimizers "
             f"are compared on the seeds that both finished{rates}."
         )
-    sign = -1.0 if mode_of(metric) == "min" else 1.0
+    sign = -1.0 if mode == "min" else 1.0
     best = max(present, key=lambda name: sign * statistics.fmean(present[name].values()))
     beaten = [
         pair["worse"] for pair in pairs if pair["better"] == best and pair["p_adjusted"] < ALPHA and pair["difference"]
     ]
     level = [name for name in present if name != best and name not in beaten]
     mean = statistics.fmean(present[best].values())
-    seeds = max(len(by_seed) for by_seed in present.values())
-    said = f"{best} has the best mean {metric} ({mean:.4g} over {seeds} seeds)"
+    seeds = len(present[best])
+    said = f"{best} has the best mean {metric} ({mean:.4g} over {seeds} {'seed' if seeds == 1 else 'seeds'})"
     test = f"paired t-test, p < {ALPHA} after Holm's adjustment"
     if beaten:
         said += f", better than {_listed(beaten)} ({test})"

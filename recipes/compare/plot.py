@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recipes.compare.curves import loss_curve
-from recipes.compare.metrics import mode_of
 from recipes.compare.runs import Outcome
 
 if TYPE_CHECKING:
@@ -127,7 +126,7 @@ def _draw_points(
 def _quality(result: dict[str, Any]) -> str:
     """The label of the main metric's axis."""
     metric = result["main_quality"]
-    better = {"max": "higher is better", "min": "lower is better"}.get(mode_of(metric or "") or "")
+    better = {"max": "higher is better", "min": "lower is better"}.get(result["main_quality_mode"] or "")
     notes = [note for note in (better, "bars: all seeds" if len(result["seeds"]) > 1 else "") if note]
     return f"{metric} ({', '.join(notes)})" if notes else str(metric)
 

@@ -14,7 +14,15 @@ from typing import Any
 
 from recipes.cli.optimizer_files import Choice
 from recipes.compare.curves import quality_curve
-from recipes.compare.metrics import Report, main_quality, monitor_of, quality_names, score_of
+from recipes.compare.metrics import (
+    Report,
+    main_quality,
+    mode_of_quality,
+    monitor_of,
+    quality_names,
+    score_of,
+    value_of,
+)
 from recipes.compare.paired import compare_pairs, conclusion
 from recipes.compare.plan import Plan
 from recipes.compare.remarks import remarks
@@ -54,6 +62,7 @@ def comparison(plan: Plan, outcomes: Sequence[Outcome], rates: dict[str, float |
     reports = [outcome.report for outcome in trainings if outcome.report is not None]
     names = quality_names(reports)
     main = main_quality(reports)
+    mode = mode_of_quality(main, reports)
     rows = [
         _row(plan, choice, [o for o in outcomes if o.trial.choice is choice], rates, names) for choice in plan.choices
     ]
@@ -66,6 +75,7 @@ def comparison(plan: Plan, outcomes: Sequence[Outcome], rates: dict[str, float |
         "monitor": {"name": monitors[0][0], "mode": monitors[0][1]} if monitors else None,
         "quality": names,
         "main_quality": main,
+        "main_quality_mode": mode,
         "budget": plan.budget and {plan.budget.unit: plan.budget.number},
         "optimizers": rows,
         "same_initial_weights": _same_initial_weights(trainings),
@@ -84,19 +94,16 @@ def comparison(plan: Plan, outcomes: Sequence[Outcome], rates: dict[str, float |
         },
     }
     by_seed = {row["name"]: _by_seed(row, main) for row in rows}
-    result["pairs"] = compare_pairs(by_seed, main) if main else []
-    result["conclusion"] = conclusion(by_seed, main, result["pairs"], bool(plan.sweep))
+    result["pairs"] = compare_pairs(by_seed, mode) if mode else []
+    result["conclusion"] = conclusion(by_seed, main, mode, result["pairs"], bool(plan.sweep))
     result["remarks"] = remarks(result, plan)
     return result
 
 
 def _by_seed(row: dict[str, Any], metric: str | None) -> dict[int, float]:
     """A metric of the runs with an optimizer's chosen learning rate, by seed."""
-    return {
-        run["seed"]: run["metrics"][metric]
-        for run in row["runs"]
-        if run["counts"] and run["metrics"].get(metric) is not None
-    }
+    counted = [run for run in row["runs"] if run["counts"]]
+    return {run["seed"]: value for run in counted if metric and (value := value_of(run, metric)) is not None}
 
 
 def _row(
@@ -110,10 +117,10 @@ def _row(
     counted = [o for o in trainings if chosen and o.trial.rate == rate and o.report is not None]
     reports = [outcome.report for outcome in counted if outcome.report is not None]
     first = reports[0] if reports else {}
-    metrics = {name: [report["metrics"][name] for report in reports if name in report["metrics"]] for name in names}
-    validation = {
-        name: [report["metrics"][name] for report in reports if name in report["metrics"]]
-        for name in dict.fromkeys(name for report in reports for name in report["metrics"] if name.startswith("val/"))
+    validation = [name for report in reports for name in report["metrics"] if name.startswith("val/")]
+    metrics = {
+        name: [value for report in reports if (value := value_of(report, name)) is not None]
+        for name in dict.fromkeys([*validation, *names])
     }
     return {
         "name": choice.name,
@@ -127,11 +134,12 @@ def _row(
         "parameter_memory": first.get("parameter_memory"),
         "gradient_memory": first.get("gradient_memory"),
         "timing": timing,
+        "failed_timing": list(dict.fromkeys(outcome.reason for outcome in timed if outcome.report is None)),
         "peak_memory_mb": timing["peak_memory_mb"] if timing else _most(reports, "peak_memory_mb"),
         "seconds_per_step": timing["seconds_per_step"] if timing else _median(reports, "seconds_per_step"),
         "seconds": _median([report.get("seconds") or {} for report in reports], "train"),
         "steps": first.get("steps"),
-        "metrics": {name: spread(values) for name, values in {**validation, **metrics}.items() if values},
+        "metrics": {name: spread(values) for name, values in metrics.items() if values},
         "curves": {
             str(outcome.trial.seed): quality_curve(outcome.report, timing["seconds_per_step"] if timing else None)
             for outcome in counted
@@ -162,7 +170,7 @@ def _run(plan: Plan, outcome: Outcome, counts: bool) -> dict[str, Any]:
         "counts": counts,
         "finished": outcome.report is not None,
         "hopeless": outcome.is_hopeless,
-        "reason": outcome.reason,
+        "reason": outcome.reason or _without_score(outcome.report),
         "folder": os.path.relpath(outcome.folder, plan.out),
         "steps": report.get("steps"),
         "wall_seconds": None if outcome.seconds is None else round(outcome.seconds, 1),
@@ -172,6 +180,14 @@ def _run(plan: Plan, outcome: Outcome, counts: bool) -> dict[str, Any]:
         "seconds_per_step": report.get("seconds_per_step"),
         "initial_weights": (report.get("fingerprint") or {}).get("initial_weights"),
     }
+
+
+def _without_score(report: Report | None) -> str:
+    """Why a run that finished has no score; empty if it has one, or none of its kind has."""
+    monitor = monitor_of(report) if report is not None else None
+    if report is None or monitor is None or not math.isnan(score_of(report)):
+        return ""
+    return f"{monitor[0]} is NaN or infinite"
 
 
 def _sweep(plan: Plan, choice: Choice, outcomes: Sequence[Outcome], rate: float | None) -> list[dict[str, Any]]:
@@ -188,7 +204,7 @@ def _sweep(plan: Plan, choice: Choice, outcomes: Sequence[Outcome], rate: float 
                 "lr": each,
                 "value": report["metrics"][monitor[0]] if report and monitor else None,
                 "chosen": each == rate,
-                "reason": outcome.reason if outcome else "not run",
+                "reason": outcome.reason or _without_score(outcome.report) if outcome else "not run",
             }
         )
     return tried

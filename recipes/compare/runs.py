@@ -1,9 +1,9 @@
 """Runs the trials of a comparison, each in a process of its own; finished ones are not run again.
 
 A trial's folder holds ``log.txt`` (the output of all its attempts), ``command.txt``, ``settings.json``, and the run's
-folder that ``fit`` creates; a ``report.json`` in it means that the run has finished. Its checkpoints and model are then
-deleted, unless they are to be kept: many runs would fill the disk. ``ended.json`` has the seconds, the load of other
-programs meanwhile and, of a run that was stopped as hopeless, the reason.
+folder that ``fit`` creates; a ``report.json`` in it means that the run has finished. Checkpoints and model of a run
+that has ended are deleted, unless they are to be kept: many runs would fill the disk. ``ended.json`` has the seconds,
+the load of other programs meanwhile and, of a run that was stopped as hopeless, the reason.
 """
 
 import json
@@ -63,14 +63,14 @@ class Outcome:
 
 
 def finished(trial: Trial) -> Outcome | None:
-    """The outcome of a trial that was finished before, or stopped as hopeless; else None."""
+    """The outcome of a trial that was finished before, or stopped as hopeless where it would be again; else None."""
     found = _report(trial.folder)
     ended = _ended(trial)
     common: dict[str, Any] = {**{key: ended.get(key) for key in ("seconds", "other_cores")}, "kept": True}
     if found is not None:
         file, report = found
         return Outcome(trial, report, folder=file.parent, **common)
-    if ended.get("hopeless"):
+    if ended.get("hopeless") and trial.plan.stop_hopeless and trial.seed == trial.plan.seeds[0]:
         return Outcome(trial, None, str(ended["hopeless"]), 1, folder=trial.folder, **common)
     return None
 
@@ -90,9 +90,7 @@ class Run:
     def __init__(self, trial: Trial, options: Sequence[str] = (), alone: bool = True) -> None:
         command = [*trial.command, *options]
         _prepare(trial, command)
-        if not trial.plan.keep_models:
-            for attempt in trial.folder.glob("*/version_*"):  # of interrupted attempts: each starts from the beginning
-                _drop_weights(attempt)
+        _drop_attempts(trial)
         self.trial = trial
         self.started = time.monotonic()
         self._load = OtherLoad() if alone else None
@@ -118,6 +116,7 @@ class Run:
             return Outcome(trial, report, seconds=seconds, folder=file.parent, other_cores=other_cores)
         reason = _reason(status, self._log, self._start)
         outcome = Outcome(trial, None, reason, status, seconds, False, trial.folder, other_cores)
+        _drop_attempts(trial)
         if outcome.is_hopeless:
             _note_end(trial, seconds, other_cores, outcome.reason)
         return outcome
@@ -127,6 +126,13 @@ def last_line(trial: Trial) -> str:
     """The last line that a trial has printed so far."""
     lines = _tail(trial.folder / "log.txt", 0)
     return lines[-1].strip() if lines else ""
+
+
+def _drop_attempts(trial: Trial) -> None:
+    """Deletes the weights of attempts that did not finish: another one starts from the beginning."""
+    if not trial.plan.keep_models:
+        for attempt in trial.folder.glob("*/version_*"):
+            _drop_weights(attempt)
 
 
 def _drop_weights(folder: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from statistics import median
 
 from recipes.cli.optimizer_files import Choice
+from recipes.compare.metrics import monitor_of
 from recipes.compare.plan import Plan, Trial
 from recipes.compare.results import best_of
 from recipes.compare.runs import INVALID_SETTINGS, Outcome
@@ -125,7 +126,8 @@ class Schedule:
         if not tried or len(tried) < len(sweep):
             return False
         if self._plan.sweep:
-            return any(outcome.report for outcome in tried)
+            reports = [outcome.report for outcome in tried if outcome.report is not None]
+            return best_of(tried) is not None or any(monitor_of(report) is None for report in reports)
         return all(outcome.status != INVALID_SETTINGS for outcome in tried)
 
     def _rate(self, choice: Choice, sweep: list[Trial]) -> float | None:

@@ -41,7 +41,7 @@ def _row(result: dict[str, Any], row: dict[str, Any], sharded: bool) -> list[str
         _megabytes(row["parameter_memory"]),
         NOTHING if row["peak_memory_mb"] is None else f"{row['peak_memory_mb']:,.0f}",
         NOTHING if row["seconds_per_step"] is None else f"{row['seconds_per_step']:.3g}",
-        *(quality(name, row["metrics"].get(name)) for name in result["quality"]),
+        *(quality(name, row["metrics"].get(name), len(counted)) for name in result["quality"]),
         _runs(result, row, len(counted)),
     ]
 
@@ -55,12 +55,15 @@ def _runs(result: dict[str, Any], row: dict[str, Any], finished: int) -> str:
 
 def failures(result: dict[str, Any]) -> list[str]:
     """A sentence for each run that did not finish."""
-    return [
-        f"{row['name']}, lr {rate(run['lr'])}, seed {run['seed']} did not finish: {run['reason']}"
-        for row in result["optimizers"]
-        for run in row["runs"]
-        if not run["finished"]
-    ]
+    found = []
+    for row in result["optimizers"]:
+        found += [f"{row['name']}, timing run did not finish: {reason}" for reason in row["failed_timing"]]
+        found += [
+            f"{row['name']}, lr {rate(run['lr'])}, seed {run['seed']} did not finish: {run['reason']}"
+            for run in row["runs"]
+            if not run["finished"]
+        ]
+    return found
 
 
 def rate(value: float | None) -> str:
@@ -68,12 +71,14 @@ def rate(value: float | None) -> str:
     return "own" if value is None else f"{value:g}"
 
 
-def quality(name: str, values: dict[str, Any] | None) -> str:
-    """The median, and the lowest and highest value if there are several."""
+def quality(name: str, values: dict[str, Any] | None, finished: int) -> str:
+    """The median, and the lowest and highest value of several; how many runs have a finite one, if not all have."""
     if values is None:
         return NOTHING
     shown = number(name, values["median"])
-    return shown if values["n"] == 1 else f"{shown} ({number(name, values['min'])} to {number(name, values['max'])})"
+    if values["n"] > 1:
+        shown = f"{shown} ({number(name, values['min'])} to {number(name, values['max'])})"
+    return shown if values["n"] == finished else f"{shown}, {values['n']} of {finished} finite"
 
 
 def number(name: str, value: float | None) -> str:
@@ -140,7 +145,7 @@ def markdown(result: dict[str, Any]) -> str:
 def _rows_with_reasons(result: dict[str, Any]) -> list[list[str]]:
     found = []
     for row, cells in zip(result["optimizers"], rows(result), strict=True):
-        reason = next((run["reason"] for run in row["runs"] if not run["finished"]), "")
+        reason = next(filter(None, [*(run["reason"] for run in row["runs"]), *row["failed_timing"]]), "")
         if cells[-1] == "failed" and reason:
             cells[-1] = f"failed: {reason}"
         found.append(cells)

@@ -1,8 +1,9 @@
 """Replaces ``recipes.fit`` in tests of comparisons: writes a report for its command line without training.
 
 The recipe's file defines its behavior under ``data``: ``task`` (cls or lm), ``fails`` (name of an optimizer: exit
-status), ``waits`` (seconds), ``validates`` (false: no validation metrics), ``weights`` (``by optimizer``:
-the initial weights depend on more than the seed).
+status), ``fails_timing`` (the same of timing runs), ``waits`` (seconds), ``validates`` (false: no validation metrics),
+``not_finite`` (name of an optimizer: metrics that are null), ``weights`` (``by optimizer``: the initial weights depend
+on more than the seed).
 """
 
 import json
@@ -73,7 +74,7 @@ def main(args: list[str]) -> int:
         calls.write(f"{optimizer.stem} {'timing' if is_timing else rate} {seed}{steps}\n")
     print("epoch 1/1: 50%", flush=True)
     time.sleep(behavior.get("waits", 0))
-    status = behavior.get("fails", {}).get(optimizer.stem, 0)
+    status = behavior.get("fails_timing" if is_timing else "fails", {}).get(optimizer.stem, 0)
     if status:
         print(
             "Traceback (most recent call last):\nValueError: not this one\nerror: a sentence that says why\nmore",
@@ -84,6 +85,8 @@ def main(args: list[str]) -> int:
     if behavior.get("weights") == "by optimizer":
         changes["fingerprint"] = {"initial_weights": optimizer.stem}
     target = options.get("--trainer.callbacks.target")
+    for weights in ("checkpoints", "model"):
+        (version / weights).mkdir()
     if target and abs(math.log10(float(rate) / BEST_RATE)) > 0.6:
         print(f"error: hopeless: val/f1 is below {target}", file=sys.stderr)
         return 1
@@ -91,8 +94,7 @@ def main(args: list[str]) -> int:
     if behavior.get("validates") is False:
         report["metrics"] = {name: value for name, value in report["metrics"].items() if name.startswith("test/")}
         report["monitor"] = {"name": None, "mode": None}
-    for weights in ("checkpoints", "model"):
-        (version / weights).mkdir()
+    report["metrics"] |= dict.fromkeys(behavior.get("not_finite", {}).get(optimizer.stem, []))
     (version / "report.json").write_text(json.dumps(report))
     return 0
 

@@ -52,6 +52,30 @@ def test_an_error_on_the_command_line_is_one_sentence(
     assert calls() == []
 
 
+@pytest.mark.parametrize(
+    ("settings", "options", "sentence"),
+    [
+        ("ckpt_path: some.ckpt", "", "some.yaml, line 1: ckpt_path is not supported by compare: each run starts from"),
+        ("trainer: {fast_dev_run: true}", "", "some.yaml, line 1: trainer.fast_dev_run is not supported by compare"),
+        ("trainer: {max_time: '00:00:01:00'}", "--budget-steps 9", "trainer.max_time contradicts the budget of steps"),
+    ],
+)
+def test_a_setting_of_a_file_that_would_spoil_the_runs_is_refused(
+    settings: str, options: str, sentence: str, folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (folder / "some.yaml").write_text(f"{settings}\ndata: {{}}\n", encoding="utf-8")
+    assert main(["compare", "--config", "some.yaml", "--optimizers", "adamw", *options.split()]) == 2
+    assert sentence in capsys.readouterr().err
+    assert calls() == []
+
+
+def test_a_later_file_may_take_such_a_setting_back(folder: Path) -> None:
+    (folder / "some.yaml").write_text("ckpt_path: some.ckpt\ndata: {}\n", encoding="utf-8")
+    (folder / "more.yaml").write_text("ckpt_path: null\n", encoding="utf-8")
+    words = ["--config", "some.yaml", "--config", "more.yaml", "--optimizers", "adamw", "--timing-rounds", "0"]
+    assert main(["compare", *words]) == 0
+
+
 def test_an_error_is_reported_before_torch_is_imported(folder: Path) -> None:
     program = (
         "import sys; from recipes.cli.main import main; "

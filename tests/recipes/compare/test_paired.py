@@ -36,18 +36,18 @@ def test_holms_adjustment_is_that_of_its_paper() -> None:
 
 
 def test_pairs_are_compared_on_common_seeds_only() -> None:
-    (pair,) = compare_pairs({"one": {1: 0.5, 2: 0.7, 3: 0.1}, "other": {1: 0.6, 2: 0.9, 4: 0.0}}, "test/f1")
+    (pair,) = compare_pairs({"one": {1: 0.5, 2: 0.7, 3: 0.1}, "other": {1: 0.6, 2: 0.9, 4: 0.0}}, "max")
     assert (pair["better"], pair["worse"], pair["seeds"]) == ("other", "one", [1, 2])
     assert pair["difference"] == pytest.approx(0.15)
 
 
 def test_a_lower_loss_is_better() -> None:
-    (pair,) = compare_pairs({"one": {1: 2.0, 2: 2.1}, "other": {1: 3.0, 2: 3.2}}, "test/loss")
+    (pair,) = compare_pairs({"one": {1: 2.0, 2: 2.1}, "other": {1: 3.0, 2: 3.2}}, "min")
     assert pair["better"] == "one"
 
 
 def test_the_conclusion_names_who_is_beaten_and_of_whom_nothing_can_be_said() -> None:
-    said = conclusion(VALUES, "test/f1", compare_pairs(VALUES, "test/f1"), swept=True)
+    said = conclusion(VALUES, "test/f1", "max", compare_pairs(VALUES, "max"), swept=True)
     assert said == (
         "adafactor has the best mean test/f1 (0.91 over 3 seeds), better than adamw (paired t-test, p < 0.05 after "
         "Holm's adjustment); no difference to lion can be concluded."
@@ -56,7 +56,7 @@ def test_the_conclusion_names_who_is_beaten_and_of_whom_nothing_can_be_said() ->
 
 def test_the_conclusion_says_that_no_difference_is_shown() -> None:
     values = {name: VALUES[name] for name in ("adafactor", "lion")}
-    said = conclusion(values, "test/f1", compare_pairs(values, "test/f1"), swept=False)
+    said = conclusion(values, "test/f1", "max", compare_pairs(values, "max"), swept=False)
     assert said == (
         "adafactor has the best mean test/f1 (0.91 over 3 seeds), but no difference to lion can be concluded (paired "
         "t-test, p < 0.05 after Holm's adjustment, is not reached), and with other learning rates they may rank "
@@ -77,4 +77,16 @@ def test_the_conclusion_says_that_no_difference_is_shown() -> None:
 )
 def test_without_pairs_nothing_is_concluded(values: dict[str, dict[int, float]], sentence: str) -> None:
     metric = "test/f1" if values else None
-    assert conclusion(values, metric, [], swept=True).startswith(sentence)
+    assert conclusion(values, metric, "max", [], swept=True).startswith(sentence)
+
+
+def test_a_metric_of_unknown_direction_ranks_nothing() -> None:
+    said = conclusion(VALUES, "test/zeta", None, [], swept=True)
+    assert said.startswith("Nothing can be concluded about test/zeta: whether higher is better is unknown")
+
+
+def test_the_number_of_seeds_is_that_of_the_best_optimizer() -> None:
+    values = {"one": {1: 0.95}, "two": {1: 0.8, 2: 0.81, 3: 0.8}, "three": {1: 0.7, 2: 0.7, 3: 0.71}}
+    assert "one has the best mean test/f1 (0.95 over 1 seed)" in conclusion(
+        values, "test/f1", "max", compare_pairs(values, "max"), swept=True
+    )

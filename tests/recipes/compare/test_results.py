@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from recipes.compare.command import plan_of
-from recipes.compare.metrics import main_quality, mode_of, quality_names, score_of
+from recipes.compare.metrics import main_quality, mode_of, mode_of_quality, quality_names, score_of
 from recipes.compare.plan import Plan
 from recipes.compare.results import best_of, comparison, spread
 from recipes.compare.runs import Outcome
@@ -36,10 +36,21 @@ def compared(plan: Plan, runs: list[Outcome]) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("metric", "mode"),
-    [("test/f1", "max"), ("val/token_accuracy", "max"), ("test/perplexity", "min"), ("val/loss", "min"), ("x", None)],
+    [
+        *[("test/f1", "max"), ("val/token_accuracy", "max"), ("test/answer_f1", "max"), ("test/rougeLsum", "max")],
+        *[("test/perplexity", "min"), ("val/loss", "min"), ("test/word-error", "min"), ("test/bits_per_byte", "min")],
+        *[("x", None), ("test/swerve", None)],
+    ],
 )
 def test_the_mode_of_a_metric_follows_from_its_name(metric: str, mode: str | None) -> None:
     assert mode_of(metric) == mode
+
+
+def test_the_mode_of_quality_is_that_of_the_monitored_metric() -> None:
+    report = {"metrics": {"val/zeta": 1.0, "test/zeta": 1.0}, "monitor": {"name": "val/zeta", "mode": "min"}}
+    assert mode_of_quality("test/zeta", [report]) == "min"
+    assert mode_of_quality("test/f1", [report]) == "max"
+    assert mode_of_quality("test/other", [report]) is None
 
 
 def test_the_score_is_the_monitored_metric_in_either_mode() -> None:
@@ -65,8 +76,9 @@ def test_the_best_run_is_chosen_by_validation_and_not_by_test_metrics(plan: Plan
 
 def test_a_validation_metric_that_is_nan_is_never_the_best(plan: Plan) -> None:
     trial = plan.first_trials(plan.choices[0])[0]
-    report = {"metrics": {"val/f1": math.nan}, "monitor": {"name": "val/f1", "mode": "max"}}
-    assert best_of([Outcome(trial, report), Outcome(trial, None)]) is None
+    for value in (math.nan, math.inf, None):  # a report holds what is not finite as null
+        report = {"metrics": {"val/f1": value}, "monitor": {"name": "val/f1", "mode": "max"}}
+        assert best_of([Outcome(trial, report), Outcome(trial, None)]) is None
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def end_of(trial: Trial) -> runs.Outcome:
         ("import os; os.kill(os.getpid(), 9)", runs.KILLED),
         ("import os; os.kill(os.getpid(), 11)", "ended by signal 11 (Segmentation fault)"),
         ("import sys; print('half way'); sys.exit(3)", "exit status 3, after: half way"),
-        ("", "it succeeded but wrote no report.json: the recipe's module has no save_pretrained"),
+        ("", "it succeeded but wrote no report.json: only modules that are a recipes.recipe.Recipe have one"),
     ],
 )
 def test_the_reason_is_the_error_message_the_exception_or_the_signal(
