@@ -58,7 +58,7 @@ def reading(files: list[str], key: str, ending: str, load_args: dict[str, Any]) 
             args = {**args, "lineterminator": "\r"}
     columns = _common_columns(files, key, args)
     checked = dict(args)
-    if ending == ".tab" and "skiprows" not in load_args and _has_orange_header(_head(files[0], key, args, 2)[1]):
+    if ending == ".tab" and "skiprows" not in load_args and _have_orange_headers(files, key, args):
         args["skiprows"] = [1, 2]
     if len(columns) == 1 and "skip_blank_lines" not in load_args:
         # A blank line is a row of a single column, unless it is above the header.
@@ -114,6 +114,18 @@ def _common_columns(files: list[str], key: str, args: dict[str, Any]) -> list[st
                 "or name those to read with data.load_args {usecols: [...]}"
             )
     return columns[files[0]]
+
+
+def _have_orange_headers(files: list[str], key: str, args: dict[str, Any]) -> bool:
+    """Whether all files have Orange's two rows below the names; a :class:`RecipeError` if only some have."""
+    found = {file: _has_orange_header(_head(file, key, args, 2)[1]) for file in files}
+    if len(set(found.values())) > 1:
+        with_them, without = (next(file for file, has in found.items() if has is wanted) for wanted in (True, False))
+        raise RecipeError(
+            f"{key}: '{with_them}' has Orange's two rows of types below the names and '{without}' has not: add them "
+            "there, or give files of one kind"
+        )
+    return any(found.values())
 
 
 def _has_orange_header(rows: list[list[str]]) -> bool:

@@ -10,9 +10,16 @@ REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
 def split_revision(name: str) -> tuple[str, str | None]:
     """A hub name and the commit, tag or branch after its ``@``, None without one; paths are not split."""
     repository, at, revision = name.partition("@")
-    if not (at and revision and REPOSITORY.fullmatch(repository)) or Path(name).expanduser().exists():
+    if not (at and revision and REPOSITORY.fullmatch(repository)) or _exists(name):
         return name, None
     return repository, revision
+
+
+def _exists(name: str) -> bool:
+    try:
+        return Path(name).expanduser().exists()
+    except OSError:  # too long for a path
+        return False
 
 
 def cached_commit(name: str, kind: Literal["model", "dataset"] = "model", revision: str | None = None) -> str | None:
@@ -29,7 +36,7 @@ def cached_commit(name: str, kind: Literal["model", "dataset"] = "model", revisi
     from huggingface_hub import constants, scan_cache_dir, snapshot_download
     from huggingface_hub.errors import CacheNotFound, HFValidationError, LocalEntryNotFoundError
 
-    if Path(name).exists():
+    if not REPOSITORY.fullmatch(name) or _exists(name):
         return None
     try:
         snapshot = snapshot_download(name, repo_type=kind, revision=revision, local_files_only=True, allow_patterns=[])

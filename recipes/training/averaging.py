@@ -14,6 +14,7 @@ have them too.
 
 from typing import Any
 
+import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.strategies import ModelParallelStrategy
@@ -54,6 +55,20 @@ class AveragedWeights(Callback):
                 "with trainer.strategy ModelParallelStrategy: leave it out (--trainer.callbacks null), or use ddp"
             )
         lightning_internals.average_parameters_only(self._averaging, trainer.strategy.root_device)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuses weights in half precision.
+
+        Raises:
+            RecipeError: The average, which has the weights' dtype, would lose most of what each step adds to it.
+        """
+        half = {parameter.dtype for parameter in pl_module.parameters()} & {torch.bfloat16, torch.float16}
+        if half:
+            raise RecipeError(
+                f"trainer.callbacks: {type(self._averaging).__name__} would average weights in "
+                f"{str(half.pop()).removeprefix('torch.')}, where the small changes of an average are lost: set "
+                "model.dtype to float32, with trainer.precision bf16-mixed, or leave it out (--trainer.callbacks null)"
+            )
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Called before Lightning puts the average into the model."""

@@ -114,6 +114,12 @@ def _in_run(run: Path, which: str) -> Path | None:
     if which == "best" and len(best) > 1:
         recorded = _recorded_best(folder, best)
         best = [recorded] if recorded else best
+    if which == "best" and not best and last.is_file() and (inherited := _inherited_best(last)) is not None:
+        if inherited.is_file():
+            return inherited
+        tell(
+            f"--ckpt_path: {run} has no checkpoint better than {inherited}, which is gone: {last.name} is used instead"
+        )
     order = [*best[-1:], last] if which == "best" else [last, *best[-1:]]
     return next((path for path in order if path.is_file()), None)
 
@@ -124,9 +130,17 @@ def _recorded_best(folder: Path, candidates: list[Path]) -> Path | None:
     newest = next((path for path in newest_first if _is_valid(path)), None)
     if newest is None:
         return None
-    for state in (load(newest).get("callbacks") or {}).values():
-        name = Path(state.get("best_model_path") or "").name if isinstance(state, Mapping) else ""
-        for candidate in candidates:
-            if candidate.name == name:
-                return candidate
-    return None
+    names = [path.name for path in _best_paths(newest)]
+    return next((candidate for name in names for candidate in candidates if candidate.name == name), None)
+
+
+def _inherited_best(last: Path) -> Path | None:
+    """The best checkpoint of the run that a run resumed, if nothing after it was better."""
+    return next(iter(_best_paths(last)), None) if _is_valid(last) else None
+
+
+def _best_paths(checkpoint: Path) -> list[Path]:
+    """The paths of best checkpoints that the callbacks have recorded in a checkpoint."""
+    states = (load(checkpoint).get("callbacks") or {}).values()
+    names = [state.get("best_model_path") for state in states if isinstance(state, Mapping)]
+    return [Path(name) for name in names if name and Path(name).name != LAST]

@@ -27,6 +27,9 @@ Schedule = Literal[
     "warmup_stable_decay",
 ]
 
+WITHOUT_ARGS = (None, "constant", "constant_with_warmup")
+"""Schedules that take no ``schedule_args``: transformers would ignore them."""
+
 # The names that transformers' Trainer exempts from weight decay.
 NO_WEIGHT_DECAY = (r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)")
 
@@ -122,6 +125,11 @@ def configure(
     check_device_support(optimizer, built)
     if layer_lr_decay != 1.0:
         scale_rates(built, layer_lr_decay)
+    if schedule_args and schedule in WITHOUT_ARGS:
+        name = "null" if schedule is None else f"'{schedule}'"
+        raise RecipeError(
+            f"model.schedule_args is {schedule_args}, but model.schedule {name} takes none: set it to null"
+        )
     if schedule is None:
         return {"optimizer": built}
     if any(group["lr"] is None for group in built.param_groups):

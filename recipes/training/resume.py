@@ -20,7 +20,8 @@ class OptimizerAsGiven(Callback):
     """Restores the options of this run's optimizer that loading a checkpoint has replaced, and prints which.
 
     PyTorch's optimizers load their options together with their state: a new learning rate for the rest of a run would
-    be ignored silently. A schedule continues at its step, with the new learning rate.
+    be ignored silently. A schedule continues at its step, with the new learning rate; without one, the rate is the
+    given one and not what the schedule of the checkpoint had reached.
     """
 
     def __init__(self) -> None:
@@ -86,6 +87,12 @@ class OptimizerAsGiven(Callback):
                     else:
                         group[name] = value
                     notes.add(f"optimizer.{name} is {value} as given; the checkpoint was trained with {loaded}")
+            if not _is_scheduled(trainer, optimizer):
+                notes |= {
+                    note
+                    for group, given in zip(optimizer.param_groups, given_groups, strict=False)
+                    for note in _end_schedule(group, given["lr"])
+                }
         for note in sorted(notes):
             tell(note)
 
@@ -144,13 +151,28 @@ def _differences(group: dict[str, Any], given: dict[str, Any]) -> Iterator[tuple
             yield name, value, loaded[name]
 
 
+def _is_scheduled(trainer: Trainer, optimizer: Any) -> bool:
+    return any(getattr(config.scheduler, "optimizer", None) is optimizer for config in trainer.lr_scheduler_configs)
+
+
+def _end_schedule(group: dict[str, Any], rate: Any) -> Iterator[str]:
+    """Sets the rate of a group that had a schedule and has none now; yields a note if it changes."""
+    if group.pop("initial_lr", None) is None or _plain(group["lr"]) == rate:
+        return
+    yield f"optimizer.lr is {rate} from here on, without a schedule; the checkpoint's had reached {_plain(group['lr'])}"
+    _set_rate(group, rate)
+
+
+def _set_rate(group: dict[str, Any], rate: Any) -> None:
+    if isinstance(group["lr"], Tensor):
+        group["lr"].fill_(rate)
+    else:
+        group["lr"] = rate
+
+
 def _restore_rate(trainer: Trainer, optimizer: Any, i: int, rate: float, loaded: float) -> None:
     group = optimizer.param_groups[i]
-    current = rate * (_plain(group["lr"]) / loaded) if loaded else rate
-    if isinstance(group["lr"], Tensor):
-        group["lr"].fill_(current)
-    else:
-        group["lr"] = current
+    _set_rate(group, rate * (_plain(group["lr"]) / loaded) if loaded else rate)
     if "initial_lr" in group:
         group["initial_lr"] = rate
     for config in trainer.lr_scheduler_configs:

@@ -266,6 +266,17 @@ def test_of_several_files_the_one_that_is_wrong_is_named(content: bytes, bad: st
     assert bad in str(raised.value)
 
 
+@pytest.mark.parametrize("first", ["orange", "plain"])
+def test_tab_files_of_which_only_some_have_types_below_the_names_are_refused(first: str, tmp_path: Path) -> None:
+    orange = "text\tlabel\nstring\tdiscrete\nmeta\tclass\ngood\tpos\n"
+    contents = [orange, "text\tlabel\nbad\tneg\n"]
+    for number, content in enumerate(contents if first == "orange" else contents[::-1]):
+        (tmp_path / f"{number}.tab").write_text(content, encoding="utf-8")
+
+    with pytest.raises(RecipeError, match=r"has Orange's two rows of types below the names and '.*' has not"):
+        load_split(str(tmp_path / "*.tab"), key="data.train")
+
+
 @pytest.mark.parametrize("content", [b'{"text":', b'{"text": "caf\xe9"}'], ids=["broken", "another encoding"])
 def test_of_several_json_files_the_one_that_is_wrong_is_named(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "1.jsonl").write_text('{"text": "good"}\n', encoding="utf-8")

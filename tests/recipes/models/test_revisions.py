@@ -34,6 +34,12 @@ def test_a_revision_follows_the_name_of_a_repository() -> None:
     assert split_revision("org/tiny") == ("org/tiny", None)
 
 
+@pytest.mark.parametrize("text", ["Once upon a time " * 20, "org/model@" + "x" * 300])
+def test_a_text_that_is_too_long_for_a_path_is_no_repository(text: str, cache: Path) -> None:
+    name, revision = split_revision(text)
+    assert cached_commit(name, "model", revision) is None
+
+
 def test_a_folder_with_an_at_sign_is_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "models" / "tiny@home").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)

@@ -34,6 +34,29 @@ def test_the_last_one_is_used_if_there_is_no_best_one(runs: Path) -> None:
     assert resolve(str(runs / "cls/version_0"), "test", runs, "cls").endswith("version_0/checkpoints/last.ckpt")
 
 
+def resumed(runs: Path, best: Path) -> Path:
+    """A run that resumed another one, whose best checkpoint is still the best."""
+    callbacks = {
+        "LastCheckpoint{}": {"best_model_path": "last.ckpt"},
+        "BestCheckpoint{}": {"best_model_path": str(best)},
+    }
+    return save(runs / "cls/version_11/checkpoints/last.ckpt", callbacks=callbacks)
+
+
+def test_the_best_of_a_resumed_run_that_did_not_improve_is_that_of_the_run_before(runs: Path) -> None:
+    best = runs / "cls/version_9/checkpoints/epoch=1-step=8.ckpt"
+    resumed(runs, best)
+    assert resolve("best", "test", runs, "cls") == str(best)
+
+
+def test_where_the_best_of_the_run_before_is_gone_the_last_one_is_used_with_a_note(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    last = resumed(runs, runs / "moved.ckpt")
+    assert resolve("best", "test", runs, "cls") == str(last)
+    assert "moved.ckpt, which is gone: last.ckpt is used instead" in capsys.readouterr().err
+
+
 def test_of_several_the_best_is_the_recorded_one(runs: Path) -> None:
     folder = runs / "cls/version_9/checkpoints"
     best = save(folder / "epoch=2-step=12.ckpt", age=5)

@@ -70,3 +70,11 @@ class Splitting(torch.optim.SGD):
 def test_an_optimizer_can_split_the_groups_further():
     built = configure(nn.Linear(2, 2), partial(Splitting, lr=0.1))["optimizer"]
     assert [len(group["params"]) for group in built.param_groups] == [1, 1]
+
+
+@pytest.mark.parametrize("schedule", [None, "constant", "constant_with_warmup"])
+def test_arguments_of_a_schedule_that_takes_none_are_refused(schedule):
+    with pytest.raises(RecipeError, match=r"schedule_args is \{'num_cycles': 2\}, but model\.schedule .* takes none"):
+        optimization.configure(
+            nn.Linear(2, 2), None, torch.optim.SGD, schedule=schedule, warmup=0.0, schedule_args={"num_cycles": 2}
+        )

@@ -66,3 +66,8 @@ def test_a_training_of_unknown_length_is_refused() -> None:
     trainer: Any = SimpleNamespace(estimated_stepping_batches=float("inf"))
     with pytest.raises(RecipeError, match=r"needs to know the number of steps: set trainer.max_steps or trainer.max_"):
         RecentWeightAveraging().on_train_start(trainer, TextClassifier("x"))
+
+
+def test_weights_in_half_precision_are_refused(run: Run) -> None:
+    with pytest.raises(RecipeError, match=r"would average weights in bfloat16, .*: set model\.dtype to float32"):
+        run("run", [RecentWeightAveraging()], precision="bf16-true")

@@ -85,3 +85,14 @@ def test_nothing_is_printed_if_nothing_differs(
     expected = [0.1 * (1 - step / 8) for step in range(4, 8)] if scheduled else [0.1] * 4
     assert model.rates == pytest.approx(expected)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("scheduled", [True], ids=["scheduled"], indirect=True)
+def test_without_a_schedule_the_rate_is_the_given_one_and_not_what_the_old_schedule_had_reached(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = _Model(scheduled=False, lr=0.1, weight_decay=0.01)
+    _fit(model, epochs=2, checkpoint=checkpoint)
+    assert model.rates == [0.1] * 4
+    told = capsys.readouterr().err
+    assert told == "note: optimizer.lr is 0.1 from here on, without a schedule; the checkpoint's had reached 0.05\n"
