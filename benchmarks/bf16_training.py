@@ -83,18 +83,23 @@ def table(reports: dict[str, dict[str, Any]]) -> str:
     ]
     first = next(iter(reports.values()))["metrics"]["test/perplexity"]
     for name, report in reports.items():
-        metrics = report["metrics"]
+        validation, test = (report["metrics"][f"{split}/perplexity"] for split in ("val", "test"))
         cells = [
             name,
             f"{report['steps']}",
-            f"{metrics['val/perplexity']:.2f}",
-            f"{metrics['test/perplexity']:.2f}",
-            f"{metrics['test/perplexity'] / first:.3f}",
-            f"{report['seconds_per_step'] or float('nan'):.2f}",
+            _cell(validation, 2),
+            _cell(test, 2),
+            _cell(None if test is None or first is None else test / first, 3),
+            _cell(report["seconds_per_step"], 2),
             f"{report['peak_memory_mb']:,.0f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _cell(value: float | None, digits: int) -> str:
+    """A number; – for null, which a report holds for what is not finite or unknown."""
+    return "–" if value is None else f"{value:.{digits}f}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

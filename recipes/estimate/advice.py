@@ -1,7 +1,8 @@
 """What to change in a recipe that does not fit into memory, with the estimate of each change."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -9,13 +10,14 @@ from recipes.estimate.memory_size import shown_size
 from recipes.estimate.parts import Estimate, Setting
 
 
-def advise(setting: Setting, rows: Sequence[Estimate], memory: int | None) -> list[str]:
+def advise(setting: Setting, rows: Sequence[Estimate], memory: int | None, trainer: Mapping[str, Any]) -> list[str]:
     """Sentences on what would make the recipe fit with its own optimizer; none if it fits or has no limit.
 
     Args:
         setting: The recipe.
         rows: Its estimates.
         memory: Bytes to fit into; None for no limit.
+        trainer: The settings of its trainer.
     """
     known = [row for row in rows if row.total is not None]
     rows = [row for row in known if row.gradient_release == setting.releases]
@@ -31,7 +33,8 @@ def advise(setting: Setting, rows: Sequence[Estimate], memory: int | None) -> li
             fits |= _excess(row, memory) <= 0
     released = next((row for row in known if row.own and row.dtype == own.dtype and row.gradient_release), own)
     if released is not own:
-        advice.append(f"- gradient release (model.gradient_release: true): {_verdict(released, memory)}")
+        keys = ", ".join(["model.gradient_release: true", *_settings_for_release(trainer)])
+        advice.append(f"- gradient release ({keys}): {_verdict(released, memory)}")
         fits |= _excess(released, memory) <= 0
     if setting.can_checkpoint():
         row = dataclasses.replace(
@@ -49,14 +52,15 @@ def advise(setting: Setting, rows: Sequence[Estimate], memory: int | None) -> li
         compensation = "" if setting.releases else ", and trainer.accumulate_grad_batches to compensate"
         advice.append(f"- data.batch_size: {size}{compensation}: fits")
         fits = True
-    return advice if fits else [*advice, _all_together(setting, known, memory)]
+    return advice if fits else [*advice, _all_together(setting, known, memory, trainer)]
 
 
 def largest_batch(setting: Setting, row: Estimate, memory: int, checkpointing: bool | None = None) -> int:
     """The largest batch size, up to the recipe's own, with which an estimate fits; 0 if a single example does not."""
-    spare = max(row.activations, row.step) - _excess(row, memory)
-    if row.step > spare:
+    room = max(row.activations + row.gathered.total, row.step) - _excess(row, memory)
+    if row.step > room:
         return 0
+    spare = room - row.gathered.total
     most = int(setting.data.batch_size)
     at_most, at_least = (setting.activation_bytes(size, checkpointing, row.gradient_release) for size in (most, 1))
     if at_most <= spare:
@@ -70,7 +74,14 @@ def largest_batch(setting: Setting, row: Estimate, memory: int, checkpointing: b
     return size
 
 
-def _all_together(setting: Setting, rows: Sequence[Estimate], memory: int) -> str:
+def _settings_for_release(trainer: Mapping[str, Any]) -> list[str]:
+    """What the trainer needs for gradient release, where it is set otherwise."""
+    clips = bool(trainer.get("gradient_clip_val"))
+    accumulates = int(trainer.get("accumulate_grad_batches") or 1) > 1
+    return ["trainer.gradient_clip_val: null"] * clips + ["trainer.accumulate_grad_batches: 1"] * accumulates
+
+
+def _all_together(setting: Setting, rows: Sequence[Estimate], memory: int, trainer: Mapping[str, Any]) -> str:
     """The sentence for where no single change is enough."""
     frugal = min(rows, key=lambda row: row.total or 0)
     checkpointing = True if setting.can_checkpoint() else None
@@ -78,7 +89,9 @@ def _all_together(setting: Setting, rows: Sequence[Estimate], memory: int) -> st
     size = largest_batch(setting, frugal, memory, checkpointing)
     least = setting.activation_bytes(1, checkpointing, frugal.gradient_release)
     changes = [frugal.name, f"{frugal.dtype} parameters"]
-    changes += ["gradient release"] if frugal.gradient_release and not setting.releases else []
+    if frugal.gradient_release and not setting.releases:
+        needed = ", ".join(_settings_for_release(trainer))
+        changes.append(f"gradient release ({needed})" if needed else "gradient release")
     changes += ["activation checkpointing"] if checkpointing else []
     if size:
         return f"- together: {', '.join(changes)} and data.batch_size: {size}: fits"

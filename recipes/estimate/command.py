@@ -64,6 +64,9 @@ def main(args: Sequence[str]) -> int:
     from recipes.estimate.parsed import ParsedRecipe
     from recipes.estimate.parts import estimate, without_duplicates
 
+    if memory is not None:
+        # Else the precision would be one that the CPU of this machine can afford.
+        recipe += CommandLine.parse(["--trainer.accelerator=gpu"])
     parsed = ParsedRecipe(recipe)
     processes = processes_of(parsed.trainer_settings)
     with fake_processes(processes):
@@ -72,7 +75,7 @@ def main(args: Sequence[str]) -> int:
         rows = estimate(setting, candidates)
         if not given.optimizer:
             rows = without_duplicates(rows)
-        advice = [*needed_savings(setting, rows, memory), *advise(setting, rows, memory)]
+        advice = needed_savings(setting, own, rows, memory) + advise(setting, rows, memory, parsed.trainer_settings)
         result = as_json(config_name(given.config[0].path), setting, rows, memory, advice, remarks)
     print_table(result)
     json_file, png_file = files
@@ -122,7 +125,7 @@ def _writable(option: str, name: str | None) -> Path | None:
 def _read(
     recipe: "ParsedRecipe", memory: int | None, processes: "Processes | None"
 ) -> "tuple[Setting, Candidate, int | None, list[str]]":
-    """The recipe, its own optimizer, the memory to fit into, and what the figures do not include."""
+    """The recipe, its own optimizer, the memory to fit into, and the remarks on what is not estimated."""
     import torch
 
     from recipes.estimate.parts import Candidate, Setting
@@ -138,6 +141,7 @@ def _read(
     remarks = [
         *_process_remarks(recipe.trainer_settings, processes),
         *_averaging_remarks(recipe.trainer_settings, setting),
+        *([f"Gradient release is not estimated: {setting.no_release}."] if setting.no_release else []),
     ]
     return setting, Candidate.made_by(recipe.model.optimizer, name, class_path, own=True), memory, remarks
 

@@ -34,11 +34,13 @@ class Processes:
         data: Over how many the batches are divided: those that FSDP2 shards over or, with ``replicated``, DDP's.
         tensor: Over how many each matrix is divided.
         replicated: Whether each holds the whole model (DDP).
+        gradient_as_bucket_view: Whether DDP's gradients lie in the buckets that it sums them in, without a copy.
     """
 
     data: int = 1
     tensor: int = 1
     replicated: bool = False
+    gradient_as_bucket_view: bool = False
 
     @property
     def number(self) -> int:
@@ -65,8 +67,8 @@ def processes_of(trainer: Mapping[str, Any]) -> Processes | None:
     path = strategy.get("class_path", "") if isinstance(strategy, Mapping) else strategy
     name = path if isinstance(path, str) else type(path).__name__
     short = name.rpartition(".")[2]
+    arguments = strategy.get("init_args") or {} if isinstance(strategy, Mapping) else {}
     if short == MODEL_PARALLEL:
-        arguments = strategy.get("init_args") or {} if isinstance(strategy, Mapping) else {}
         given = [arguments.get(f"{dim}_size", "auto") for dim in (DATA, TENSOR)]
         data, tensor = (_size(size, auto) for size, auto in zip(given, (nodes, devices or 1), strict=True))
         if devices is not None and data * tensor != devices * nodes:
@@ -76,7 +78,8 @@ def processes_of(trainer: Mapping[str, Any]) -> Processes | None:
             )
         return Processes(data, tensor)
     if short.startswith("ddp") or short == "DDPStrategy" or (short == "auto" and (devices or 1) * nodes > 1):
-        return Processes((devices or 1) * nodes, replicated=True)
+        views = bool(arguments.get("gradient_as_bucket_view"))
+        return Processes((devices or 1) * nodes, replicated=True, gradient_as_bucket_view=views)
     return Processes() if short in ("auto", "single_device", "SingleDeviceStrategy") else None
 
 

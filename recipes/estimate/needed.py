@@ -5,28 +5,32 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from lightning_adafactor.memory import StateSize
 from recipes.estimate.memory_size import shown_size
-from recipes.estimate.parts import Estimate, Setting
+from recipes.estimate.parts import Candidate, Estimate, Setting, rows_of
 
 
-def needed_savings(setting: Setting, rows: Sequence[Estimate], memory: int | None) -> list[str]:
+def needed_savings(setting: Setting, candidate: Candidate, rows: Sequence[Estimate], memory: int | None) -> list[str]:
     """Sentences on how much memory is free, and on what each saving of the recipe does; none if it does not fit.
 
     Args:
         setting: The recipe.
+        candidate: Its own optimizer.
         rows: Its estimates.
         memory: Bytes to fit into; None for no limit.
     """
     own = next((row for row in rows if row.own and row.gradient_release == setting.releases), None)
     if memory is None or own is None or own.total is None or own.total > memory:
         return []
-    without = [f"- without {name}: {_verdict(row, memory)}" for name, row in _without_each(setting, rows, own)]
+    without = [
+        f"- without {name}: {_verdict(row, memory)}" for name, row in _without_each(setting, candidate, rows, own)
+    ]
     fits = f"The recipe fits: it takes {shown_size(own.total)}, and {shown_size(memory - own.total)} are free."
     return [fits, *without]
 
 
-def _without_each(setting: Setting, rows: Sequence[Estimate], own: Estimate) -> Iterator[tuple[str, Estimate]]:
+def _without_each(
+    setting: Setting, candidate: Candidate, rows: Sequence[Estimate], own: Estimate
+) -> Iterator[tuple[str, Estimate]]:
     """Each saving that is on, and the estimate with it off."""
     released = own.gradient_release
     if released:
@@ -43,20 +47,10 @@ def _without_each(setting: Setting, rows: Sequence[Estimate], own: Estimate) -> 
         kept = setting.activation_bytes(released=released, offload=False)
         yield "activation offload", dataclasses.replace(own, activations=kept)
     if own.dtype == "bfloat16":
-        wide = setting.held_in(torch.float32)
-        yield (
-            "bfloat16 parameters",
-            dataclasses.replace(
-                own,
-                parameters=_twice(own.parameters),
-                gradients=_twice(own.gradients),
-                activations=wide.activation_bytes(released=released),
-            ),
-        )
-
-
-def _twice(size: StateSize) -> StateSize:
-    return dataclasses.replace(size, bytes=2 * size.bytes)
+        both = rows_of(setting.held_in(torch.float32), [candidate])
+        wide = next(row for row in both if row.gradient_release == released)
+        if wide.total is not None:  # an optimizer may support bfloat16 alone
+            yield "bfloat16 parameters", wide
 
 
 def _verdict(row: Estimate, memory: int) -> str:

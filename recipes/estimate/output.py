@@ -12,7 +12,8 @@ batch              Shapes of the tensors in the longest training batch.
 gpu_memory_bytes   Memory to fit into; null without ``--gpu-memory`` and CUDA device.
 gradient_release   Whether the recipe has gradient release on (``model.gradient_release``).
 processes          ``data`` and ``tensor``: over how many devices FSDP2 and tensor parallelism shard the model (1 and 1
-                   for one device), or DDP the batches if ``replicated``.
+                   for one device), or DDP the batches if ``replicated``, with or without a copy of the gradients
+                   (``gradient_as_bucket_view``).
 estimates          For each dtype of the parameters, each optimizer, without and with gradient release:
                    ``name``, ``optimizer`` (class), ``own`` (the recipe's), ``dtype``, ``gradient_release``,
                    ``parameter_memory``, ``gradient_memory``, ``optimizer_state`` (each ``elements``, ``bytes``,
@@ -24,7 +25,7 @@ estimates          For each dtype of the parameters, each optimizer, without and
                    ``fits``, ``spare_bytes``
                    (negative: missing), ``note``. Unknown values are null.
 advice             What to change if the recipe does not fit, or which of its savings it needs, in sentences.
-remarks            What the figures do not include, in sentences.
+remarks            What is not estimated, in sentences.
 ================== ==================================================================================
 """
 
@@ -46,8 +47,8 @@ ACTIVATIONS = (
 )
 RELEASED = (
     "Released: with gradient release (model.gradient_release: true), which steps each block of parameters during the "
-    "backward pass and frees its gradients, so that only those of the largest block count; – where the optimizer does "
-    "not support it."
+    "backward pass and frees its gradients, so that only those of the largest block count; – where the optimizer or "
+    "the run does not support it."
 )
 
 
@@ -67,7 +68,7 @@ def as_json(
         rows: Its estimates.
         memory: Bytes to fit into; None for no limit.
         advice: What to change if the recipe does not fit.
-        remarks: What the figures do not include.
+        remarks: What is not estimated.
     """
     return {
         "recipe": name,
@@ -157,8 +158,9 @@ def _of(processes: Mapping[str, Any]) -> str:
 def _of_processes(result: Mapping[str, Any]) -> Iterator[str]:
     """What is gathered or copied because there are several processes."""
     processes, first = result["processes"], result["estimates"][0]
-    if first["bucket_bytes"]:
-        yield f"DDP over {processes['data']} processes: totals include its copy of the gradients."
+    if processes["replicated"]:
+        if first["bucket_bytes"]:
+            yield f"DDP over {processes['data']} processes: totals include its copy of the gradients."
     elif processes["data"] * processes["tensor"] > 1:
         own = {key: shown_size(size) for key, size in first["gathered"].items()}
         dims = [f"FSDP2 over {processes['data']}"] * (processes["data"] > 1)

@@ -13,7 +13,7 @@ from lightning import LightningDataModule, LightningModule
 from torch import Tensor, nn
 
 from lightning_adafactor.gradient_release import find_blocks
-from lightning_adafactor.gradient_release.unsupported import check_optimizer
+from lightning_adafactor.gradient_release.unsupported import KEEPS_GRADIENTS, SCALES, SHARD_INSTEAD, check_optimizer
 from lightning_adafactor.memory import StateSize
 from lightning_adafactor.prediction import bitsandbytes_adamw8bit_state, predict_state
 from lightning_adafactor.sharded.layout import local
@@ -84,9 +84,9 @@ class Estimate:
         activations: Bytes that forward and backward pass take beyond these gradients, an upper bound.
         step: Bytes of the temporaries of the optimizer's step, when the activations are freed; an estimate.
         gathered: What FSDP2 gathers in the forward and backward pass.
-        buckets: Bytes of the buckets in which DDP sums gradients.
+        buckets: Bytes of the buckets into which DDP copies gradients to sum them.
         note: Why the state is unknown, or how it is known; or why gradient release is not supported.
-        supported: Whether the optimizer supports gradient release, if the estimate is one with it.
+        supported: Whether optimizer and run support gradient release, if the estimate is one with it.
     """
 
     name: str
@@ -288,6 +288,15 @@ class Setting:
         """Whether the recipe has gradient release on."""
         return bool(self.module.gradient_release)
 
+    @property
+    def no_release(self) -> str:
+        """Why the run does not support gradient release, with whatever optimizer; empty if it does."""
+        if self.processes.replicated:
+            return f"DDP {KEEPS_GRADIENTS}: {SHARD_INSTEAD}"
+        if self.precision == "16-mixed" and self.gpu:  # on a CPU, Lightning takes bf16-mixed
+            return f"trainer.precision is 16-mixed, and {SCALES}"
+        return ""
+
     def largest_block(self) -> StateSize:
         """The gradients that gradient release keeps on this device at a time."""
         return self._largest_block(self._sharded or self.module)
@@ -297,7 +306,9 @@ class Setting:
         return max(map(_size, blocks), key=lambda size: size.bytes, default=StateSize(0, 0))
 
     def release_unsupported_reason(self, candidate: Candidate) -> str:
-        """Why an optimizer does not support gradient release; empty if it does."""
+        """Why the run or an optimizer does not support gradient release; empty if both do."""
+        if self.no_release:
+            return self.no_release
         if candidate.make is None:
             return candidate.unsupported_reason
         try:
@@ -331,7 +342,7 @@ def estimate(setting: Setting, candidates: Sequence[Candidate]) -> list[Estimate
         The estimates: by dtype, then by optimizer, then without and with gradient release.
     """
     settings = {held.dtype: held for held in (setting, setting.held_in(torch.bfloat16))}
-    return [row for held in settings.values() for row in _rows(held, candidates)]
+    return [row for held in settings.values() for row in rows_of(held, candidates)]
 
 
 def without_duplicates(rows: Sequence[Estimate]) -> list[Estimate]:
@@ -340,10 +351,17 @@ def without_duplicates(rows: Sequence[Estimate]) -> list[Estimate]:
     return [row for row in rows if row.own or (row.optimizer, row.dtype, row.state) not in own]
 
 
-def _rows(setting: Setting, candidates: Iterable[Candidate]) -> Iterator[Estimate]:
+def rows_of(setting: Setting, candidates: Iterable[Candidate]) -> Iterator[Estimate]:
+    """Estimates a recipe for each optimizer with its own dtype, without and with gradient release.
+
+    Args:
+        setting: The recipe.
+        candidates: The optimizers.
+    """
     sizes = [_size([parameter]) for parameter in setting.parameters if parameter.requires_grad]
     gradients = StateSize(sum(size.elements for size in sizes), sum(size.bytes for size in sizes))
-    largest, in_blocks = setting.largest_block(), setting.gathered()
+    largest, in_blocks, processes = setting.largest_block(), setting.gathered(), setting.processes
+    copied = processes.replicated and processes.number > 1 and not processes.gradient_as_bucket_view
     for candidate in candidates:
         state, note = setting.state(candidate)
         row = Estimate(
@@ -359,7 +377,7 @@ def _rows(setting: Setting, candidates: Iterable[Candidate]) -> Iterator[Estimat
             activations=setting.activation_bytes(),
             step=setting.step_bytes(candidate),
             gathered=in_blocks,
-            buckets=gradients.bytes if setting.processes.replicated and setting.processes.number > 1 else 0,
+            buckets=gradients.bytes if copied else 0,
             note=note,
         )
         yield row

@@ -11,7 +11,7 @@ PARTS = {
     "parameters": "#33658a",
     "gradients": "#86bbd8",
     "optimizer state": "#d1495b",
-    "activations (upper bound)": "#d9dde2",
+    "activations and other temporaries (upper bound)": "#d9dde2",
 }
 LIMIT = "#1f2933"
 
@@ -63,8 +63,9 @@ def draw(result: Mapping[str, Any], file: Path) -> None:
 def _draw_bars(axes: "Axes", rows: list[Mapping[str, Any]], divisor: int) -> None:
     names = [f"{row['name']}{' + release' if row['gradient_release'] else ''}" for row in rows]
     left = [0.0] * len(rows)
-    for part, color in PARTS.items():
-        values = [_part(row, part) / divisor for row in rows]
+    parts = [part_bytes(row) for row in rows]
+    for place, (part, color) in enumerate(PARTS.items()):
+        values = [sizes[place] / divisor for sizes in parts]
         axes.barh(names, values, left=left, color=color, label=part, height=0.7)
         left = [start + value for start, value in zip(left, values, strict=True)]
     digits = 1 if divisor == 2**30 else 0
@@ -78,11 +79,15 @@ def _draw_bars(axes: "Axes", rows: list[Mapping[str, Any]], divisor: int) -> Non
     axes.spines[["top", "right", "left"]].set_visible(False)
 
 
-def _part(row: Mapping[str, Any], part: str) -> float:
-    if part == "parameters":
-        return row["parameter_memory"]["bytes"] + row["buffer_bytes"]
-    if part == "gradients":
-        return row["gradient_memory"]["bytes"]
-    if part == "optimizer state":
-        return row["optimizer_state"]["bytes"]
-    return max(row["activation_bytes"], row["step_bytes"])
+def part_bytes(row: Mapping[str, Any]) -> tuple[int, ...]:
+    """The bytes of each of ``PARTS``, which add up to the total.
+
+    Args:
+        row: One of the estimates in ``estimate.json``, with a total.
+    """
+    lasting = (
+        row["parameter_memory"]["bytes"] + row["buffer_bytes"],
+        row["gradient_memory"]["bytes"] + row["bucket_bytes"],
+        row["optimizer_state"]["bytes"],
+    )
+    return *lasting, row["total_bytes"] - sum(lasting)

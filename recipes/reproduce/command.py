@@ -20,8 +20,9 @@ from recipes.runs.folder import RunFolder, runs_root, versions
 DESCRIPTION = """\
 Repeats the run of a report, and compares weights and metrics: bit for bit, else value by value.
 
-Prints first how this environment differs from the recorded one. Then trains from the settings in the report (no other
-file is needed), in a new folder of the same group of runs. The result is one of
+Prints first how this environment differs from the recorded one. Then trains from the settings in the report, in a new
+folder of the same group of runs. No other file of the run is needed; a resumed run also needs the checkpoint that it
+resumed from. The result is one of
 
   identical               the same weights and the same metrics.csv, byte for byte        exit status 0
   equal within TOLERANCE  no metric of any step differs by more                           exit status 0
@@ -83,6 +84,7 @@ def main(args: Sequence[str]) -> int:
     if options.check:
         return 0
     _refuse_several_machines(file, recorded)
+    _refuse_missing_checkpoint(file, recorded)
     _refuse_fewer_devices(file, recorded["provenance"])
     again = run_again(recorded, options.runs)
     if again is None:
@@ -121,6 +123,17 @@ def _refuse_several_machines(file: Path, report: dict[str, Any]) -> None:
             f"{file}: the run used {machines} machines (trainer.num_nodes), and reproduce starts processes on this one "
             "only: start fit on all of them with the config.yaml of the run, and compare the fingerprints"
         )
+
+
+def _refuse_missing_checkpoint(file: Path, report: dict[str, Any]) -> None:
+    """Raises a RecipeError if the run of a report resumed from a checkpoint that is not there."""
+    path = yaml.safe_load(report["provenance"]["config"]).get("ckpt_path")
+    if not path or Path(path).exists() or "://" in path or path.startswith("registry"):
+        return  # Lightning finds URLs and registries without a file
+    raise RecipeError(
+        f"{file}: ckpt_path is {path}, from which the run resumed, and there is no such file: bring the checkpoint "
+        "there (a relative path begins in the current folder), or reproduce the first run, which did not resume"
+    )
 
 
 def _refuse_fewer_devices(file: Path, provenance: dict[str, Any]) -> None:

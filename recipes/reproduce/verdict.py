@@ -92,11 +92,11 @@ def read_metrics(file: Path) -> Metrics:
 
 
 def curves(report: Mapping[str, Any]) -> Metrics:
-    """The curves of a report as ``{(step, metric): value}``."""
-    return dict(_points(report))
+    """The curves of a report as ``{(step, metric): value}``; NaN for null, which stands for what is not finite."""
+    return {place: math.nan if value is None else value for place, value in _points(report)}
 
 
-def _points(report: Mapping[str, Any]) -> Iterator[tuple[tuple[int, str], float]]:
+def _points(report: Mapping[str, Any]) -> Iterator[tuple[tuple[int, str], float | None]]:
     for step, loss, _ in report["history"]["losses"]:
         yield (step, "train/loss"), loss
     for step, metrics in report["history"]["evaluations"]:

@@ -11,8 +11,8 @@ import pytest
 from benchmarks import bf16_training
 
 
-def report(perplexity: float) -> dict[str, object]:
-    metrics = {"val/perplexity": perplexity + 1, "test/perplexity": perplexity}
+def report(perplexity: float | None) -> dict[str, object]:
+    metrics = {"val/perplexity": None if perplexity is None else perplexity + 1, "test/perplexity": perplexity}
     return {
         "steps": 8,
         "metrics": metrics,
@@ -37,6 +37,13 @@ def test_table_compares_with_the_first(capsys: pytest.CaptureFixture[str]) -> No
 
     assert lines[2] == "| float32 | 8 | 21.00 | 20.00 | 1.000 | 2.50 | 1,234 |"
     assert lines[3] == "| bfloat16 | 8 | 22.00 | 21.00 | 1.050 | 2.50 | 1,234 |"
+
+
+def test_table_shows_a_dash_for_perplexities_that_are_not_finite() -> None:
+    lines = bf16_training.table({"float32": report(None), "bfloat16": report(21.0)}).splitlines()
+
+    assert lines[2] == "| float32 | 8 | – | – | – | 2.50 | 1,234 |"
+    assert lines[3] == "| bfloat16 | 8 | 22.00 | 21.00 | – | 2.50 | 1,234 |"
 
 
 def test_table_is_printed_and_written(

@@ -1,5 +1,6 @@
 """The largest batch that fits, for activations that are given."""
 
+import dataclasses
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from lightning_adafactor.memory import StateSize
 from recipes.estimate.advice import largest_batch
+from recipes.estimate.mesh import Gathered
 from recipes.estimate.parts import Estimate
 
 NOTHING = StateSize(0, 0)
@@ -43,3 +45,11 @@ def test_it_fits_and_one_more_example_does_not(batch_size: int, of_one: int, eac
     assert 0 <= size <= batch_size
     assert size == 0 or 1000 + setting.activation_bytes(size) <= memory
     assert size == batch_size or 1000 + setting.activation_bytes(size + 1) > memory
+
+
+def test_the_step_may_take_the_room_of_what_fsdp2_gathers() -> None:
+    setting, row = recipe(batch_size=8, of_one=100, each=100, bent=0)
+    row = dataclasses.replace(row, step=1000, gathered=Gathered(parameters=300, gradients=100))
+
+    assert largest_batch(setting, row, memory=2150) == 7
+    assert largest_batch(setting, row, memory=1999) == 0

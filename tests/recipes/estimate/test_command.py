@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from recipes.cli.main import main
+from recipes.estimate.memory_size import shown_size
 from tests.recipes.estimate.commands import IN_A_GIGABYTE, estimate, own, rows
 
 FINE_TUNING = ["--model.freeze=embeddings", "--model.pooling=mean", "--model.layer_lr_decay=0.9"]
@@ -223,6 +224,67 @@ def test_ddp_takes_one_more_copy_of_the_gradients(classifier: str) -> None:
     assert row["total_bytes"] == lasting + max(row["activation_bytes"], row["step_bytes"])
 
 
+def test_gradients_that_are_views_of_the_buckets_of_ddp_are_counted_once(
+    classifier: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = estimate(classifier, "--optimizer=adafactor", "--config=trainer/ddp.yaml")
+
+    assert result["processes"] == {"data": 2, "tensor": 1, "replicated": True, "gradient_as_bucket_view": True}
+    assert {row["bucket_bytes"] for row in result["estimates"]} == {0}
+    printed = capsys.readouterr().out
+    assert "copy of the gradients" not in printed
+    assert "FSDP2 over" not in printed
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        (["--config=trainer/ddp.yaml"], "DDP keeps all gradients until the end of the backward pass"),
+        (["--trainer.precision=16-mixed", "--gpu-memory=1GB"], "trainer.precision is 16-mixed, and a gradient scaler"),
+    ],
+    ids=["DDP", "16-mixed"],
+)
+def test_a_run_that_does_not_support_gradient_release_has_no_total_with_it(
+    settings: list[str], reason: str, classifier: str
+) -> None:
+    result = estimate(classifier, "--optimizer=adafactor", *settings)
+
+    for row in rows(result, gradient_release=True):
+        assert row["total_bytes"] is None
+        assert row["note"].startswith(reason)
+    assert result["remarks"][-1].startswith(f"Gradient release is not estimated: {reason}")
+
+
+def test_advice_to_release_gradients_says_which_settings_of_the_trainer_it_needs(classifier: str) -> None:
+    given = ["--trainer.gradient_clip_val=1.0", "--trainer.accumulate_grad_batches=2"]
+
+    advice = "\n".join(estimate(classifier, "--gpu-memory=150kB", "--optimizer=adafactor", *given)["advice"])
+
+    needed = "trainer.gradient_clip_val: null, trainer.accumulate_grad_batches: 1"
+    assert f"- gradient release (model.gradient_release: true, {needed}): " in advice
+
+
+def test_the_precision_for_a_gpu_is_the_given_one_on_a_cpu_where_it_is_slow(
+    classifier: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "AVX2")
+
+    result = estimate(classifier, *IN_A_GIGABYTE, "--trainer.precision=bf16-mixed")
+
+    assert result["precision"] == "bf16-mixed"
+
+
+def test_without_bfloat16_parameters_a_recipe_takes_what_it_takes_in_float32(classifier: str) -> None:
+    adamw = [classifier, "--config=optimizer/adamw.yaml", "--optimizer=adafactor"]
+    result = estimate(*adamw, "--gpu-memory=1GB")
+    half, full = (own(result, dtype=dtype)["total_bytes"] for dtype in ("bfloat16", "float32"))
+
+    advice = estimate(*adamw, "--model.dtype=bfloat16", f"--gpu-memory={1.01 * half / 1000}kB")["advice"]
+
+    assert advice[-1] == f"- without bfloat16 parameters: exceeds the memory by {shown_size(full - int(1.01 * half))}"
+
+
 def test_a_strategy_that_is_not_known_and_averaged_weights_are_named_in_remarks(
     unlimited: tuple[dict[str, Any], str],
 ) -> None:
@@ -246,7 +308,12 @@ def test_fsdp2_divides_parameters_gradients_and_state(
     result = estimate(language_model, "--optimizer=adafactor", *settings, "--trainer.devices=4")
 
     device = own(result)
-    assert result["processes"] == {"data": 4, "tensor": 1, "replicated": False}
+    assert result["processes"] == {
+        "data": 4,
+        "tensor": 1,
+        "replicated": False,
+        "gradient_as_bucket_view": False,
+    }
     assert result["parameters"]["elements"] == kept["parameter_memory"]["elements"]
     for part in ("parameter_memory", "gradient_memory", "optimizer_state"):
         assert kept[part]["bytes"] / 4 <= device[part]["bytes"] < kept[part]["bytes"] / 2

@@ -155,6 +155,12 @@ def settings(strategy: Any, devices: Any, nodes: int = 1) -> dict[str, Any]:
         ("auto", 4, 1, Processes(4, replicated=True)),
         ("ddp", "2", 3, Processes(6, replicated=True)),
         ("ddp_find_unused_parameters_true", [0, 1], 1, Processes(2, replicated=True)),
+        (
+            {"class_path": "lightning.pytorch.strategies.DDPStrategy", "init_args": {"gradient_as_bucket_view": True}},
+            2,
+            1,
+            Processes(2, replicated=True, gradient_as_bucket_view=True),
+        ),
         ({"class_path": MODEL_PARALLEL, "init_args": {}}, 4, 2, Processes(2, 4)),
         (
             {"class_path": MODEL_PARALLEL, "init_args": {"data_parallel_size": 8, "tensor_parallel_size": 1}},

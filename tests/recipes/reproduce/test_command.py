@@ -167,3 +167,16 @@ def test_as_many_devices_as_there_are_become_those_of_the_run(
     assert module.run_again({**WHOLE, "provenance": provenance}, None) is None
 
     assert [word for word in commands[0] if "devices" in word] == given
+
+
+def test_a_resumed_run_whose_checkpoint_is_missing_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    provenance = {**WHOLE["provenance"], "config": "ckpt_path: runs/cls/version_0/checkpoints/last.ckpt"}  # type: ignore
+    (tmp_path / "report.json").write_text(json.dumps({**WHOLE, "provenance": provenance}), encoding="utf-8")
+
+    assert main(["reproduce", str(tmp_path)]) == 2
+
+    error = capsys.readouterr().err
+    assert "ckpt_path is runs/cls/version_0/checkpoints/last.ckpt, from which the run resumed" in error
+    assert "or reproduce the first run" in error

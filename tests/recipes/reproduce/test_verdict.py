@@ -17,7 +17,7 @@ REPORT = {
 }
 
 
-def other(**changes: float) -> dict:
+def other(**changes: float | None) -> dict:
     """The report of a run whose bits, and these losses, are different."""
     report = copy.deepcopy(REPORT)
     report["fingerprint"] |= {"weights": "b" * 64, "metrics": "n" * 64}
@@ -66,6 +66,21 @@ def test_a_run_that_ended_earlier_is_different(tmp_path: Path) -> None:
 
     assert not same
     assert "only the recorded run has train/loss of step 4" in message
+
+
+def test_a_loss_that_is_null_in_one_report_is_a_difference(tmp_path: Path) -> None:
+    same, message = verdict(tmp_path, other(loss_4=None))
+
+    assert not same
+    assert message.startswith("different from step 4:")
+    assert "train/loss was 0.8 and is nan" in message
+
+
+def test_a_loss_that_is_null_in_both_reports_is_the_same(tmp_path: Path) -> None:
+    recorded, again = other(loss_4=None), other(loss_4=None)
+    recorded["fingerprint"] = REPORT["fingerprint"]
+
+    assert compare(tmp_path / "first", recorded, tmp_path / "second", again, 0).same
 
 
 def write_csv_files(tmp_path: Path) -> None:
