@@ -189,17 +189,21 @@ class RecipeData(LightningDataModule, ABC):
             return None
         return load_split(source, key=f"data.{split}", path=self.path, name=self.name, load_args=self.load_args)
 
-    def split_fractions(self, splits: "dict[str, Dataset]", stratify_by: str | None = None) -> None:
+    def split_fractions(
+        self, splits: "dict[str, Dataset]", stratify_by: str | None = None, command: str = "fit"
+    ) -> None:
         """Splits ``validation`` and ``test`` off the training rows if they are fractions.
 
         Args:
             splits: The splits read so far; ``train`` keeps the rest.
             stratify_by: A ``ClassLabel`` column whose class proportions are kept.
+            command: The one that is run: without training rows, fractions that it does not need are left out.
 
         Raises:
             RecipeError: There are no training rows, or a fraction leaves none.
         """
-        split_fractions(splits, self.sources, partial(split_off, seed=self.split_seed, stratify_by=stratify_by))
+        split = partial(split_off, seed=self.split_seed, stratify_by=stratify_by)
+        split_fractions(splits, self.sources, split, command)
 
     def load_tokenizer(self, padding: bool = True) -> "PreTrainedTokenizerBase":
         """Loads the tokenizer that ``tokenizer`` names, else the model's own.

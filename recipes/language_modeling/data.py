@@ -1,5 +1,7 @@
 """The data of language modeling: texts, tokenized and packed into blocks of one length."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -8,7 +10,7 @@ from torch import Tensor
 
 from recipes.data.caching import Cached
 from recipes.data.sources import check_columns, check_text, load_split, suffix
-from recipes.data.splitting import split_fractions
+from recipes.data.splitting import cut_off, split_fractions, split_off
 from recipes.data.summary import count_duplicates
 from recipes.language_modeling.packing import collate, pack
 from recipes.language_modeling.tokenizer import learn_tokenizer
@@ -27,7 +29,8 @@ class LanguageModelingData(RecipeData):
     A split is named by its file or files (.txt, csv, tsv, Orange .tab, json, jsonl, parquet, compressed or not;
     glob patterns and lists too) or, where ``path`` is given, by a split of that dataset. A .txt file is one
     document, a row of the others too; blank ones are dropped and counted. ``validation`` and ``test`` may also
-    be a fraction: of the training documents, whole ones, or, where there is a single one, of its end.
+    be a fraction: of the training documents, whole ones, or, where there is a single one, of its end. With
+    ``end_of_text: false`` it is the last rows.
 
     The documents of a split are concatenated and split into blocks. Tokens that do not fill a last block are dropped
     from the training split, and counted; in the other splits they are a shorter block, whose padding is ignored.
@@ -79,7 +82,7 @@ class LanguageModelingData(RecipeData):
                 "a language model has no labels to predict: `python -m recipes generate --run RUN --prompt TEXT` "
                 "generates text, `python -m recipes test` gives its perplexity"
             )
-        documents = self._documents()
+        documents = self._documents(command)
         self.tokenizer = self._tokenizer(documents.get("train"))
         if self.end_of_text and self.tokenizer.eos_token_id is None:
             raise RecipeError(
@@ -119,24 +122,27 @@ class LanguageModelingData(RecipeData):
         """A batch of blocks, with the next token of each token as its label."""
         return collate(rows)
 
-    def _documents(self) -> "dict[str, Dataset]":
+    def _documents(self, command: str = "fit") -> "dict[str, Dataset]":
         """The documents of each split; fractions are split off the training split."""
         read = {split: self.read(split) for split in self.sources}
         documents = {split: rows for split, rows in read.items() if rows is not None}
-        # Of a single document the end is held out: text from its middle would leak into training.
+        split: Callable[..., tuple[Dataset, Dataset]] = partial(split_off, seed=self.split_seed)
+        # Of one running text the end is held out: text from its middle would leak into training, and lines that are
+        # chosen at random are no text.
         if len(documents.get("train", ())) == 1:
-            split_fractions(documents, self.sources, self._cut)
-        else:
-            self.split_fractions(documents)
+            split = self._cut
+        elif not self.end_of_text:
+            split = cut_off
+        split_fractions(documents, self.sources, split, command)
         return documents
 
-    def _cut(self, document: "Dataset", share: float, key: str) -> "tuple[Dataset, Dataset]":
+    def _cut(self, document: "Dataset", share: float, key: str, given: float) -> "tuple[Dataset, Dataset]":
         """A document without its end, and the end, which starts at a paragraph if one begins nearby."""
         text = document[self.text][0]
         place = round(len(text) * (1 - share))
         if not 0 < share < 1 or not 0 < place < len(text):
             raise RecipeError(
-                f"{key} is {self.sources[key.removeprefix('data.')]}: give a fraction between 0 and 1 of the only "
+                f"{key} is {given}: give a fraction between 0 and 1 of the only "
                 "document that data.train has, or a file or split of its own"
             )
         nearest = place - max(1, (len(text) - place) // 4)  # at most a quarter more is held out

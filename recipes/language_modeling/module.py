@@ -287,11 +287,16 @@ class LanguageModel(Recipe[LanguageModelingData]):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Saves metrics and samples from before the training, for the report of a resumed run."""
-        checkpoint["before_training"] = {"metrics": self.before, "samples": self.samples_before}
+        checkpoint["before_training"] = {
+            "metrics": self.before,
+            "prompts": self.sample_prompts,
+            "samples": self.samples_before,
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restores them, unless this run has its own."""
+        """Restores them, unless this run has its own; samples only of the same prompts."""
         kept = checkpoint.get("before_training", {})
         self.before = self.before or kept.get("metrics", {})
-        if len(kept.get("samples", [])) == len(self.sample_prompts):
-            self.samples_before = self.samples_before or kept["samples"]
+        samples, prompts = kept.get("samples", []), kept.get("prompts", self.sample_prompts)  # older ones have none
+        if prompts == self.sample_prompts and len(samples) == len(prompts):
+            self.samples_before = self.samples_before or samples

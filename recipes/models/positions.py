@@ -19,6 +19,8 @@ def positions_of(config: "PretrainedConfig") -> int | None:
     """
     text = config.get_text_config()
     positions = getattr(text, "max_position_embeddings", None)
-    if positions is None or text.model_type not in NUMBERED_AFTER_PADDING:
-        return positions
+    if positions is None or positions < 0:  # XLNet says -1
+        return None
+    if text.model_type not in NUMBERED_AFTER_PADDING:
+        return int(positions)
     return int(positions) - (text.pad_token_id or 0) - 1

@@ -80,7 +80,9 @@ class AdamMini(Adam_mini):
 
 def _head_numel(model: nn.Module) -> int | None:
     """The elements of one head's part of a query's or a key's weight; None if they are unknown."""
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
+    if hasattr(config, "get_text_config"):
+        config = config.get_text_config()  # that of an encoder in another model has these sizes, not the outer one
     width, heads = getattr(config, "hidden_size", None), getattr(config, "num_attention_heads", None)
     if not width or not heads:
         return None

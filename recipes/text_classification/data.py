@@ -21,7 +21,7 @@ from recipes.text_classification.balanced_sampler import BalancedSampler, shares
 from recipes.text_classification.encoding import complete, encode
 from recipes.text_classification.label_column import choose_labels, class_names, match_labels
 from recipes.text_classification.labels import trained_labels
-from recipes.text_classification.lengths import count_tokens, covering, longest_input
+from recipes.text_classification.lengths import count_tokens, covering, longest_input, longest_training_text
 from recipes.text_classification.metrics import IGNORED
 from recipes.text_classification.sampler import LengthGroupedSampler
 
@@ -118,8 +118,8 @@ class TextClassificationData(RecipeData):
 
     def _covering_length(self, train: "Dataset | None") -> int:
         """The length for ``max_length`` as a percentage."""
-        longest = longest_input(self._model_config(), self.tokenizer)
         if train is None:
+            longest = longest_input(self._model_config(), self.tokenizer)
             if longest > NO_LIMIT:
                 raise RecipeError(
                     f"data.max_length is {100 * (self.covered or 1):g}% and data.train is null, so there are no texts "
@@ -136,8 +136,9 @@ class TextClassificationData(RecipeData):
         if len(counted) == 0:
             raise RecipeError(f"data.train has {len(train)} rows, but none with both a text and a label")
         wanted = covering(counted["tokens"][:], self.covered or 1.0)
+        longest, reader = longest_training_text(self._model_config(), self.tokenizer)
         capped = int(min(wanted, longest))
-        limit = f", of which the model reads {capped}" if capped < wanted else ""
+        limit = f", of which the {reader} reads {capped}" if capped < wanted else ""
         share = f"{100 * (self.covered or 1):g}%"
         tell(f"data.max_length: {share} of the training texts have {wanted} tokens or fewer{limit}")
         return capped
@@ -153,9 +154,21 @@ class TextClassificationData(RecipeData):
             self._load_tokenizer(rows["train"])
         self.labels = self._choose_labels(rows["train"])
         splits = {split: self._encode(split, dataset) for split, dataset in rows.items() if dataset is not None}
-        self.split_fractions(splits, stratify_by="labels")
-        # No metric depends on the order of evaluation, and sorted texts need less padding.
-        return {split: rows if split == "train" else _longest_first(rows) for split, rows in splits.items()}
+        self.split_fractions(splits, stratify_by="labels", command=command)
+        return {
+            split: rows if split == "train" or self._is_limited(split) else _longest_first(rows)
+            for split, rows in splits.items()
+        }
+
+    def _is_limited(self, split: str) -> bool:
+        """Whether the trainer evaluates some batches of a split only.
+
+        No metric of all batches depends on their order, and sorted texts need less padding; but the first batches of
+        sorted texts are the longest texts alone.
+        """
+        name = "limit_val_batches" if split == "validation" else "limit_test_batches"
+        limit = 1.0 if self.trainer is None else getattr(self.trainer, name)
+        return not (isinstance(limit, float) and limit == 1.0)  # the integer 1 is a single batch
 
     def _load_predict(self) -> "Dataset":
         if not self.labels:
@@ -166,8 +179,9 @@ class TextClassificationData(RecipeData):
             train = self.read("train")
             if train is None:
                 raise RecipeError(
-                    f"model.pretrained: '{self._pretrained}' knows no labels and data.train is null: give the "
-                    "folder model/ of a run, or the data.train that the checkpoint was trained on"
+                    f"model.pretrained: '{self._pretrained}' knows no labels (names like LABEL_0 are taken for "
+                    "placeholders) and data.train is null: give the folder model/ of a run, or the data.train that "
+                    "the checkpoint was trained on"
                 )
             self.labels = self._choose_labels(train)
         rows = self.read("predict")

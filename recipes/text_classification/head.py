@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from recipes.messages import RecipeError
 from recipes.text_classification.loss import training_loss
 
 ITERATIONS = 200
@@ -47,15 +48,27 @@ def inputs_of(model: nn.Module, layer: nn.Linear, batches: Iterable[Mapping[str,
 
     Args:
         model: The classifier.
-        layer: Its output layer, called once in a forward pass, with one row for each text.
+        layer: Its output layer, called once in a forward pass.
         batches: Inputs of the model on its device, with ``labels`` of shape (batch,).
 
     Returns:
         Features of shape (texts, width) in float32 and labels of shape (texts,), both on the CPU.
+
+    Raises:
+        RecipeError: The layer gets a row for each token, as in most decoders, which pool its outputs.
     """
     features: list[Tensor] = []
     labels: list[Tensor] = []
-    hook = layer.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0].float().cpu()))
+
+    def keep(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if inputs[0].ndim != 2:
+            raise RecipeError(
+                f"model.head_first is true, but the output layer of {type(model).__name__} classifies each token of a "
+                "text: set model.pooling to mean, or model.head_first to false"
+            )
+        features.append(inputs[0].float().cpu())
+
+    hook = layer.register_forward_pre_hook(keep)
     training = model.training
     model.eval()
     try:

@@ -33,8 +33,8 @@ def choose_labels(
     if train is None:
         if not known:
             raise RecipeError(
-                f"data.train is null and '{pretrained}' (model.pretrained) knows no labels: give "
-                "data.train, or the folder model/ of a run"
+                f"data.train is null and '{pretrained}' (model.pretrained) knows no labels (names like LABEL_0 are "
+                "taken for placeholders): give data.train, or the folder model/ of a run"
             )
         return known
     found = _names(train, column) - {""}

@@ -46,9 +46,10 @@ def ordered(names: set[str]) -> list[str]:
     """Label names in the order of their ids: by value if all are numbers, else alphabetically."""
     if all(WHOLE_NUMBER.fullmatch(name) for name in names):
         return sorted(names, key=lambda name: (int(name), name))
-    if all(_is_number(name) for name in names) and not all(float(name).is_integer() for name in names):
+    measurements = [name for name in sorted(names) if _is_number(name) and not float(name).is_integer()]
+    if measurements and all(_is_number(name) for name in names):
         raise RecipeError(
-            f"data.label: '{sorted(names)[0]}' is not a label: a classifier needs names or whole numbers, "
+            f"data.label: '{measurements[0]}' is not a label: a classifier needs names or whole numbers, "
             "not measurements"
         )
     return sorted(names)

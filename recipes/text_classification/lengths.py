@@ -39,6 +39,15 @@ def covering(lengths: Sequence[int], share: float) -> int:
     return max(sorted(lengths)[max(place, 1) - 1], LEAST)
 
 
+def longest_training_text(config: "PretrainedConfig", tokenizer: "PreTrainedTokenizerBase") -> tuple[float, str]:
+    """The number of tokens that can be used of a training text, and what reads no more: ``model`` or ``tokenizer``.
+
+    The tokenizer counts for a model without a limit only: that of an earlier run has the length of that run's texts.
+    """
+    positions = positions_of(config)
+    return (tokenizer.model_max_length, "tokenizer") if positions is None else (positions, "model")
+
+
 def longest_input(config: "PretrainedConfig", tokenizer: "PreTrainedTokenizerBase") -> float:
     """The number of tokens that a model reads at most; infinite if neither it nor its tokenizer has a limit."""
     positions = positions_of(config)

@@ -12,20 +12,22 @@ POWERS: dict[ClassWeights, float] = {"balanced": 1.0, "sqrt": 0.5}
 """A label's weight is proportional to its number of rows to the power of minus this."""
 
 
-def class_weights(counts: Sequence[int], kind: ClassWeights) -> list[float]:
-    """The weight of each label; the mean over the training rows is 1, so that a learning rate keeps its meaning.
+def class_weights(counts: Sequence[int], kind: ClassWeights, balance: float = 0.0) -> list[float]:
+    """The weight of each label; the mean over the rows of an epoch is 1, so that a learning rate keeps its meaning.
 
     Args:
         counts: Number of training rows of each label.
         kind: ``balanced``: all labels count the same together, n / (k * count) for n rows of k labels, as in
             scikit-learn. ``sqrt``: in between, proportional to 1 / sqrt(count).
+        balance: ``data.balance``: a row is drawn in proportion to its label's count to the power of minus this.
 
     Returns:
         The weights; 1 for a label without a row.
     """
     power = POWERS[kind]
     raw = [count**-power if count else 0.0 for count in counts]
-    mean = sum(count * weight for count, weight in zip(counts, raw, strict=True)) / max(sum(counts), 1)
+    drawn = [count ** (1 - balance) if count else 0.0 for count in counts]
+    mean = sum(rows * weight for rows, weight in zip(drawn, raw, strict=True)) / (sum(drawn) or 1.0)
     return [weight / mean if weight else 1.0 for weight in raw]
 
 

@@ -31,7 +31,12 @@ if TYPE_CHECKING:
 
 DROPOUTS = (
     *("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout"),
-    *("classifier_dropout", "seq_classif_dropout"),
+    *("hidden_dropout", "dropout_rate", "embedding_dropout", "mlp_dropout"),  # Funnel, T5, ModernBERT
+    *("resid_pdrop", "embd_pdrop", "attn_pdrop"),  # GPT-2
+    *("resid_dropout", "embed_dropout", "residual_dropout"),  # GPT-Neo, StarCoder2
+    *("lsh_attention_probs_dropout_prob", "local_attention_probs_dropout_prob"),  # Reformer
+    *("classifier_dropout", "classifier_dropout_prob", "seq_classif_dropout"),
+    *("summary_first_dropout", "summary_last_dropout"),  # XLM, XLNet
 )
 """Names of dropout within the encoder and before the head in transformers' configurations."""
 
@@ -54,14 +59,14 @@ class TextClassifier(Recipe[TextClassificationData]):
             decay.
         label_smoothing: Fraction of the target that is distributed evenly over all labels; 0.1 is common. Of the
             training loss only.
-        class_weights: Weights for the rows of rare labels in the training loss, with a mean of 1 over all rows.
+        class_weights: Weights for the rows of rare labels in the training loss, with a mean of 1 over an epoch's rows.
             ``balanced``: all labels count the same together, however many rows they have. ``sqrt``: proportional to
             1 / sqrt(rows), in between. Null: all rows count the same. ``val/loss`` and ``test/loss`` have no weights
             and no smoothing, and stay comparable.
         head_first: Whether the output layer is fitted to the pre-trained encoder's outputs before the training (a
             logistic regression, as in LP-FT, arXiv 2202.10054), instead of starting at random. Takes the time of one
             forward pass over the training texts, and saves many steps where the encoder's outputs are good already,
-            as those of a sentence encoder with ``pooling: mean`` are.
+            as those of a sentence encoder with ``pooling: mean`` are. Decoders need ``pooling: mean`` for it.
         dropout: Dropout within the encoder and before the head. Null: the encoder's own.
         pooling: How the head gets one vector of a text. ``mean``: the average over its tokens, with which sentence
             encoders such as MiniLM were trained. Null: as transformers' classifier of the architecture does, most
@@ -126,11 +131,18 @@ class TextClassifier(Recipe[TextClassificationData]):
                 f"data.max_length is {data.max_length}, but '{self.pretrained}' reads {positions} tokens at most"
             )
         # A decoder classifies by the last token that is not padding, for which it needs the id of the padding token.
-        for part in {id(part): part for part in (config, config.get_text_config())}.values():
+        parts = list({id(part): part for part in (config, config.get_text_config())}.values())
+        for part in parts:
             part.pad_token_id = data.tokenizer.pad_token_id
-            for name in DROPOUTS:
-                if self.dropout is not None and hasattr(part, name):
-                    setattr(part, name, self.dropout)
+        if self.dropout is not None:
+            named = [(part, name) for part in parts for name in DROPOUTS if hasattr(part, name)]
+            if not named:
+                raise RecipeError(
+                    f"model.dropout is {self.dropout}, but the configuration of '{self.pretrained}' "
+                    f"({config.model_type}) has no dropout that is known here: set model.dropout to null"
+                )
+            for part, name in named:
+                setattr(part, name, self.dropout)
         return config
 
     def load_weights(self, auto_class: Any, config: "PretrainedConfig", **kwargs: Any) -> "PreTrainedModel":
@@ -170,7 +182,7 @@ class TextClassifier(Recipe[TextClassificationData]):
     def on_fit_start(self) -> None:
         """Computes the weights of the labels and fits the head, when the model is on its device."""
         if self.class_weights is not None:
-            weights = class_weights(self.data.label_counts(), self.class_weights)
+            weights = class_weights(self.data.label_counts(), self.class_weights, self.data.balance)
             self._weights = torch.tensor(weights, device=self.device)
         if self.head_first and not self.trainer.ckpt_path:
             self._fit_head()
@@ -193,7 +205,9 @@ class TextClassifier(Recipe[TextClassificationData]):
         shown = tqdm(loader, "Fitting the head", leave=False, disable=self.trainer.progress_bar_callback is None)
         with strategy.precision_plugin.forward_context():
             features, labels = inputs_of(self.model, layers[0], map(strategy.batch_to_device, shown))
-        weights = None if self._weights is None else self._weights.cpu()
+        # It has each row once, also where data.balance draws others in the training.
+        counts, kind = self.data.label_counts(), self.class_weights
+        weights = None if kind is None else torch.tensor(class_weights(counts, kind))
         loss = fit(layers[0], features, labels, self.label_smoothing, weights)
         seconds = time.perf_counter() - start
         self.head_fit = {"texts": len(labels), "train_loss": loss, "seconds": round(seconds, 1)}

@@ -101,6 +101,20 @@ def test_a_paragraph_far_from_the_share_that_is_held_out_does_not_change_it(tiny
     assert text_of(data, "validation") == "\n".join(lines[-5:]) + data.tokenizer.eos_token
 
 
+def test_of_the_lines_of_one_running_text_the_last_ones_are_held_out_in_their_order(
+    tiny_lm: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "lines.csv"
+    lines = [f"Line {i:02d} of the book. " for i in range(20)]
+    pandas.DataFrame({"Content": lines}).to_csv(file, index=False)
+
+    data = loaded(tiny_lm, file, validation=0.1, test=0.2, block_size=2, end_of_text=False)
+
+    train, validation, test = (text_of(data, split) for split in ("train", "validation", "test"))
+    assert (validation, test) == ("".join(lines[14:16]), "".join(lines[16:]))
+    assert train in ("".join(lines[:14]), "".join(lines[:14])[:-1])  # a last token may fill no block
+
+
 def test_the_blocks_of_a_single_document_come_from_the_cache_the_second_time(tiny_lm: Path, tmp_path: Path) -> None:
     file = tmp_path / "book.txt"
     file.write_text("\n".join(f"Line {i:02d} of another book." for i in range(40)), encoding="utf-8")
@@ -206,6 +220,14 @@ def test_a_run_is_tested_without_a_training_split(tiny_lm: Path, tales_csv: Path
     data = loaded(tiny_lm, None, fn="test", validation=str(tales_csv), test=str(tales_csv), text="Content")
 
     assert data.tokens["test"] > 0
+
+
+def test_a_run_is_tested_without_a_training_split_that_a_fraction_is_validated_on(
+    tiny_lm: Path, tales_csv: Path
+) -> None:
+    data = loaded(tiny_lm, None, fn="test", validation=0.1, test=str(tales_csv), text="Content")
+
+    assert data.splits.keys() == {"test"}
 
 
 def test_there_is_nothing_to_test_on_without_a_test_split(tiny_lm: Path, tales_csv: Path) -> None:

@@ -109,6 +109,32 @@ def test_evaluating_and_generating_before_training_leave_it_bit_for_bit_the_same
         assert torch.equal(one, other)
 
 
+@pytest.mark.parametrize(
+    ("kept", "restored"),
+    [
+        ({"prompts": ["Once"], "samples": ["Once a saw"]}, ["Once a saw"]),
+        ({"prompts": ["Twice"], "samples": ["Twice a saw"]}, []),
+        ({"samples": ["Once a saw"]}, ["Once a saw"]),
+        ({"samples": ["Once a saw", "Twice a saw"]}, []),
+    ],
+    ids=["the same prompt", "another prompt", "older", "older with more prompts"],
+)
+def test_samples_from_before_the_training_are_restored_for_the_same_prompts(kept: dict, restored: list[str]) -> None:
+    module = LanguageModel(architecture=GPT2, sample_prompts=["Once"])
+
+    module.on_load_checkpoint({"before_training": {"metrics": {}, **kept}})
+
+    assert module.samples_before == restored
+
+
+def test_a_checkpoint_names_the_prompts_of_its_samples() -> None:
+    checkpoint: dict[str, Any] = {}
+
+    LanguageModel(architecture=GPT2, sample_prompts=["Once"]).on_save_checkpoint(checkpoint)
+
+    assert checkpoint["before_training"]["prompts"] == ["Once"]
+
+
 def test_a_model_from_scratch_has_the_architecture_asked_for_and_reloads_with_its_tokenizer(
     tales_csv: Path, tmp_path: Path
 ) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel
+from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel, XLNetConfig
 
 from recipes.models.positions import positions_of
 
@@ -24,3 +24,7 @@ def test_a_model_reads_as_many_tokens_as_it_has_positions_for(config: Any, model
     encoder(torch.full((1, read), 5))
     with pytest.raises((IndexError, RuntimeError)):
         encoder(torch.full((1, read + 1), 5))
+
+
+def test_a_model_without_positions_has_no_limit() -> None:
+    assert positions_of(XLNetConfig()) is None

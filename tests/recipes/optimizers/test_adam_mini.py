@@ -5,6 +5,7 @@ import torch
 import transformers
 from torch import nn
 
+from recipes.models.mean_pooling import MeanPoolingConfig, MeanPoolingForSequenceClassification
 from recipes.training.optimizer import parameter_groups
 
 pytest.importorskip("adam_mini", reason="needs the extra optimizers", exc_type=ImportError)
@@ -55,6 +56,15 @@ def test_a_bert_whose_names_mislead_the_library_trains_and_biases_have_one_for_e
     assert moments["bert.encoder.layer.0.attention.self.query.weight"] == 2
     assert moments["bert.encoder.layer.0.attention.output.dense.weight"] == 8
     assert moments["bert.encoder.layer.0.intermediate.dense.bias"] == 16
+
+
+def test_the_heads_of_an_encoder_whose_outputs_are_averaged_have_one_second_moment_each() -> None:
+    config = transformers.BertConfig(
+        vocab_size=10, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    moments = second_moments(MeanPoolingForSequenceClassification(MeanPoolingConfig(config)))
+
+    assert moments["encoder.encoder.layer.0.attention.self.query.weight"] == 2
 
 
 def test_the_names_of_its_groups_are_unique() -> None:

@@ -14,11 +14,12 @@ from recipes.text_classification.data import TextClassificationData
 from recipes.text_classification.module import TextClassifier
 
 
-def load(pretrained: Path | str, stage: str = "fit", **arguments: Any) -> TextClassificationData:
+def load(pretrained: Path | str, stage: str = "fit", limit: float = 1.0, **arguments: Any) -> TextClassificationData:
     data = TextClassificationData(**{"text": "headline", "label": "desk", "max_length": 16, **arguments})
     trainer = Trainer(logger=False, barebones=True, accelerator="cpu")
     data.tokenize_for(str(pretrained))
     trainer.state.fn = stage
+    trainer.limit_val_batches = trainer.limit_test_batches = limit
     data.trainer = trainer
     data.prepare_data()
     data.setup(stage)
@@ -51,6 +52,18 @@ def test_texts_are_truncated_to_max_length(tiny_model: Path, wires_csv: Path) ->
     data = load(tiny_model, train=str(wires_csv), max_length=5, pad_to_multiple_of=None)
 
     assert max(batch["input_ids"].shape[1] for batch in data.train_dataloader()) == 5
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_a_limited_evaluation_keeps_the_order_of_the_file_and_a_whole_one_begins_with_the_longest(
+    split: str, tiny_model: Path, wires_csv: Path
+) -> None:
+    def lengths(limit: float) -> list[int]:
+        return load(tiny_model, train=str(wires_csv), limit=limit, **{split: str(wires_csv)}).splits[split]["length"][:]
+
+    in_file = load(tiny_model, train=str(wires_csv), validation=None).splits["train"]["length"][:]
+    assert lengths(0.5) == lengths(1) == in_file
+    assert lengths(1.0) == sorted(in_file, reverse=True)
 
 
 def test_two_text_columns_are_read_as_a_pair(tiny_model: Path, tmp_path: Path) -> None:
@@ -287,5 +300,5 @@ def test_predicting_without_rows_is_reported_in_a_sentence(tiny_model: Path) -> 
 
 
 def test_predicting_with_a_model_without_labels_is_reported_in_a_sentence(tiny_model: Path, wires_csv: Path) -> None:
-    with pytest.raises(RecipeError, match="knows no labels"):
+    with pytest.raises(RecipeError, match=r"knows no labels \(names like LABEL_0 are taken for placeholders"):
         load(tiny_model, "predict", predict=str(wires_csv))

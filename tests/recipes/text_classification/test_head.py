@@ -8,6 +8,7 @@ import torch
 from lightning import Trainer, seed_everything
 from sklearn.linear_model import LogisticRegression
 from torch import nn
+from transformers import AutoTokenizer, LlamaConfig, LlamaModel
 
 from lightning_adafactor import Adafactor
 from recipes import TextClassificationData, TextClassifier
@@ -114,6 +115,19 @@ def test_a_sharded_model_is_refused(tiny_model: Path, wires_csv: Path, monkeypat
     monkeypatch.setattr(module_file, "is_sharded", lambda _: True)
     with pytest.raises(RecipeError, match="head_first is true, which is not supported where processes shard"):
         trained(tiny_model, wires_csv, head_first=True)
+
+
+def test_a_decoder_whose_output_layer_classifies_each_token_is_refused(
+    tiny_model: Path, wires_csv: Path, tmp_path: Path
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.save_pretrained(tmp_path)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=32, **sizes)
+    LlamaModel(config).save_pretrained(tmp_path)
+
+    with pytest.raises(RecipeError, match=r"model\.head_first is true, .* set model\.pooling to mean, or .* to false"):
+        trained(tmp_path, wires_csv, head_first=True)
 
 
 def test_a_new_head_has_the_deviation_of_the_configuration() -> None:

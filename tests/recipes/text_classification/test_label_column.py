@@ -79,6 +79,21 @@ def test_a_model_of_other_labels_is_trained_on_these_but_not_tested(
         load(folder, "test", train=str(wires_csv), test=str(wires_csv))
 
 
+def test_a_trained_model_is_tested_without_a_training_split_that_a_fraction_is_validated_on(
+    tiny_model: Path, wires_csv: Path, tmp_path: Path
+) -> None:
+    folder = model_with_labels(tiny_model, tmp_path, ["fruit", "metal", "tool"])
+
+    assert load(folder, "test", validation=0.1, test=str(wires_csv)).splits.keys() == {"test"}
+
+
+def test_names_that_are_taken_for_placeholders_are_told(tiny_model: Path, wires_csv: Path, tmp_path: Path) -> None:
+    folder = model_with_labels(tiny_model, tmp_path, ["LABEL_0", "LABEL_1"])
+
+    with pytest.raises(RecipeError, match=r"knows no labels \(names like LABEL_0 are taken for placeholders"):
+        load(folder, "test", test=str(wires_csv))
+
+
 def test_labels_written_in_another_way_in_the_validation_are_pointed_out(tiny_model: Path, tmp_path: Path) -> None:
     for name, labels in (("train", ["0", "1"]), ("val", ["0.0", "1.0"])):
         pandas.DataFrame({"headline": ["apple", "iron"] * 10, "desk": labels * 10}).to_csv(

@@ -50,6 +50,11 @@ def test_measurements_are_refused() -> None:
         ordered({"0.1", "0.25", "1"})
 
 
+def test_the_label_that_is_named_is_a_measurement() -> None:
+    with pytest.raises(RecipeError, match=r"'0\.25' is not a label"):
+        ordered({"0", "0.25", "1"})
+
+
 def test_a_base_model_knows_no_labels_and_a_tuned_one_its_own() -> None:
     assert trained_labels(BertConfig()) == []
     assert trained_labels(BertConfig(id2label={1: "no", 0: "yes"})) == ["yes", "no"]

@@ -1,17 +1,20 @@
 """``data.max_length: 95%``: the shortest length that covers the texts, up to what the model reads."""
 
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pandas
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from jsonargparse import ArgumentError, ArgumentParser
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, BertConfig, T5Config
 
 from recipes import TextClassificationData, TextClassifier
 from recipes.messages import RecipeError
-from recipes.text_classification.lengths import LEAST, covering
+from recipes.text_classification.lengths import LEAST, covering, longest_training_text
 from tests.recipes.text_classification.test_data import load
 
 
@@ -68,6 +71,24 @@ def test_the_length_is_at_most_what_the_model_reads(
 
     assert data.max_length == 32
     assert "62 tokens or fewer, of which the model reads 32" in capsys.readouterr().err
+
+
+def test_the_length_of_an_earlier_run_is_no_limit_for_longer_texts(
+    tiny_model: Path, wires: pandas.DataFrame, wires_csv: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_model, tmp_path / "model")
+    AutoTokenizer.from_pretrained(tiny_model, model_max_length=6).save_pretrained(tmp_path / "model")
+
+    data = load(tmp_path / "model", train=str(wires_csv), max_length="100%")
+
+    assert data.max_length == wires.headline.str.split().str.len().max() + 2
+
+
+def test_a_model_without_a_limit_has_that_of_its_tokenizer() -> None:
+    tokenizer: Any = SimpleNamespace(model_max_length=512)
+
+    assert longest_training_text(T5Config(), tokenizer) == (512, "tokenizer")
+    assert longest_training_text(BertConfig(max_position_embeddings=1024), tokenizer) == (1024, "model")
 
 
 def test_the_estimate_has_the_length(tiny_model: Path, wires_csv: Path) -> None:

@@ -15,6 +15,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch.nn import functional
 
 from recipes import TextClassificationData, TextClassifier
+from recipes.text_classification.balanced_sampler import shares_of
 from recipes.text_classification.loss import ClassWeights, class_weights, training_loss
 
 COUNTS = st.lists(st.integers(0, 1000), min_size=2, max_size=8).filter(any)
@@ -27,6 +28,19 @@ def test_the_mean_weight_of_the_rows_is_1(counts: list[int], kind: ClassWeights)
 
     total = math.fsum(count * weight for count, weight in zip(counts, weights, strict=True))
     assert total == pytest.approx(sum(counts))
+
+
+@given(COUNTS, KINDS, st.sampled_from((0.5, 1.0, 1.5)))
+def test_the_mean_weight_of_rows_that_are_drawn_more_often_is_1(
+    counts: list[int], kind: ClassWeights, balance: float
+) -> None:
+    labels = [label for label, count in enumerate(counts) for _ in range(count)]
+    shares = shares_of(labels, counts, balance)
+
+    weights = class_weights(counts, kind, balance)
+
+    total = math.fsum(share * weights[label] for share, label in zip(shares, labels, strict=True))
+    assert total == pytest.approx(math.fsum(shares))
 
 
 @given(COUNTS, KINDS)
@@ -79,3 +93,17 @@ def test_the_loss_of_an_evaluation_is_the_plain_cross_entropy(
     reported = model.report_details().get("class_weights", {})
     assert list(reported) == (["fruit", "metal", "tool"] if options else [])
     assert not options or reported["tool"] > reported["metal"]
+
+
+def test_the_weights_of_a_training_are_those_of_the_rows_it_draws(
+    tiny_model: Path, wires: pandas.DataFrame, tmp_path: Path
+) -> None:
+    wires[(wires.desk != "tool") | (wires.index < 30)].to_csv(tmp_path / "skewed.csv", index=False)
+    data = TextClassificationData("headline", "desk", str(tmp_path / "skewed.csv"), max_length=16, balance=1.0)
+    model = TextClassifier(str(tiny_model), class_weights="balanced")
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "limit_val_batches": 0}
+
+    Trainer(accelerator="cpu", max_steps=0, **quiet).fit(model, data)
+
+    weights = model.report_details()["class_weights"].values()
+    assert sum(weights) / len(weights) == pytest.approx(1)  # all labels are drawn equally often

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas
@@ -11,6 +12,8 @@ from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from sklearn.metrics import accuracy_score, f1_score
 from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
     AutoTokenizer,
     DistilBertConfig,
     DistilBertModel,
@@ -20,6 +23,7 @@ from transformers import (
 
 from lightning_adafactor import Adafactor
 from recipes import TextClassificationData, TextClassifier
+from recipes.messages import RecipeError
 from tests.recipes.text_classification.trainings import FineTuned, adafactor, data_of, fit
 
 
@@ -72,6 +76,39 @@ def test_dropout_before_the_head_of_distilbert_can_be_set_too(
 
     assert model.model is not None
     assert {layer.p for layer in model.model.modules() if isinstance(layer, torch.nn.Dropout)} == {0.25}
+
+
+SIZES: dict[str, dict[str, Any]] = {
+    "gpt2": {"n_embd": 16, "n_layer": 1, "n_head": 2},
+    "albert": {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16, "embedding_size": 8},
+    "t5": {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2},
+    "funnel": {"d_model": 16, "n_head": 2, "d_head": 8, "d_inner": 16, "block_sizes": [1], "activation_dropout": 0.25},
+    "xlnet": {"d_model": 16, "n_layer": 1, "n_head": 2, "d_inner": 16},
+    "modernbert": {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16},
+    "gpt_neo": {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "attention_types": [[["global"], 1]]},
+    "xlm": {"emb_dim": 16, "n_layers": 1, "n_heads": 2},
+}
+
+
+@pytest.mark.parametrize("kind", SIZES)
+def test_dropout_can_be_set_whatever_the_architecture_calls_it(kind: str, tiny_model: Path, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    AutoConfig.for_model(kind, vocab_size=len(tokenizer), **SIZES[kind]).save_pretrained(tmp_path)
+    data: Any = SimpleNamespace(labels=["a", "b"], tokenizer=tokenizer, max_length=16)
+
+    config = TextClassifier(str(tmp_path), dropout=0.25).model_config(data)
+
+    model = AutoModelForSequenceClassification.from_config(config)
+    assert {layer.p for layer in model.modules() if isinstance(layer, torch.nn.Dropout)} == {0.25}
+
+
+def test_dropout_that_a_model_does_not_have_is_refused(
+    tiny_model: Path, wires_csv: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recipes.text_classification.module.DROPOUTS", ("unheard_of",))
+
+    with pytest.raises(RecipeError, match=r"model\.dropout is 0\.25, but .* \(bert\) has no dropout"):
+        fit(TextClassifier(str(tiny_model), adafactor, dropout=0.25), data_of(wires_csv), max_steps=1)
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
