@@ -45,6 +45,7 @@ def draw(result: Mapping[str, Any], file: Path) -> None:
                 color=LIMIT,
                 va="bottom",
                 ha="left",
+                annotation_clip=False,  # else it is left out where few bars make the axis end below it
             )
     panels[0].set_xlabel("+ release: with gradient release (model.gradient_release)", fontsize=8)
     end = max(largest, memory if memory is not None and memory < 3 * largest else 0)
