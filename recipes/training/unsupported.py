@@ -36,8 +36,8 @@ def refuse_settings(trainer: Mapping[str, Any]) -> None:
     strategy = trainer.get("strategy")
     if isinstance(strategy, str) and strategy.startswith(IN_OTHER_PROCESSES):
         raise RecipeError(
-            f"trainer.strategy is '{strategy}', which trains in child processes: the trained model and "
-            "the metrics are lost when they exit; use ddp"
+            f"trainer.strategy is '{strategy}', which trains in child processes, and the trained model "
+            "and the metrics are lost when they exit: use ddp"
         )
 
 

@@ -59,11 +59,14 @@ def refuse_other_number_of_processes(trainer: Any) -> None:
     launcher, processes, nodes, options = found
     given = f"trainer.devices {trainer.num_devices} and trainer.num_nodes {trainer.num_nodes}"
     if processes != trainer.num_devices * trainer.num_nodes or nodes not in (None, trainer.num_nodes):
-        machines = "" if nodes is None else f" on {nodes} {'machine' if nodes == 1 else 'machines'}"
         raise RecipeError(
-            f"{launcher} has {processes} {'process' if processes == 1 else 'processes'}{machines} for this run, but "
-            f"{given} need {trainer.num_devices * trainer.num_nodes}: give {options}"
+            f"{launcher} has {processes} {'process' if processes == 1 else 'processes'}{_on(nodes)} for this run, but "
+            f"{given} need {trainer.num_devices * trainer.num_nodes}{_on(nodes and trainer.num_nodes)}: give {options}"
         )
+
+
+def _on(machines: int | None) -> str:
+    return "" if machines is None else f" on {machines} {'machine' if machines == 1 else 'machines'}"
 
 
 def _started() -> tuple[str, int, int | None, str] | None:

@@ -20,6 +20,8 @@ def share(data: Any, pretrained: Path, rank: int) -> list[int]:
     data.tokenize_for(str(pretrained))
     data.trainer = SimpleNamespace(
         state=SimpleNamespace(fn="fit"),
+        limit_val_batches=1.0,
+        limit_test_batches=1.0,
         strategy=None,
         world_size=NODES * PER_NODE,
         global_rank=rank,
@@ -119,7 +121,14 @@ def test_token_metrics_are_the_same_to_the_last_digit_on_all_of_them(tiny_lm: Pa
 def loaded(module: Any, data: Any, pretrained: Path) -> Any:
     """The module with its model, in evaluation mode."""
     data.tokenize_for(str(pretrained))
-    data.trainer = SimpleNamespace(state=SimpleNamespace(fn="fit"), strategy=None, world_size=1, global_rank=0)
+    data.trainer = SimpleNamespace(
+        state=SimpleNamespace(fn="fit"),
+        limit_val_batches=1.0,
+        limit_test_batches=1.0,
+        strategy=None,
+        world_size=1,
+        global_rank=0,
+    )
     data.setup("fit")
     module.model = module.make_model(data, weights=True)
     return module.eval()

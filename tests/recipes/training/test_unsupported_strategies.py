@@ -63,7 +63,10 @@ def test_other_numbers_than_the_launchers_are_refused(
     for name, value in variables.items():
         environment.setenv(name, value)
 
-    with pytest.raises(RecipeError, match=rf"{said} .* trainer.devices {devices} and trainer.num_nodes {nodes} do not"):
+    with pytest.raises(
+        RecipeError,
+        match=rf"{said} .* trainer.devices {devices} and trainer.num_nodes {nodes} need {devices * nodes} on {nodes}",
+    ):
         refuse_other_number_of_processes(trainer(devices, nodes))
 
 
