@@ -170,8 +170,9 @@ def test_as_many_devices_as_there_are_become_those_of_the_run(
 
 
 def test_a_resumed_run_whose_checkpoint_is_missing_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     provenance = {**WHOLE["provenance"], "config": "ckpt_path: runs/cls/version_0/checkpoints/last.ckpt"}  # type: ignore
     (tmp_path / "report.json").write_text(json.dumps({**WHOLE, "provenance": provenance}), encoding="utf-8")
 
