@@ -1,7 +1,5 @@
 """The data of language modeling: texts, tokenized and packed into blocks of one length."""
 
-from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,7 +8,7 @@ from torch import Tensor
 
 from recipes.data.caching import Cached
 from recipes.data.sources import check_columns, check_text, load_split, suffix
-from recipes.data.splitting import cut_off, split_fractions, split_off
+from recipes.data.splitting import cut_off, split_fractions
 from recipes.data.summary import count_duplicates
 from recipes.language_modeling.packing import collate, pack
 from recipes.language_modeling.tokenizer import learn_tokenizer
@@ -126,14 +124,14 @@ class LanguageModelingData(RecipeData):
         """The documents of each split; fractions are split off the training split."""
         read = {split: self.read(split) for split in self.sources}
         documents = {split: rows for split, rows in read.items() if rows is not None}
-        split: Callable[..., tuple[Dataset, Dataset]] = partial(split_off, seed=self.split_seed)
         # Of one running text the end is held out: text from its middle would leak into training, and lines that are
         # chosen at random are no text.
         if len(documents.get("train", ())) == 1:
-            split = self._cut
+            split_fractions(documents, self.sources, self._cut, command)
         elif not self.end_of_text:
-            split = cut_off
-        split_fractions(documents, self.sources, split, command)
+            split_fractions(documents, self.sources, cut_off, command)
+        else:
+            self.split_fractions(documents, command=command)
         return documents
 
     def _cut(self, document: "Dataset", share: float, key: str, given: float) -> "tuple[Dataset, Dataset]":
