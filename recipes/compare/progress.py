@@ -82,7 +82,8 @@ class Screen:
     def end(self, outcome: Outcome, left: int) -> None:
         """Shows how a run has ended, or that it was finished before; ``left`` is the number of those that have not."""
         self._done, self._left = self._done + 1, left
-        if outcome.seconds is not None and outcome.report is not None:
+        # A timing run is much shorter than the trainings after it.
+        if outcome.trial.timing is None and outcome.seconds is not None and outcome.report is not None:
             self._seconds.append(outcome.seconds)
         self._running.pop(outcome.trial.folder, None)
         self._show()
