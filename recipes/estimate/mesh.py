@@ -21,6 +21,7 @@ from recipes.messages import RecipeError
 from recipes.sharding.blocks import shard_blocks, units
 from recipes.sharding.model import DATA, TENSOR
 from recipes.sharding.tensor_parallel import parallelize
+from recipes.training.unsupported_strategies import refuse_strategy
 
 MODEL_PARALLEL = "ModelParallelStrategy"
 KEY = "trainer.strategy.init_args"
@@ -60,7 +61,7 @@ def processes_of(trainer: Mapping[str, Any]) -> Processes | None:
         trainer: The settings, with a ``class_path`` for the strategy or its name.
 
     Raises:
-        RecipeError: The sizes of the mesh contradict the number of devices.
+        RecipeError: The sizes of the mesh contradict the number of devices, or recipes do not train with the strategy.
     """
     strategy, nodes = trainer["strategy"], int(trainer.get("num_nodes") or 1)
     devices = _number(trainer["devices"], str(trainer.get("accelerator")))
@@ -80,7 +81,10 @@ def processes_of(trainer: Mapping[str, Any]) -> Processes | None:
     if short.startswith("ddp") or short == "DDPStrategy" or (short == "auto" and (devices or 1) * nodes > 1):
         views = bool(arguments.get("gradient_as_bucket_view"))
         return Processes((devices or 1) * nodes, replicated=True, gradient_as_bucket_view=views)
-    return Processes() if short in ("auto", "single_device", "SingleDeviceStrategy") else None
+    if short in ("auto", "single_device", "SingleDeviceStrategy"):
+        return Processes()
+    refuse_strategy(name)
+    return None
 
 
 def _number(devices: Any, accelerator: str) -> int | None:

@@ -43,7 +43,7 @@ def unlimited(usual_folder: Path, usual: tuple[dict[str, Any], str]) -> tuple[di
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
         patch.chdir(usual_folder)
         patch.setattr("torch.cuda.is_available", lambda: False)
-        unknown = ["--trainer.strategy=deepspeed", "--trainer.devices=2"]
+        unknown = ["--trainer.strategy=xla", "--trainer.devices=2"]
         unknown += ["--trainer.callbacks+=lightning.pytorch.callbacks.EMAWeightAveraging"]
         assert main(["estimate", "--config=tiny-cls.yaml", "--optimizer=adafactor", *unknown, "--json=unlimited"]) == 0
         return json.loads(Path("unlimited").read_text(encoding="utf-8")), " ".join(printed.getvalue().split())

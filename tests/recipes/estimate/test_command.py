@@ -290,7 +290,7 @@ def test_a_strategy_that_is_not_known_and_averaged_weights_are_named_in_remarks(
 ) -> None:
     result, printed = unlimited
 
-    assert result["remarks"][0].startswith("trainer.strategy is deepspeed, trainer.devices 2: the figures are for one")
+    assert result["remarks"][0].startswith("trainer.strategy is xla, trainer.devices 2: the figures are for one")
     assert "averaged weights of EMAWeightAveraging, another" in result["remarks"][1]
     assert "the figures are for one process" in printed
 

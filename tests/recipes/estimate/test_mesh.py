@@ -168,14 +168,22 @@ def settings(strategy: Any, devices: Any, nodes: int = 1) -> dict[str, Any]:
             1,
             Processes(8),
         ),
-        ("deepspeed_stage_3", 4, 1, None),
-        ("fsdp", 4, 1, None),
+        ("xla", 4, 1, None),
+        ({"class_path": "my.RingStrategy"}, 4, 1, None),
     ],
 )
 def test_the_settings_of_a_trainer_name_the_processes(
     strategy: Any, devices: Any, nodes: int, expected: Processes | None
 ) -> None:
     assert processes_of(settings(strategy, devices, nodes)) == expected
+
+
+@pytest.mark.parametrize(
+    "strategy", ["deepspeed_stage_3", "fsdp", {"class_path": "lightning.pytorch.strategies.FSDPStrategy"}]
+)
+def test_a_strategy_that_fit_refuses_is_not_estimated_either(strategy: Any) -> None:
+    with pytest.raises(RecipeError, match=r"which flattens parameters.*use FSDP2"):
+        processes_of(settings(strategy, 4))
 
 
 def test_a_mesh_that_contradicts_the_devices_is_refused() -> None:
