@@ -159,7 +159,8 @@ def device_name(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     if device.type != "cpu":
         return str(device)
-    return f"{cpu_name()}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{cpu_name()}, {threads} {'thread' if threads == 1 else 'threads'}"
 
 
 def print_table(report: dict[str, Any], folder: Path) -> None:
