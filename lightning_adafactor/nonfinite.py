@@ -74,12 +74,12 @@ def _are_sharded(gradients: Iterable[Tensor]) -> bool:
     return any(isinstance(gradient, DTensor) for gradient in gradients)
 
 
-def _watched(groups: Sequence[dict[str, Any]]) -> list[Tensor]:
-    """The gradients of the groups whose option asks to look at them."""
+def _gradients(groups: Sequence[dict[str, Any]], *options: OnNonfinite) -> list[Tensor]:
+    """The gradients of the groups with one of the options."""
     return [
         param.grad
         for group in groups
-        if group["on_nonfinite"] != "ignore"
+        if group["on_nonfinite"] in options
         for param in group["params"]
         if param.grad is not None
     ]
@@ -114,21 +114,21 @@ class NonfiniteGradients:
 
         Raises:
             RuntimeError: With ``on_nonfinite="raise"``, a gradient of this step (on CUDA: of an earlier one) is not
-                finite.
+                finite, of a parameter in a group with that option.
         """
         self._steps += 1
         self._raise_for_earlier_steps()
-        watched = _watched(groups)
+        watched, raising = _gradients(groups, "skip", "raise"), _gradients(groups, "raise")
         if not watched:
             return found_inf
         found = find_nonfinite(watched)
-        if any(group["on_nonfinite"] == "raise" for group in groups):
-            unexpected = found
+        if raising:
+            unexpected = found if len(raising) == len(watched) else find_nonfinite(raising)
             if found_inf is not None:
                 known = (found_inf.to(found) != 0).to(found.dtype).view(())
                 if _are_sharded(watched):  # all processes raise, or none
                     known = _largest_of_all(known, watched)
-                unexpected = found * (1 - known)
+                unexpected = unexpected * (1 - known)
             if found.is_cuda:
                 self._remember(unexpected)
             elif unexpected.item():
@@ -163,20 +163,20 @@ _REMEDY = "Lower lr, clip the gradients, or leave such steps out with on_nonfini
 def _describe(groups: Sequence[dict[str, Any]]) -> str:
     """A sentence on the first gradient that is not finite; where parameters are sharded, of all processes."""
     found = _first_nonfinite(groups)
-    if _are_sharded(_watched(groups)):
+    if _are_sharded(_gradients(groups, "raise")):
         found = first_found(found)
     assert found is not None
     return f"{found[1]}; the step changed nothing. {_REMEDY}"
 
 
 def _first_nonfinite(groups: Sequence[dict[str, Any]]) -> tuple[int, str] | None:
-    """The number of the first parameter with a gradient that is not finite on this process, and what is said of it."""
+    """The number of the first parameter that raises on this process for its gradient, and what is said of it."""
     number = -1
     for group in groups:
         names = group.get("param_names", [None] * len(group["params"]))
         for name, param in zip(names, group["params"], strict=True):
             number += 1
-            if param.grad is None or group["on_nonfinite"] == "ignore":
+            if param.grad is None or group["on_nonfinite"] != "raise":
                 continue
             gradient = local(param.grad)
             bad = int((~torch.isfinite(gradient)).sum().item())

@@ -94,6 +94,8 @@ def test_rms_may_have_been_saved_as_a_number(rms: Any) -> None:
     for ours in (Adafactor, TransformersAdafactor):
         loaded = ours(parameters())
         loaded.load_state_dict(saved)
+        kept = [float(state["RMS"]) for state in loaded.state.values() if "RMS" in state]
+        assert kept == [float(rms)] * (len(loaded.state) if ours is TransformersAdafactor else 0)
         take_steps(loaded, 2)
 
     assert loaded.state[loaded.param_groups[0]["params"][0]]["RMS"].shape == ()

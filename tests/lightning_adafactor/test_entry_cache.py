@@ -93,6 +93,19 @@ def test_a_new_entry_is_needed_for_another(what: str) -> None:
     assert kept_alive
 
 
+@pytest.mark.parametrize("what", ["variance", "memory of variance"])
+def test_a_new_entry_is_needed_for_another_second_moment_of_a_vector(what: str) -> None:
+    cache, parameter = EntryCache(), Parameter((5,))
+    parameter.keep(cache)
+    kept_alive = parameter.state["variance"].data
+    if what == "variance":
+        parameter.state.update(variance=torch.zeros(5))
+    else:
+        parameter.state["variance"].data = torch.zeros(5)
+    assert parameter.find(cache) is None
+    assert kept_alive is not None
+
+
 def test_an_entry_whose_gradient_was_released_comes_back_with_the_next_one() -> None:
     cache, parameter = EntryCache(), Parameter((5,))
     entry = parameter.keep(cache)

@@ -169,12 +169,39 @@ def test_second_fit_starts_from_zero(fit: Fit) -> None:
     assert monitor.state == StateSize(elements=0, bytes=0)
 
 
+def test_a_second_fit_keeps_nothing_of_the_first(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
+    monitor = OptimizerStateMonitor()
+    fit(Classifier(), monitor)
+    assert monitor.state == ADAMW
+    assert "val/accuracy" in capsys.readouterr().out
+
+    fit(Classifier(), monitor, limit_val_batches=0)
+    assert "val/accuracy" not in capsys.readouterr().out
+    fit(Classifier(), monitor, max_steps=0)
+    assert monitor.state == StateSize(elements=0, bytes=0)
+
+
 def test_fit_of_no_steps_measures_nothing_and_prints_nothing(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
     monitor = OptimizerStateMonitor()
     fit(Classifier(), monitor, max_steps=0)
 
     assert monitor.state == StateSize(elements=0, bytes=0)
     assert "Optimizer state" not in capsys.readouterr().out
+
+
+def test_the_table_notes_the_state_of_all_processes_and_the_peak_of_the_gpu(
+    fit: Fit, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monitor = OptimizerStateMonitor()
+    trainer = fit(Classifier(), monitor)
+    capsys.readouterr()
+
+    monitor.total_state, monitor.peak_gpu_mb = StateSize(elements=2**19, bytes=2**21), 1234.0
+    monitor._print_table(trainer)
+
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "state of all processes 2.00 MB" in printed
+    assert "peak GPU memory 1,234 MB" in printed
 
 
 def test_fast_dev_run_works(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:

@@ -122,6 +122,32 @@ def test_a_group_that_ignores_is_not_looked_at() -> None:
     assert optimizer.skipped_steps == 0
 
 
+def test_a_group_that_skips_leaves_out_the_step_of_all_groups() -> None:
+    named = parameters()
+    optimizer = Adafactor(
+        [{"params": named[:1], "on_nonfinite": "ignore"}, {"params": named[1:], "on_nonfinite": "skip"}]
+    )
+    set_gradients(named, 1)
+    corrupt(named[1][1], math.nan)
+    before = [param.detach().clone() for _, param in named]
+    optimizer.step()
+    assert all(torch.equal(old, param) for old, (_, param) in zip(before, named, strict=True))
+    assert optimizer.skipped_steps == 1
+
+
+def test_a_gradient_of_a_group_that_skips_does_not_raise_where_another_group_does() -> None:
+    named = parameters()
+    groups = [{"params": named[:1], "on_nonfinite": "skip"}, {"params": named[1:], "on_nonfinite": "raise"}]
+    optimizer = Adafactor(groups)
+    set_gradients(named, 1)
+    corrupt(named[0][1], math.nan)
+    optimizer.step()
+    assert optimizer.skipped_steps == 1
+    corrupt(named[1][1], math.nan)
+    with pytest.raises(RuntimeError, match="gradient of parameter 'bias' is not finite in 1 of 5"):
+        optimizer.step()
+
+
 def test_an_overflow_that_the_scaler_knows_of_is_skipped_and_not_raised() -> None:
     named = parameters()
     optimizer = Adafactor(named, on_nonfinite="raise")

@@ -66,6 +66,7 @@ TRANSFORMERS = st.fixed_dictionaries(
         "eps": st.sampled_from([(1e-30, 1e-3), (1e-8, 0.5)]),
         "decay_rate": st.sampled_from([-0.3, -1.0]),
         "clip_threshold": st.sampled_from([0.1, 3.0]),
+        "maximize": st.booleans(),
         "weight_decay": st.just(0.1),
         "scale_parameter": st.booleans(),
         "beta1": st.sampled_from([0.0, 0.9]),

@@ -72,6 +72,23 @@ def test_found_inf_leaves_out_a_part() -> None:
     assert all(torch.equal(param, old) for param, old in zip(made, before, strict=True))
 
 
+def test_grad_scale_is_divided_out_of_a_part() -> None:
+    scaled, plain = params(), params()
+    optimizers = optimizer_of(Adafactor, scaled), optimizer_of(Adafactor, plain)
+    set_gradients(scaled, 0)
+    set_gradients(plain, 0)
+    for param in scaled:
+        assert param.grad is not None
+        param.grad *= 8
+    optimizers[0].grad_scale = torch.tensor(8.0)
+    optimizers[0].step_parameters(scaled[:4])
+    for param in scaled[:4]:
+        param.grad = None
+    optimizers[0].step()
+    optimizers[1].step()
+    assert_same(scaled, plain, optimizers)
+
+
 def test_nothing_is_a_part() -> None:
     optimizer_of(Adafactor, params()).step_parameters([])
 

@@ -207,6 +207,16 @@ def test_signature_changes_with(what: str) -> None:
     assert kept
 
 
+@pytest.mark.parametrize("what", ["variance", "rms"])
+def test_signature_changes_with_the_memory_of_a_vectors(what: str) -> None:
+    entry = entry_of(torch.zeros(16))
+    entry.rms = torch.zeros(())
+    before = signature([entry])
+    kept = getattr(entry, what)  # no address is used again
+    setattr(entry, what, kept.clone())
+    assert signature([entry]) != before
+
+
 def test_update_takes_over_gradients_and_options_in_place() -> None:
     param = torch.zeros(16, 8)
     first = entry_of(param, rule=Rule(lr=0.1))

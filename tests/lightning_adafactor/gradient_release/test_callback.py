@@ -123,6 +123,22 @@ def test_hooks_are_gone_after_the_fit() -> None:
     assert not any(inner._forward_pre_hooks for inner in module.modules())
 
 
+class Failing(Module):
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        if batch_idx == 1:
+            raise OverflowError
+        return super().training_step(batch, batch_idx)
+
+
+def test_hooks_are_gone_after_an_exception() -> None:
+    module = Failing()
+    with pytest.raises(OverflowError):
+        fit([GradientRelease()], module)
+    models.loss_of(module.model, next(models.batches(1)), True).backward()
+    assert all(param.grad is not None for param in module.parameters())
+    assert not any(inner._forward_pre_hooks for inner in module.modules())
+
+
 def test_the_peak_of_the_gradients_is_the_largest_block() -> None:
     release = GradientRelease()
     assert release.peak is None
@@ -156,6 +172,21 @@ def test_layers_that_are_unfrozen_later_are_released_too() -> None:
 class Clipping(Module):
     def configure_gradient_clipping(self, *args: Any, **kwargs: Any) -> None:
         raise AssertionError("not called")
+
+
+class ClippingIfSet(Module):
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        assert not gradient_clip_val
+
+
+def test_a_module_that_clips_as_the_trainer_says_is_supported_where_it_says_nothing() -> None:
+    release = GradientRelease(clipping_follows_trainer=True)
+    module = fit([release], ClippingIfSet(), max_steps=2)
+    assert_same_bits(result(module), result(fit([], ClippingIfSet(), max_steps=2)))
+    with pytest.raises(MisconfigurationException, match=r"gradient_clip_val is 0\.5"):
+        fit([release], ClippingIfSet(), gradient_clip_val=0.5)
 
 
 class Manual(Module):

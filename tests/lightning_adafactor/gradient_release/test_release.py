@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -68,6 +69,47 @@ def test_the_same_bits_with_relative_steps_that_begin_at_a_learning_rate_of_zero
 
     shape = Shape(experts=True)
     assert_same_bits(models.outcome(shape, make, release=True), models.outcome(shape, make, release=False))
+
+
+def test_a_part_whose_gradients_are_zero_decays_as_in_a_whole_step() -> None:
+    class Model(nn.Module):
+        """The second layer is stepped first, alone, with a gradient of zero."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.first, self.second = nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            hidden: Tensor = self.first(inputs)
+            return hidden + 0.0 * self.second(hidden)
+
+    after = []
+    for release in (True, False):
+        model = Model()
+        before = model.second.weight.detach().clone()
+        optimizer = TransformersAdafactor(model.parameters(), weight_decay=0.1, compiled=False)
+        optimizer.param_groups[0]["lr"] = 0.0
+        with release_gradients(optimizer, model, by="parameter") if release else contextlib.nullcontext():
+            model(torch.ones(2, 4)).sum().backward()
+            optimizer.step()
+        assert not torch.equal(model.second.weight, before)
+        after.append(dict(model.state_dict()))
+    assert_same_bits(*after)
+
+
+def test_a_model_in_data_parallel_is_refused() -> None:
+    model = nn.DataParallel(nn.Linear(2, 2))
+    with pytest.raises(ValueError, match=r"DataParallel keeps all gradients .* use one process, or FSDP2"):
+        release_gradients(Adafactor(model.parameters()), model)
+
+
+def test_an_optimizer_of_accelerate_with_a_gradient_scaler_is_refused() -> None:
+    model = nn.Linear(2, 2)
+    optimizer = Adafactor(model.parameters())
+    optimizer.scaler = torch.amp.GradScaler("cpu")  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match=r"mixed precision is fp16, and a gradient scaler .* use bfloat16"):
+        release_gradients(optimizer, model)
 
 
 class Live:

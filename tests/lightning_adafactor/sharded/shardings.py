@@ -93,6 +93,7 @@ def differences(
     dtype: torch.dtype,
     tolerance: float,
     steps: int = specs.STEPS,
+    scale: float = 1.0,
 ) -> list[str]:
     """Takes the steps of ``specs.run`` with sharded cases, and compares this process's parts after each step.
 
@@ -105,15 +106,18 @@ def differences(
         dtype: The dtype of the parameters.
         tolerance: How far a part may be off, relative to the norm of the whole tensor.
         steps: How many steps.
+        scale: What the gradients are multiplied by and the optimizer is to divide them by; a power of two.
     """
     params = [shard(specs.start(name, dtype), mesh, own).detach().requires_grad_() for name, own in cases]
     optimizer = make(params)
+    if scale != 1:
+        optimizer.grad_scale = torch.tensor(scale)  # type: ignore[attr-defined]
     wrong = []
     largest = [0.0] * len(names)
     for step in range(1, steps + 1):
         for (name, own), param in zip(cases, params, strict=True):
             gradient = specs.gradient(name, step, dtype)
-            param.grad = None if gradient is None else shard(gradient, mesh, own)
+            param.grad = None if gradient is None else shard(gradient * scale, mesh, own)
         optimizer.step()
         for (name, own), param in zip(cases, params, strict=True):
             number = names.index(name)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, distributed
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.distributed.tensor._dtensor_spec import DTensorSpec
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from lightning_adafactor.rule import Rule
@@ -77,16 +78,23 @@ def test_the_gradient_of_a_transposed_parameter_is_transposed_too(mesh: DeviceMe
     assert torch.equal(kept.entry.grad, gradient.t())
 
 
-def _new_param(it: Parameter, local: Tensor, mesh: DeviceMesh, placement: Any = None) -> None:
-    it.param = sharded(local, mesh, placement)
-    it.param.grad = sharded(torch.ones_like(local), mesh, placement)
+def _new_param(it: Parameter) -> None:
+    local = it.param.to_local()
+    it.param = sharded(local, it.mesh)
+    it.param.grad = sharded(torch.ones_like(local), it.mesh)
+
+
+def _place(it: Parameter, mesh: DeviceMesh, placements: tuple[Any, ...]) -> None:
+    """Places the same DTensors anew, with the same shards."""
+    for tensor in (it.param, it.param.grad):
+        tensor._spec = DTensorSpec(mesh, placements, tensor_meta=it.param._spec.tensor_meta)
 
 
 CHANGES: dict[str, Callable[[Parameter], Any]] = {
-    "parameter of the same shard": lambda it: _new_param(it, it.param.to_local(), it.mesh),
-    "shard": lambda it: _new_param(it, it.param.to_local().clone(), it.mesh),
-    "placement": lambda it: _new_param(it, it.param.to_local(), it.mesh, Shard(1)),
-    "mesh": lambda it: _new_param(it, it.param.to_local(), init_device_mesh("cpu", (2,))),
+    "parameter of the same shard": _new_param,
+    "shard": lambda it: setattr(it.param, "_local_tensor", it.param.to_local().clone()),
+    "placement": lambda it: _place(it, it.mesh, (Shard(1),)),
+    "mesh": lambda it: _place(it, init_device_mesh("cpu", (2,)), it.param.placements),
     "state": lambda it: setattr(it, "state", dict(it.state)),
     "row_var": lambda it: it.state.update(row_var=sharded(torch.zeros(4, 1), it.mesh)),
     "step": lambda it: it.state.update(step=torch.tensor(0.0)),

@@ -133,12 +133,12 @@ FEW = [("transposed", (S0,)), ("tall", (S1,)), ("vector", (S0,)), ("batched", (S
 """A shard of each kind, one of which is empty."""
 
 
-def fused_error(mesh: DeviceMesh, cases: Any, option: str, steps: int) -> list[str]:
+def fused_error(mesh: DeviceMesh, cases: Any, option: str, steps: int, scale: float = 1.0) -> list[str]:
     kind, options = test_parity.OPTIONS[option]
     names = list(dict(cases))
     reference = specs.run(lambda params: kind(params, compiled=False, **options), names, torch.float32, steps=steps)
     return shardings.differences(
-        lambda params: Fused(kind)(params, **options), reference, cases, names, mesh, torch.float32, 1e-6, steps
+        lambda params: Fused(kind)(params, **options), reference, cases, names, mesh, torch.float32, 1e-6, steps, scale
     )
 
 
@@ -146,7 +146,7 @@ def few() -> dict[str, Any]:
     mesh = init_device_mesh("cpu", (2,))
     with quick():
         return {
-            "numbers": fused_error(mesh, FEW, "transformers, all", 2),
+            "numbers": fused_error(mesh, FEW, "transformers, all", 2, scale=8.0),
             "skipped": test_collectives.skipped(mesh, (8, 12), fused=True),
             "bits": {
                 str(own): test_bfloat16.different(mesh, "batch", own, make=Fused(), exact=True, steps=2)

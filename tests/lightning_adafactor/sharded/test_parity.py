@@ -37,7 +37,9 @@ def mesh_of(name: str) -> DeviceMesh:
     return init_device_mesh("cpu", MESHES[name], mesh_dim_names=("data", "tensor")[: len(MESHES[name])])
 
 
-def error_of(mesh: DeviceMesh, names: tuple[str, ...], option: str, dtype: torch.dtype, path: str) -> str | None:
+def error_of(
+    mesh: DeviceMesh, names: tuple[str, ...], option: str, dtype: torch.dtype, path: str, scale: float = 1.0
+) -> str | None:
     """What is wrong with a run of all placements of some cases, all in one optimizer; None if nothing is."""
     kind, options = OPTIONS[option]
     cases = [(name, own) for name in names for own in shardings.placements_of(len(specs.CASES[name].shape), mesh)]
@@ -51,13 +53,15 @@ def error_of(mesh: DeviceMesh, names: tuple[str, ...], option: str, dtype: torch
             mesh,
             dtype,
             TOLERANCE[dtype],
+            scale=scale,
         )
     except Exception:
         return traceback.format_exc()
     return "\n".join([f"{len(wrong)} differences", *wrong[:20]]) if wrong else None
 
 
-def grid(mesh_name: str, plan: list[tuple[tuple[str, ...], str, torch.dtype, str]]) -> list[str | None]:
+def grid(mesh_name: str, plan: list[tuple[Any, ...]]) -> list[str | None]:
+    """``error_of`` for each item of a plan: its arguments after the mesh."""
     mesh = mesh_of(mesh_name)
     return [error_of(mesh, *item) for item in plan]
 
@@ -65,9 +69,10 @@ def grid(mesh_name: str, plan: list[tuple[tuple[str, ...], str, torch.dtype, str
 # Few in `make test` ------------------------------------------------------------------------------------------------
 
 FEW = {
-    "2": (("wider than a tile", "conv", "scalar", "transposed", "1×1"), "transformers, all"),
-    "2x2": (("tall", "batched", "vector"), "torch, fine-tuning"),
+    "2": (("wider than a tile", "conv", "scalar", "transposed", "1×1"), "transformers, all", 1.0),
+    "2x2": (("tall", "batched", "vector"), "torch, fine-tuning", 8.0),
 }
+"""Cases, options and a scale of the gradients by mesh."""
 PATHS = ["plain", pytest.param("compiled", marks=needs_compiled)]
 """The implementations on CPUs; ``test_implementations.py`` has what only one of them has, and the fused one."""
 
@@ -75,7 +80,8 @@ PATHS = ["plain", pytest.param("compiled", marks=needs_compiled)]
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("mesh", FEW)
 def test_numbers_are_those_of_one_process(mesh: str, path: str, tmp_path: Any) -> None:
-    plan = [(*FEW[mesh], torch.float32, path)]
+    names, option, scale = FEW[mesh]
+    plan = [(names, option, torch.float32, path, scale)]
     for errors in processes.run(grid, size_of(mesh), tmp_path, mesh, plan):
         assert errors == [None]
 
@@ -101,5 +107,5 @@ def test_every_option(mesh: str, path: str, tmp_path: Any) -> None:
 @pytest.mark.parametrize("mesh", MESHES)
 def test_every_shape(mesh: str, path: str, dtype: torch.dtype, tmp_path: Any) -> None:
     plan = [((name,), "torch, defaults", dtype, path) for name in specs.CASES]
-    (errors, *_) = processes.run(grid, size_of(mesh), tmp_path, mesh, plan)
-    assert dict(zip(specs.CASES, errors, strict=True)) == dict.fromkeys(specs.CASES)
+    for errors in processes.run(grid, size_of(mesh), tmp_path, mesh, plan):
+        assert dict(zip(specs.CASES, errors, strict=True)) == dict.fromkeys(specs.CASES)

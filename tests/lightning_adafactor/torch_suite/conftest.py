@@ -27,11 +27,12 @@ CONFIGURATIONS: dict[str, tuple[type[Adafactor], dict[str, Any]]] = {
     "constant lr": (Adafactor, CONSTANT_LR),
     "warmup": (Adafactor, {"warmup_init": True}),
     "transformers": (TransformersAdafactor, {}),
+    "transformers, maximize": (TransformersAdafactor, {"weight_decay": 0.1, "maximize": True}),
     "transformers, momentum": (TransformersAdafactor, {"beta1": 0.9}),
     "transformers, constant lr": (TransformersAdafactor, {"weight_decay": 0.1, **CONSTANT_LR}),
 }
 
-SLOW = ("beta2_decay", "d", "warmup", "transformers, constant lr")
+SLOW = ("beta2_decay", "d", "warmup", "transformers, maximize", "transformers, constant lr")
 """They change numbers alone, which test_parity.py compares; their tests here are slow ones."""
 
 

@@ -69,19 +69,26 @@ def test_as_many_trainings_as_asked_go_on_at_a_time(jobs: int, monkeypatch: pyte
 def test_a_timing_run_is_always_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "FIT", [sys.executable, "-c", TELLS_WHEN])
     train(a_plan("--jobs", "4", "--timing-rounds", "2"))
-    assert most_at_a_time("timing-*") == 1
+    reports = [
+        (file.parts[2], json.loads(file.read_text())["times"]) for file in Path("out").glob("*/*/*/*/report.json")
+    ]
+    assert len(reports) == 4 + 2
+    for place, (name, (began, end)) in enumerate(reports):
+        others = [times for other, (_, times) in enumerate(reports) if other != place]
+        assert not name.startswith("timing-") or all(until <= began or end <= since for since, until in others)
 
 
 def test_an_error_in_this_process_ends_all_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    program = "import pathlib, time; time.sleep(60); pathlib.Path('late').touch()"
+    program = "import os, pathlib, time; pathlib.Path(f'{os.getpid()}.process').touch(); time.sleep(60)"
     monkeypatch.setattr(plan, "FIT", [sys.executable, "-c", program])
 
     def tick() -> None:
-        raise OverflowError
+        if len(list(Path().glob("*.process"))) == 2:
+            raise OverflowError
 
     with pytest.raises(OverflowError):
         train(a_plan("--jobs", "2", "--timing-rounds", "0"), tick)
-    assert not Path("late").exists()
+    assert all(_ends(int(file.stem)) for file in Path().glob("*.process"))
 
 
 def test_an_interrupted_run_leaves_no_process_of_another_device(monkeypatch: pytest.MonkeyPatch) -> None:

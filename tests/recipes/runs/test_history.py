@@ -1,5 +1,6 @@
 """What a run's history notes, batch by batch."""
 
+import time
 from typing import Any
 
 import pytest
@@ -70,6 +71,36 @@ def test_a_recorded_loss_is_the_mean_over_its_batches_for_any_accumulation(
     starts = [sum(batches[:i]) for i in range(len(batches))]
     expected = [sum(module.seen[start : start + n]) / n for start, n in zip(starts, batches, strict=True)]
     assert [loss for _, loss, _ in history.losses] == pytest.approx(expected)
+
+
+class _SlowValidation(_Model):
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        time.sleep(0.25)
+
+
+def test_the_seconds_of_training_are_without_validation() -> None:
+    """Of two validation batches, which take half a second."""
+    batches = DataLoader([{"x": torch.ones(1)} for _ in range(8)], batch_size=2)
+    validation = DataLoader([{"x": torch.ones(1)} for _ in range(4)], batch_size=2)
+    history = RunHistory()
+    began = time.perf_counter()
+    Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        val_check_interval=2,
+        log_every_n_steps=1,
+        callbacks=[history],
+    ).fit(_SlowValidation(), batches, validation)
+    total = time.perf_counter() - began
+
+    assert len(history.evaluations) == 2
+    assert history.training_seconds <= total - 2 * 2 * 0.25
+    assert history.losses[-1][2] <= history.training_seconds
 
 
 def test_every_example_is_counted_once() -> None:

@@ -23,6 +23,7 @@ def test_released_gradients_train_to_the_same_bits(
     released = train(tmp_path / "released", config, strategy, *common, "--model.gradient_release=true")
 
     assert not any(released.statuses), released.output[-3000:]
+    assert released.report["gradient_memory"]["elements"] < ordinary.report["gradient_memory"]["elements"]
     assert released.losses == ordinary.losses
     assert released.weights.keys() == ordinary.weights.keys()
     for name, weight in ordinary.weights.items():

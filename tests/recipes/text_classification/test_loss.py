@@ -1,5 +1,6 @@
 """Weights of labels: their mean over the rows is 1, rare ones count more, and validation has none."""
 
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -45,9 +46,14 @@ def test_the_mean_weight_of_rows_that_are_drawn_more_often_is_1(
 
 @given(COUNTS, KINDS)
 def test_a_label_with_fewer_rows_weighs_more(counts: list[int], kind: ClassWeights) -> None:
-    found = sorted((count, weight) for count, weight in zip(counts, class_weights(counts, kind), strict=True) if count)
+    found = {count: weight for count, weight in zip(counts, class_weights(counts, kind), strict=True) if count}
 
-    assert [weight for _, weight in found] == sorted((weight for _, weight in found), reverse=True)
+    weights = [weight for _, weight in sorted(found.items(), reverse=True)]
+    assert all(fewer > more for more, fewer in itertools.pairwise(weights))
+
+
+def test_weights_of_kind_sqrt_are_proportional_to_one_over_the_root_of_the_count() -> None:
+    assert class_weights([16, 4, 1], "sqrt") == pytest.approx([0.75, 1.5, 3.0])
 
 
 def test_balanced_weights_are_those_of_scikit_learn() -> None:
