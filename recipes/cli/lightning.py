@@ -35,7 +35,7 @@ from recipes.runs.config import RecordConfig
 from recipes.runs.folder import RunFolder, check_exists, claim, config_name, give_back, next_folder, runs_root
 from recipes.training import checkpoints, ckpt_path
 from recipes.training.defaults import default_callbacks, loggers_of
-from recipes.training.precision import float32_instead
+from recipes.training.precision import other_precision
 from recipes.training.resume import how_to_resume
 from recipes.training.unsupported import refuse_settings
 from recipes.training.unsupported_strategies import refuse_other_number_of_processes, refuse_strategy
@@ -258,9 +258,9 @@ class RecipeCLI(LightningCLI):
         if settings["threads"] is not None:
             torch.set_num_threads(settings["threads"])
         settings["threads"] = torch.get_num_threads()
-        reason = float32_instead(settings["trainer"])
-        if reason is not None:
-            settings["trainer"]["precision"] = "32-true"
+        replaced = other_precision(settings["trainer"])
+        if replaced is not None:
+            settings["trainer"]["precision"], reason = replaced
             tell(reason)
         checkpoint = settings["checkpoint"]
         has_validation = settings["data"].get("init_args", {}).get("validation", "given") is not None

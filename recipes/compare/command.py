@@ -125,7 +125,7 @@ def parser() -> CommandParser:
         "--keep-hopeless",
         action="store_true",
         help="with --sweep-lr: train runs to their end that lie far behind the best one of their optimizer; by default "
-        "a run is stopped at half of its steps if it is still behind what the best one had reached at a quarter",
+        "a run is stopped at half of its steps if it is more than 5 %% behind what the best one had at a quarter",
     )
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument("--budget-steps", metavar="N", help="optimizer steps of each run, instead of the recipe's")
@@ -281,7 +281,7 @@ def _conclude(plan: Plan, outcomes: Sequence[Outcome], rates: dict[str, float | 
     console = Console()
     print_table(result, console)
     place = os.path.join(plan.out, "comparison.{json,md,png}")
-    console.print(f"The comparison is in {place}", soft_wrap=True, highlight=False)
+    console.print(f"The comparison is in {place}", soft_wrap=True, highlight=False, markup=False)
     if plan.keep_models:
         for outcome in outcomes:
             if outcome.kept and outcome.report is not None and not (outcome.folder / "model").is_dir():

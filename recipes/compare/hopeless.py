@@ -1,9 +1,11 @@
-"""Which runs of a sweep are hopeless: those that at half of their steps are behind the best one at a quarter."""
+"""Which runs of a sweep are hopeless: those that at half of their steps are far behind the best one at a quarter."""
 
 from recipes.compare.metrics import Report, monitor_of
 from recipes.compare.runs import Outcome
 
 QUARTER, HALF = 0.25, 0.5
+MARGIN = 0.05
+"""How far behind, relative to the best run's value: less is noise where all runs start well, as with a fitted head."""
 
 
 def watch(best: Outcome) -> list[str]:
@@ -21,6 +23,7 @@ def watch(best: Outcome) -> list[str]:
     target = _value_at_a_quarter(report, monitor[0]) if monitor else None
     if monitor is None or target is None:
         return []
+    target += MARGIN * abs(target) * (1 if monitor[1] == "min" else -1)
     settings = {"metric": monitor[0], "mode": monitor[1], "target": repr(target), "after": str(HALF)}
     words = ["--trainer.callbacks+", "recipes.training.hopeless.StopWhenHopeless"]
     return words + [word for name, value in settings.items() for word in (f"--trainer.callbacks.{name}", value)]

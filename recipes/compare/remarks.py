@@ -83,8 +83,8 @@ def _hopeless(result: dict[str, Any]) -> list[str]:
         return []
     runs = "1 run of a sweep was" if stopped == 1 else f"{stopped} runs of sweeps were"
     return [
-        f"{runs} stopped early: at half of the steps still behind what the best run so far with the same optimizer "
-        "had reached at a quarter."
+        f"{runs} stopped early: at half of the steps more than 5 % behind what the best run so far with the same "
+        "optimizer had at a quarter."
     ]
 
 

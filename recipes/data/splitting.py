@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from recipes.messages import RecipeError
+from recipes.messages import RecipeError, tell
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -74,7 +74,8 @@ def split_off(
         given: Its value there, if that is a fraction of more rows than these.
         seed: Seeds the choice of rows.
         stratify_by: A ``ClassLabel`` column whose class proportions are kept. Classes of a single row stay in the
-            rest; if fewer rows are split off than there are classes, they are chosen at random.
+            rest; if fewer rows are split off than there are classes, they are chosen at random, but for one row of
+            each class. Where that is not possible, a note says how many classes the rest lacks.
 
     Returns:
         The rest, and the rows split off.
@@ -100,8 +101,22 @@ def split_off(
     if classes <= rows <= len(common) - classes:
         parts = common.train_test_split(rows, seed=seed, stratify_by_column=stratify_by)
         return (concatenate_datasets([parts["train"], single]) if len(single) else parts["train"]), parts["test"]
-    parts = dataset.train_test_split(rows, seed=seed)
-    return parts["train"], parts["test"]
+    return _at_random(dataset, labels, rows, key, seed)
+
+
+def _at_random(dataset: "Dataset", labels: list[int], rows: int, key: str, seed: int) -> tuple["Dataset", "Dataset"]:
+    """Splits rows off at random, but for one of each label where enough others are left."""
+    import numpy
+
+    order = numpy.random.default_rng(seed).permutation(len(labels)).tolist()
+    one_of_each = {labels[row]: row for row in order}
+    kept = set(one_of_each.values())
+    order = [row for row in order if row not in kept] + list(one_of_each.values())
+    off, rest = order[:rows], order[rows:]
+    missing = len(set(labels) - {labels[row] for row in rest})
+    if missing:
+        tell(f"{key}: no row of {missing} of the {len(set(labels))} labels is left to train on")
+    return dataset.select(sorted(rest)), dataset.select(off)
 
 
 def cut_off(dataset: "Dataset", fraction: float, key: str, given: float | None = None) -> tuple["Dataset", "Dataset"]:

@@ -1,6 +1,6 @@
 """A summary of the data as a small table: rows, labels, dropped rows, duplicates and padding."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 
@@ -10,18 +10,18 @@ def count_duplicates(rows: Iterable[Any], others: Iterable[Any]) -> int:
     return sum(hash(row) in known for row in rows)
 
 
-def padding_share(lengths: list[int], order: Iterable[int], batch_size: int, multiple: int) -> float:
-    """The fraction of padding in batches that are padded to their longest row, rounded up.
+def padding_share(lengths: list[int], order: Iterable[int], batch_size: int, padded: Callable[[int], int]) -> float:
+    """The fraction of padding in batches that are padded to the length of their longest row or beyond.
 
     Args:
         lengths: Number of tokens of each row.
         order: Numbers of the rows, batch after batch.
         batch_size: Rows in a batch.
-        multiple: What a batch's length is rounded up to a multiple of.
+        padded: The length that a batch with this longest row is padded to.
     """
     ordered = [lengths[row] for row in order]
     batches = [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
-    places = sum(len(batch) * -(-max(batch) // multiple) * multiple for batch in batches)
+    places = sum(len(batch) * padded(max(batch)) for batch in batches)
     return round(1 - sum(ordered) / places, 4) if places else 0.0
 
 
@@ -32,6 +32,7 @@ def print_summary(splits: Mapping[str, Mapping[str, Any]]) -> None:
         splits: For each split its numbers by name; those of labels in a mapping ``labels``.
     """
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     flat = {split: _flat(numbers) for split, numbers in splits.items()}
@@ -40,7 +41,7 @@ def print_summary(splits: Mapping[str, Mapping[str, Any]]) -> None:
     for split in flat:
         table.add_column(split, justify="right")
     for name in dict.fromkeys(name for numbers in flat.values() for name in numbers):
-        table.add_row(name, *(_shown(numbers.get(name)) for numbers in flat.values()))
+        table.add_row(escape(name), *(_shown(numbers.get(name)) for numbers in flat.values()))
     Console().print(table)
 
 

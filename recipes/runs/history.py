@@ -15,13 +15,17 @@ from lightning_adafactor.memory import StateSize, measure_state
 from recipes.runs.fingerprint import weights_sha256
 from recipes.sharding.weights import full_state_dict, is_sharded
 
+LOSS = "val/loss"
+"""The name of the validation loss, which every recipe logs."""
+
 
 class RunHistory(Callback):
     """Records what the report shows. A resumed run continues the curves in its checkpoint.
 
     Attributes:
         losses: ``(step, loss, seconds)`` every ``log_every_n_steps``: the mean training loss since the previous entry,
-            over the batches of all processes, and the seconds of training until then, without validation.
+            over the batches of all processes, and the seconds of training until then, without what is done between
+            batches: validations, and checkpoints after them and at the end of an epoch.
         evaluations: For each validation ``(step, {metric: value})``.
         initial_weights: Fingerprint of the module before the first step of training.
         state: Size of the optimizers' state at the end of the training, on this process; None without a training.
@@ -31,7 +35,7 @@ class RunHistory(Callback):
         seconds: ``setup`` from the creation of this callback to the first training step (data, model, evaluation before
             it), ``train`` the training loop including validation, ``test`` the test loop.
         samples: Training examples seen by this process.
-        training_seconds: ``seconds["train"]`` without validation.
+        training_seconds: ``seconds["train"]`` without what is done between batches.
     """
 
     def __init__(self) -> None:
@@ -45,8 +49,8 @@ class RunHistory(Callback):
         self.samples = 0
         self.training_seconds = 0.0
         self._mark = time.perf_counter()
-        self._validation_mark = 0.0
-        self._validation_seconds = 0.0
+        self._paused_since: float | None = None
+        self._pauses = 0.0
         self._seconds_before = 0.0
         self._loss_sum: Tensor | None = None
         self._loss_count = 0
@@ -57,13 +61,15 @@ class RunHistory(Callback):
         if trainer.is_global_zero or is_sharded(pl_module):
             weights = full_state_dict(pl_module)
             self.initial_weights = weights_sha256(weights) if trainer.is_global_zero else None
+        self._paused_since, self._pauses = None, 0.0  # without the sanity check
         self._lap("setup")
         self._seconds_before = self.losses[-1][2] if self.losses else 0.0
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stops the clock of training, and measures the optimizers' state."""
+        self._resume()
         self._lap("train")
-        self.training_seconds = self.seconds["train"] - self._validation_seconds
+        self.training_seconds = self.seconds["train"] - self._pauses
         self.state, self.total_state = held_by(trainer.strategy.optimizers)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -110,19 +116,35 @@ class RunHistory(Callback):
             if trainer.world_size > 1:
                 self._loss_sum = trainer.strategy.reduce(self._loss_sum, reduce_op="mean")
             mean = self._loss_sum.item() / self._loss_count
-            seconds = time.perf_counter() - self._mark - self._validation_seconds  # .item() has synchronized
+            seconds = time.perf_counter() - self._mark - self._pauses  # .item() has synchronized
             self.losses.append((step, mean, self._seconds_before + seconds))
             self._loss_sum, self._loss_count = None, 0
 
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Goes on with the clock of training."""
+        self._resume()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stops the clock of training until the next batch: checkpoints are saved."""
+        self._pause()
+
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the clock of a validation."""
-        self._validation_mark = time.perf_counter()
+        """Stops the clock of training until the next batch: afterwards checkpoints are saved."""
+        self._pause()
+
+    def _pause(self) -> None:
+        if self._paused_since is None:
+            self._paused_since = time.perf_counter()
+
+    def _resume(self) -> None:
+        if self._paused_since is not None:
+            self._pauses += time.perf_counter() - self._paused_since
+            self._paused_since = None
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Records the metrics of a validation during training."""
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
-        self._validation_seconds += time.perf_counter() - self._validation_mark
         metrics = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
         self.evaluations.append((trainer.global_step, metrics))
 

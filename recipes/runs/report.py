@@ -57,7 +57,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning_adafactor import Adafactor
 from lightning_adafactor.implementation import summarize
 from lightning_adafactor.memory import StateSize, adamw_state, measure_state
-from recipes.runs.history import RunHistory, held_by
+from recipes.runs.history import LOSS, RunHistory, held_by
 from recipes.runs.peak_memory import peak_memory_mb
 from recipes.runs.provenance import cpu_name, git_commit, packages
 from recipes.sharding.processes import data_parallel
@@ -87,9 +87,9 @@ def best_evaluation(history: RunHistory, trainer: Trainer) -> dict[str, float]:
     checkpoint = trainer.checkpoint_callback
     if isinstance(checkpoint, ModelCheckpoint) and checkpoint.monitor and checkpoint.best_model_score is not None:
         score = checkpoint.best_model_score.item()
-        for _, metrics in history.evaluations:
-            if metrics.get(checkpoint.monitor) == score:
-                return metrics
+        best = [metrics for _, metrics in history.evaluations if metrics.get(checkpoint.monitor) == score]
+        if best:  # of equally good ones, BestCheckpoint keeps the first of the lowest loss
+            return min(best, key=lambda metrics: metrics.get(LOSS, math.nan))
     return history.evaluations[-1][1]
 
 
@@ -189,4 +189,4 @@ def print_table(report: dict[str, Any], folder: Path) -> None:
     table.add_row("training examples per second", f"{report['samples_per_second']:.1f}")
     console = Console()
     console.print(table)
-    console.print(f"Model, report.json and report.png are in {folder}", soft_wrap=True, highlight=False)
+    console.print(f"Model, report.json and report.png are in {folder}", soft_wrap=True, highlight=False, markup=False)

@@ -19,6 +19,7 @@ from recipes.ranges import IntFrom2, IntFrom3, NonNegativeFloat, Percentage, Pos
 from recipes.recipe_data import RecipeData
 from recipes.text_classification.balanced_sampler import BalancedSampler, shares_of
 from recipes.text_classification.encoding import complete, encode
+from recipes.text_classification.head import some_of_each
 from recipes.text_classification.label_column import choose_labels, class_names, match_labels
 from recipes.text_classification.labels import trained_labels
 from recipes.text_classification.lengths import count_tokens, covering, longest_input, longest_training_text
@@ -28,6 +29,12 @@ from recipes.text_classification.sampler import LengthGroupedSampler
 if TYPE_CHECKING:
     from datasets import Dataset
 
+
+COUNTS = ("length", "cut", "unknown")
+"""Columns of encoded rows that are no inputs of the model."""
+
+MANY_UNKNOWN = 0.1
+"""Share of unknown tokens above which a note says so."""
 
 NO_LIMIT = 1_000_000
 """A tokenizer without a limit has a larger ``model_max_length``."""
@@ -56,7 +63,8 @@ class TextClassificationData(RecipeData):
             0.5: in between. An epoch keeps its number of rows: some come several times, others not at all. An
             alternative to ``model.class_weights``, rarely of use together with it.
         group_by_length: Whether training batches hold texts of similar length, for less padding.
-        pad_to_multiple_of: Batches are padded to the longest text, rounded up to a multiple of this.
+        pad_to_multiple_of: Batches are padded to the longest text, rounded up to a multiple of this, but not beyond
+            ``max_length``.
         kwargs: The arguments of the data of every recipe.
 
     Attributes:
@@ -212,9 +220,13 @@ class TextClassificationData(RecipeData):
         return load_config(str(self._pretrained), "model.pretrained", trust_remote_code=self._trust_remote_code)
 
     def _choose_labels(self, train: "Dataset | None") -> list[str]:
+        from datasets import ClassLabel, Value
+
         known, trainer = trained_labels(self._model_config()), self.trainer
         # Only training, or a checkpoint of one, can give a trained head other labels.
         fixed = trainer is not None and trainer.state.fn not in (None, "fit") and not trainer.ckpt_path
+        if train is not None and isinstance(train.features[self.label], Value | ClassLabel):
+            train = self._complete(train) or train  # else it is refused
         return choose_labels(train, self.label, known, str(self._pretrained), self.max_labels, fixed)
 
     def _encode(self, split: str, dataset: "Dataset") -> "Dataset":
@@ -250,6 +262,8 @@ class TextClassificationData(RecipeData):
                 "aliases": aliases,
             },
         )
+        if split == "train":
+            _tell_of_unknown_tokens(encoded, str(self._pretrained))
         return encoded.cast_column("labels", ClassLabel(names=self.labels)) if labeled else encoded
 
     def _complete(self, dataset: "Dataset") -> "Dataset":
@@ -274,11 +288,10 @@ class TextClassificationData(RecipeData):
         """Training texts in a fixed order, the longest first, the same on all processes.
 
         Args:
-            most: Number of texts at most; of more, texts at equal distances in the file are taken.
+            most: Number of texts at most; of more, some of each label and others at random are taken.
         """
         rows = self.splits["train"]
-        distance = -(-len(rows) // most)
-        rows = _longest_first(rows.select(range(0, len(rows), distance)))
+        rows = _longest_first(rows.select(some_of_each(rows["labels"][:], most)))
         return self._loader(DataLoader, rows, self.eval_batch_size, shuffle=False)
 
     def label_counts(self, split: str = "train") -> list[int]:
@@ -296,6 +309,7 @@ class TextClassificationData(RecipeData):
                 "labels": dict(zip(self.labels, self.label_counts(split), strict=True)),
                 "rows_dropped_without_text_or_label": self._dropped.get(split, 0),
                 "tokens_cut_off": sum(rows["cut"][:]),
+                "unknown_tokens": sum(rows["unknown"][:]),
             }
             if self.covered is not None:
                 summary[split]["max_length"] = self.max_length
@@ -308,7 +322,7 @@ class TextClassificationData(RecipeData):
                 splits["train"], num_replicas=1, rank=0, seed=int(os.environ.get("PL_GLOBAL_SEED", "0"))
             )
             lengths = splits["train"]["length"][:]
-            share = padding_share(lengths, sampler, self.batch_size, self.pad_to_multiple_of or 1)
+            share = padding_share(lengths, sampler, self.batch_size, self._padded)
             summary["train"]["share_of_padding"] = share
         return summary
 
@@ -320,16 +334,19 @@ class TextClassificationData(RecipeData):
         """Pads rows to the longest of them."""
         from transformers import DataCollatorWithPadding
 
-        rows = [{name: value for name, value in row.items() if name not in ("length", "cut")} for row in rows]
-        return dict(DataCollatorWithPadding(self.tokenizer, pad_to_multiple_of=self.pad_to_multiple_of)(rows))
+        padded = self._padded(max(len(row["input_ids"]) for row in rows))
+        rows = [{name: value for name, value in row.items() if name not in COUNTS} for row in rows]
+        return dict(DataCollatorWithPadding(self.tokenizer, padding="max_length", max_length=padded)(rows))
+
+    def _padded(self, longest: int) -> int:
+        """The length of a batch: that of its longest text, rounded up, but not above what the model reads."""
+        multiple = self.pad_to_multiple_of or 1
+        return max(longest, min(-(-longest // multiple) * multiple, self.max_length))
 
     def largest_batch(self) -> dict[str, Tensor]:
         """A training batch of texts of ``max_length`` tokens, with arbitrary values; called after ``inspect``."""
-        multiple = self.pad_to_multiple_of or 1
-        tokens = -(-self.max_length // multiple) * multiple
-        batch = {
-            name: torch.ones(self.batch_size, tokens, dtype=torch.long) for name in self.tokenizer.model_input_names
-        }
+        size = self.batch_size, self.max_length
+        batch = {name: torch.ones(size, dtype=torch.long) for name in self.tokenizer.model_input_names}
         return {**batch, "labels": torch.zeros(self.batch_size, dtype=torch.long)}
 
 
@@ -346,3 +363,13 @@ def _refuse_numbers(rows: "Dataset", column: str, key: str) -> None:
     sample = [value for value in rows[column][:1000] if value]
     if sample and all(value.replace(".", "", 1).lstrip("+-").isdecimal() for value in sample):
         raise RecipeError(f"data.text: column '{column}' of {key} holds numbers, not text: name a column of texts")
+
+
+def _tell_of_unknown_tokens(rows: "Dataset", pretrained: str) -> None:
+    """Names texts that the tokenizer cannot read, such as those in another script."""
+    share = sum(rows["unknown"][:]) / max(sum(rows["length"][:]), 1)
+    if share > MANY_UNKNOWN:
+        tell(
+            f"data.text: {share:.0%} of the tokens of data.train are unknown to the tokenizer of '{pretrained}', as "
+            "those of another script are: choose a model.pretrained for the language of the texts"
+        )

@@ -43,13 +43,15 @@ def encode(
         aliases: Labels by other names that the label column has for them.
 
     Returns:
-        The tokenizer's columns, ``length`` in tokens, ``cut``, the number of truncated tokens, and, with a label
-        column, ``labels``.
+        The tokenizer's columns, ``length`` in tokens, ``cut``, the number of truncated tokens, ``unknown``, that of
+        tokens that the tokenizer does not know, and, with a label column, ``labels``.
     """
     texts = [[value or "" for value in batch[column]] for column in text]
     encoded = dict(tokenizer(*texts, truncation=True, max_length=max_length))
     encoded["length"] = [len(tokens) for tokens in encoded["input_ids"]]
     encoded["cut"] = [0] * len(encoded["length"])
+    unknown = _unknown(tokenizer)
+    encoded["unknown"] = [tokens.count(unknown) for tokens in encoded["input_ids"]]
     full = [row for row, length in enumerate(encoded["length"]) if length >= max_length]
     if full:
         whole = tokenizer(*([column[row] for row in full] for column in texts), truncation=False, verbose=False)
@@ -60,3 +62,9 @@ def encode(
         numbers |= {alias: numbers[name] for alias, name in (aliases or {}).items()}
         encoded["labels"] = [numbers[label_name(value, class_names)] for value in batch[label]]
     return encoded
+
+
+def _unknown(tokenizer: "PreTrainedTokenizerBase") -> int | None:
+    """The id of tokens that are not known; None where it has another meaning too, as with GPT-2."""
+    others = (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id)
+    return None if tokenizer.unk_token_id in others else tokenizer.unk_token_id

@@ -1,7 +1,8 @@
 """The output layers of a classifier: found, initialized, and fitted to the outputs of the encoder beneath."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -40,6 +41,22 @@ def initialize_head(model: Any, labels: int) -> None:
         nn.init.normal_(layer.weight, std=getattr(model.config, "initializer_range", 0.02))
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
+
+
+OF_EACH_LABEL = 10
+"""Texts of each label that the head is fitted to, if there are as many, where not all texts are used."""
+
+
+def some_of_each(labels: Sequence[int], most: int) -> list[int]:
+    """The numbers of at most ``most`` rows: some of each label, and others at random, the same for the same labels."""
+    if len(labels) <= most:
+        return list(range(len(labels)))
+    seen: Counter[int] = Counter()
+    first, others = [], []
+    for row in torch.randperm(len(labels), generator=torch.Generator().manual_seed(0)).tolist():
+        (first if seen[labels[row]] < OF_EACH_LABEL else others).append(row)
+        seen[labels[row]] += 1
+    return sorted((first + others)[:most])
 
 
 @torch.no_grad()

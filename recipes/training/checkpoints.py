@@ -1,5 +1,6 @@
 """Checkpoints: how they are written, which ones a run keeps, and what is read from them."""
 
+import math
 import pickle
 import re
 from collections.abc import Collection, Mapping
@@ -11,10 +12,12 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
 
 from recipes.messages import RecipeError
 from recipes.runs import slurm
 from recipes.runs.folder import check_exists
+from recipes.runs.history import LOSS
 from recipes.training import lightning_internals, peers, whole_files
 from recipes.training.stop_signals import StopSignals
 
@@ -95,16 +98,34 @@ def verify(path: str | Path) -> None:
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Keeps the best checkpoint, including that of the run which is resumed.
+    """Keeps the best checkpoint, including that of the run which is resumed; of equally good ones that of lower loss.
 
-    Lightning resets it when the folder changes: the first checkpoint after a resume would become the best.
+    Lightning resets it when the folder changes: the first checkpoint after a resume would become the best. It keeps the
+    first one of several with the same score, and a metric such as F1 takes few values on a small validation split.
     """
+
+    _loss_of_best = math.nan
+
+    def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
+        """Whether a checkpoint is to be saved."""
+        loss = float(trainer.callback_metrics.get(LOSS, math.nan))
+        is_better = super().check_monitor_top_k(trainer, current)
+        if not is_better and self.save_top_k == 1 and current is not None and self.best_model_score is not None:
+            is_better = float(current) == float(self.best_model_score) and loss < self._loss_of_best
+        if is_better:
+            self._loss_of_best = loss
+        return is_better
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of Lightning's callback, with the loss of the best checkpoint."""
+        return {**super().state_dict(), "loss_of_best": self._loss_of_best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores the best checkpoint of the resumed run, if its file exists. It is never deleted."""
         if Path(state_dict["best_model_path"]).is_file():
             for name in INHERITED:
                 setattr(self, name, state_dict[name])
+            self._loss_of_best = state_dict.get("loss_of_best", math.nan)
 
 
 class LastCheckpoint(ModelCheckpoint):

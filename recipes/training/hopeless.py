@@ -37,5 +37,5 @@ class StopWhenHopeless(Callback):
         if self.after * steps <= trainer.global_step < steps and self.best < self.sign * self.target:
             raise TrainingHopeless(
                 f"hopeless: {self.metric} has reached {self.sign * self.best:.4g} after {trainer.global_step} of "
-                f"{int(steps)} steps, and the best run so far had {self.target:.4g} after fewer"
+                f"{int(steps)} steps, and the best run so far was better than {self.target:.4g} after fewer"
             )

@@ -17,7 +17,7 @@ def best(tmp_path: Path) -> Outcome:
     return Outcome(plan.first_trials(plan.choices[0])[0], a_report("adamw"))
 
 
-def test_the_target_is_what_the_best_run_had_at_a_quarter_of_its_steps(best: Outcome) -> None:
+def test_the_target_is_95_percent_of_what_the_best_run_had_at_a_quarter_of_its_steps(best: Outcome) -> None:
     assert best.report is not None
     at_a_quarter = best.report["history"]["evaluations"][0]
     assert at_a_quarter[0] == best.report["steps"] / 4
@@ -25,7 +25,16 @@ def test_the_target_is_what_the_best_run_had_at_a_quarter_of_its_steps(best: Out
     assert words[:2] == ["--trainer.callbacks+", "recipes.training.hopeless.StopWhenHopeless"]
     settings = dict(zip(words[2::2], words[3::2], strict=True))
     assert settings["--trainer.callbacks.metric"] == "val/f1"
-    assert float(settings["--trainer.callbacks.target"]) == at_a_quarter[1]["val/f1"]
+    assert float(settings["--trainer.callbacks.target"]) == pytest.approx(0.95 * at_a_quarter[1]["val/f1"])
+
+
+@pytest.mark.parametrize(("value", "target"), [(2.0, 2.1), (-2.0, -1.9)])
+def test_a_loss_may_be_higher_by_5_percent(value: float, target: float, best: Outcome) -> None:
+    assert best.report is not None
+    best.report["monitor"] = {"name": "val/loss", "mode": "min"}
+    best.report["history"]["evaluations"] = [[best.report["steps"] // 4, {"val/loss": value}]]
+    words = watch(best)
+    assert float(words[words.index("--trainer.callbacks.target") + 1]) == pytest.approx(target)
 
 
 def test_nothing_is_watched_without_a_validation_in_the_second_quarter(best: Outcome) -> None:

@@ -164,6 +164,22 @@ def test_a_share_smaller_than_the_number_of_labels_is_split_off_at_random() -> N
     assert (len(rest), len(share)) == (22, 2)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_each_label_keeps_a_row_in_the_rest_where_fewer_rows_than_labels_are_split_off(seed: int) -> None:
+    rows = labeled(dict.fromkeys("abcdefgh", 1) | {"i": 3})
+    rest, share = split_off(rows, 0.2, key="data.test", seed=seed, stratify_by="labels")
+
+    assert len(share) == 2
+    assert {*rest["labels"][:]} == set(range(9))
+
+
+def test_labels_that_lose_all_rows_to_another_split_are_counted(capsys: pytest.CaptureFixture) -> None:
+    rest, _ = split_off(labeled(dict.fromkeys("abcdefgh", 1)), 0.25, key="data.test", seed=0, stratify_by="labels")
+
+    assert len(rest) == 6
+    assert "data.test: no row of 2 of the 8 labels is left to train on" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.5, 1.5, 0.01])
 def test_a_share_that_leaves_a_side_empty_is_refused(fraction: float) -> None:
     with pytest.raises(RecipeError, match=r"data\.validation is"):

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -101,6 +102,28 @@ def test_the_seconds_of_training_are_without_validation() -> None:
     assert len(history.evaluations) == 2
     assert history.training_seconds <= total - 2 * 2 * 0.25
     assert history.losses[-1][2] <= history.training_seconds
+
+
+class _SlowSaving(ModelCheckpoint):
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        time.sleep(0.5)
+
+
+def test_the_seconds_of_training_are_without_checkpoints_at_the_end_of_an_epoch() -> None:
+    history = RunHistory()
+    Trainer(
+        accelerator="cpu",
+        max_epochs=3,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[history, _SlowSaving()],
+    ).fit(_Model(), DataLoader([{"x": torch.ones(1)} for _ in range(2)], batch_size=2))
+
+    assert history.seconds["train"] > 1.5
+    assert history.training_seconds <= history.seconds["train"] - 1.5
+    assert history.seconds_per_step is not None
+    assert history.seconds_per_step < 0.5
 
 
 def test_every_example_is_counted_once() -> None:

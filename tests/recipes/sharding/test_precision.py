@@ -6,7 +6,7 @@ import pytest
 import torch
 import yaml
 
-from recipes.training.precision import float32_instead
+from recipes.training.precision import other_precision
 from tests.recipes.sharding import runs
 from tests.recipes.sharding.runs import Strategy, train
 
@@ -45,5 +45,5 @@ def test_a_cpu_that_is_slow_in_bfloat16_trains_in_float32_and_says_so_once(
     run = train(tmp_path / "run", config, strategy, "--trainer.precision=bf16-mixed")
 
     assert not any(run.statuses), run.output[-3000:]
-    is_slow = float32_instead({"precision": "bf16-mixed", "accelerator": "cpu"}) is not None
+    is_slow = other_precision({"precision": "bf16-mixed", "accelerator": "cpu"}) is not None
     assert run.output.count("note: trainer.precision is 32-true instead of bf16-mixed") == int(is_slow)

@@ -48,6 +48,15 @@ def test_padding_rounds_up_to_the_multiple_asked_for(tiny_model: Path, wires_csv
     assert {batch["input_ids"].shape[1] % 8 for batch in data.train_dataloader()} == {0}
 
 
+def test_no_batch_is_padded_beyond_max_length(tiny_model: Path, wires_csv: Path) -> None:
+    """A model with 100 positions reads no 104 tokens."""
+    data = load(tiny_model, train=str(wires_csv), max_length=9, pad_to_multiple_of=8)
+
+    lengths = {batch["input_ids"].shape[1] for batch in data.train_dataloader()}
+    assert max(lengths) == 9
+    assert data.largest_batch()["input_ids"].shape == (data.batch_size, 9)
+
+
 def test_texts_are_truncated_to_max_length(tiny_model: Path, wires_csv: Path) -> None:
     data = load(tiny_model, train=str(wires_csv), max_length=5, pad_to_multiple_of=None)
 
@@ -240,6 +249,8 @@ MISTAKES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "text is label": ({"text": "desk"}, ["data.text", "data.label", "same column"]),
     "numbers for text": ({"train": "numbers.csv"}, ["data.text", "'headline'", "numbers"]),
     "lists for text": ({"train": "lists.jsonl"}, ["data.text", "'headline'", "not text"]),
+    "a column as one object": ({"train": "columns.json"}, ["data.text", "'headline'", "120 keys", "records"]),
+    "labels of rows without text only": ({"train": "textless.csv"}, ["data.label", "1 different", "two or more"]),
     "fractions for labels": ({"train": "scores.csv"}, ["data.label", "whole numbers"]),
     "lists for labels": ({"train": "listed.jsonl"}, ["data.label", "'desk'"]),
     "one label": ({"train": "one.csv"}, ["data.label", "'desk'", "two or more"]),
@@ -276,6 +287,8 @@ def test_a_mistake_is_reported_in_a_sentence(
     wires[["headline"]].to_csv("texts.csv", index=False)
     wires.assign(headline=range(120)).to_csv("numbers.csv", index=False)
     wires.assign(headline=[["apple"]] * 120).to_json("lists.jsonl", orient="records", lines=True)
+    wires.to_json("columns.json")
+    wires.assign(desk=["fruit", "metal"] * 60, headline=["apple", ""] * 60).to_csv("textless.csv", index=False)
     wires.assign(desk=[0.5, 1.25, 2.0] * 40).to_csv("scores.csv", index=False)
     wires.assign(desk=[["fruit"]] * 120).to_json("listed.jsonl", orient="records", lines=True)
     wires.assign(desk="fruit").to_csv("one.csv", index=False)
@@ -292,6 +305,19 @@ def test_a_mistake_is_reported_in_a_sentence(
     message = str(raised.value)
     assert "\n" not in message
     assert all(word in message for word in words), message
+
+
+def test_texts_that_the_tokenizer_does_not_know_are_named(
+    tiny_model: Path, wires: pandas.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    wires.to_csv(tmp_path / "known.csv", index=False)
+    load(tiny_model, train=str(tmp_path / "known.csv"))
+    assert "unknown" not in capsys.readouterr().err
+
+    wires.assign(headline=["яблоко груша"] * 120).to_csv(tmp_path / "other.csv", index=False)
+    data = load(tiny_model, train=str(tmp_path / "other.csv"))
+    assert data.summary()["train"]["unknown_tokens"] == 2 * data.summary()["train"]["rows"]
+    assert "data.text: 50% of the tokens of data.train are unknown to the tokenizer" in capsys.readouterr().err
 
 
 def test_predicting_without_rows_is_reported_in_a_sentence(tiny_model: Path) -> None:

@@ -14,7 +14,7 @@ from lightning_adafactor import Adafactor
 from recipes import TextClassificationData, TextClassifier
 from recipes.messages import RecipeError
 from recipes.text_classification import module as module_file
-from recipes.text_classification.head import C, fit, initialize_head, inputs_of, output_layers
+from recipes.text_classification.head import C, fit, initialize_head, inputs_of, output_layers, some_of_each
 from recipes.text_classification.loss import training_loss
 
 
@@ -41,6 +41,19 @@ def trained(pretrained: Path, file: Path, ckpt_path: Path | None = None, **argum
     if ckpt_path is None and not fast:
         trainer.save_checkpoint(file.parent / "saved.ckpt")
     return model
+
+
+def test_of_many_texts_some_of_each_label_are_taken_whatever_their_order() -> None:
+    labels = [0, 1] * 500 + [2, 2, 2]
+
+    rows = some_of_each(labels, 100)
+
+    assert rows == sorted(set(rows)) == some_of_each(labels, 100)
+    assert len(rows) == 100
+    counts = [sum(labels[row] == label for row in rows) for label in range(3)]
+    assert counts[2] == 3
+    assert min(counts[:2]) >= 30
+    assert some_of_each(labels, 1003) == list(range(1003))
 
 
 @pytest.mark.parametrize("weights", [None, [0.5, 2.0, 1.0]])

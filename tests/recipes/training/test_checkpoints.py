@@ -10,9 +10,12 @@ import pytest
 import torch
 from lightning import Trainer
 from lightning.pytorch.demos.boring_classes import BoringModel
+from torch.utils.data import DataLoader
 
 from recipes.checksums import file_sha256
 from recipes.messages import RecipeError
+from recipes.runs.history import RunHistory
+from recipes.runs.report import best_evaluation
 from recipes.training import stop_signals
 from recipes.training.checkpoints import (
     BestCheckpoint,
@@ -23,6 +26,52 @@ from recipes.training.checkpoints import (
     load,
 )
 from tests.recipes.training.written import flip_a_byte, save, written
+
+
+class Scored(BoringModel):
+    """Validates with the given scores and losses, epoch after epoch."""
+
+    def __init__(self, scores: list[float], losses: list[float]) -> None:
+        super().__init__()
+        self.scores, self.losses = scores, losses
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return super().training_step(batch["x"], batch_idx)
+
+    def train_dataloader(self) -> Any:
+        return DataLoader([{"x": torch.ones(32)}])
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        epoch = self.current_epoch
+        self.log_dict({"val/f1": self.scores[epoch], "val/loss": self.losses[epoch]})
+
+
+@pytest.mark.parametrize(
+    ("scores", "losses", "best"),
+    [
+        ([0.5, 0.9, 0.9], [3.0, 2.0, 1.0], 2),
+        ([0.9, 0.9, 0.5], [3.0, 2.0, 1.0], 1),
+        ([0.9, 0.9, 0.9], [1.0, 2.0, 3.0], 0),
+        ([0.9, 0.9, 0.9], [2.0, 1.0, 1.5], 1),
+    ],
+)
+def test_of_equally_good_checkpoints_that_of_the_lowest_loss_is_kept(
+    scores: list[float], losses: list[float], best: int, tmp_path: Path
+) -> None:
+    checkpoint, history = BestCheckpoint(tmp_path, monitor="val/f1", mode="max", filename="{epoch}"), RunHistory()
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=3,
+        limit_val_batches=1,
+        num_sanity_val_steps=0,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[checkpoint, history],
+    )
+    trainer.fit(Scored(scores, losses))
+    assert [file.name for file in tmp_path.glob("*.ckpt")] == [f"epoch={best}.ckpt"]
+    assert best_evaluation(history, trainer)["val/loss"] == losses[best]
 
 
 class Interrupted(BaseException):
