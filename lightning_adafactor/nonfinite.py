@@ -123,7 +123,9 @@ class NonfiniteGradients:
             return found_inf
         found = find_nonfinite(watched)
         if raising:
-            unexpected = found if len(raising) == len(watched) else find_nonfinite(raising)
+            unexpected = found if len(raising) == len(watched) else find_nonfinite(raising).to(found.device)
+            if _are_sharded(watched) and not _are_sharded(raising):  # all processes raise, or none
+                unexpected = _largest_of_all(unexpected, watched)
             if found_inf is not None:
                 known = (found_inf.to(found) != 0).to(found.dtype).view(())
                 if _are_sharded(watched):  # all processes raise, or none
@@ -163,14 +165,14 @@ _REMEDY = "Lower lr, clip the gradients, or leave such steps out with on_nonfini
 def _describe(groups: Sequence[dict[str, Any]]) -> str:
     """A sentence on the first gradient that is not finite; where parameters are sharded, of all processes."""
     found = _first_nonfinite(groups)
-    if _are_sharded(_gradients(groups, "raise")):
+    if _are_sharded(_gradients(groups, "skip", "raise")):
         found = first_found(found)
     assert found is not None
     return f"{found[1]}; the step changed nothing. {_REMEDY}"
 
 
 def _first_nonfinite(groups: Sequence[dict[str, Any]]) -> tuple[int, str] | None:
-    """The number of the first parameter that raises on this process for its gradient, and what is said of it."""
+    """The first parameter of a group that raises whose gradient is not finite on this process: number and sentence."""
     number = -1
     for group in groups:
         names = group.get("param_names", [None] * len(group["params"]))

@@ -16,6 +16,7 @@ from recipes.cli.command_line import CommandLine
 from recipes.cli.commands import CommandParser
 from recipes.cli.config_files import ConfigFile
 from recipes.cli.optimizer_files import choose, shipped
+from recipes.compare.hopeless import MARGIN
 from recipes.compare.lock import only_one
 from recipes.compare.plan import Budget, Plan, seed_of
 from recipes.compare.progress import Screen
@@ -125,7 +126,8 @@ def parser() -> CommandParser:
         "--keep-hopeless",
         action="store_true",
         help="with --sweep-lr: train runs to their end that lie far behind the best one of their optimizer; by default "
-        "a run is stopped at half of its steps if it is more than 5 %% behind what the best one had at a quarter",
+        f"a run is stopped at half of its steps if it is more than {100 * MARGIN:.0f} %% behind what the best one had "
+        "at a quarter",
     )
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument("--budget-steps", metavar="N", help="optimizer steps of each run, instead of the recipe's")

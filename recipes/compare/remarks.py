@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from recipes.compare.hopeless import MARGIN
 from recipes.compare.plan import Plan
 
 DISTURBED = 0.1
@@ -83,8 +84,8 @@ def _hopeless(result: dict[str, Any]) -> list[str]:
         return []
     runs = "1 run of a sweep was" if stopped == 1 else f"{stopped} runs of sweeps were"
     return [
-        f"{runs} stopped early: at half of the steps more than 5 % behind what the best run so far with the same "
-        "optimizer had at a quarter."
+        f"{runs} stopped early: at half of the steps more than {MARGIN:.0%} behind what the best run so far with the "
+        "same optimizer had at a quarter."
     ]
 
 

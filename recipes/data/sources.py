@@ -121,8 +121,9 @@ def check_text(rows: "Dataset", column: str, key: str) -> None:
     feature = rows.features[column]
     if isinstance(feature, dict):
         raise RecipeError(
-            f"data.text: column '{column}' of {key} holds objects with {len(feature)} keys, not text: write each row "
-            'as an object (with pandas, to_json(orient="records", lines=True))'
+            f"data.text: column '{column}' of {key} holds objects with {len(feature)} keys, not text: name a column "
+            "of texts; of a file that is one object with a key for each column, write each row as an object (pandas: "
+            'to_json(orient="records", lines=True))'
         )
     if getattr(feature, "dtype", None) not in ("string", "large_string"):
         raise RecipeError(f"data.text: column '{column}' of {key} holds {feature}, not text: name a column of texts")

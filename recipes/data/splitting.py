@@ -74,8 +74,9 @@ def split_off(
         given: Its value there, if that is a fraction of more rows than these.
         seed: Seeds the choice of rows.
         stratify_by: A ``ClassLabel`` column whose class proportions are kept. Classes of a single row stay in the
-            rest; if fewer rows are split off than there are classes, they are chosen at random, but for one row of
-            each class. Where that is not possible, a note says how many classes the rest lacks.
+            rest. If fewer rows are split off than there are classes, or the rest would lack one, the rows are chosen
+            at random, but for one row of each class. Where that is not possible, a note says how many classes the
+            rest lacks.
 
     Returns:
         The rest, and the rows split off.
@@ -100,7 +101,8 @@ def split_off(
     single = dataset.select([i for i, label in enumerate(labels) if counts[label] == 1])
     if classes <= rows <= len(common) - classes:
         parts = common.train_test_split(rows, seed=seed, stratify_by_column=stratify_by)
-        return (concatenate_datasets([parts["train"], single]) if len(single) else parts["train"]), parts["test"]
+        if len({*parts["train"][stratify_by][:]}) == classes:
+            return (concatenate_datasets([parts["train"], single]) if len(single) else parts["train"]), parts["test"]
     return _at_random(dataset, labels, rows, key, seed)
 
 

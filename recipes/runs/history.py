@@ -15,8 +15,8 @@ from lightning_adafactor.memory import StateSize, measure_state
 from recipes.runs.fingerprint import weights_sha256
 from recipes.sharding.weights import full_state_dict, is_sharded
 
-LOSS = "val/loss"
-"""The name of the validation loss, which every recipe logs."""
+VALIDATION_LOSS = "val/loss"
+"""The validation loss, as recipes log it."""
 
 
 class RunHistory(Callback):
@@ -24,8 +24,8 @@ class RunHistory(Callback):
 
     Attributes:
         losses: ``(step, loss, seconds)`` every ``log_every_n_steps``: the mean training loss since the previous entry,
-            over the batches of all processes, and the seconds of training until then, without what is done between
-            batches: validations, and checkpoints after them and at the end of an epoch.
+            over the batches of all processes, and the seconds of training until then, without validations and the
+            checkpoints after them, at the end of an epoch and of the training; those of ``every_n_train_steps`` count.
         evaluations: For each validation ``(step, {metric: value})``.
         initial_weights: Fingerprint of the module before the first step of training.
         state: Size of the optimizers' state at the end of the training, on this process; None without a training.
@@ -35,7 +35,7 @@ class RunHistory(Callback):
         seconds: ``setup`` from the creation of this callback to the first training step (data, model, evaluation before
             it), ``train`` the training loop including validation, ``test`` the test loop.
         samples: Training examples seen by this process.
-        training_seconds: ``seconds["train"]`` without what is done between batches.
+        training_seconds: ``seconds["train"]`` without the same.
     """
 
     def __init__(self) -> None:
@@ -119,6 +119,8 @@ class RunHistory(Callback):
             seconds = time.perf_counter() - self._mark - self._pauses  # .item() has synchronized
             self.losses.append((step, mean, self._seconds_before + seconds))
             self._loss_sum, self._loss_count = None, 0
+        if trainer.should_stop or 0 <= trainer.max_steps <= step:
+            self._pause()  # the last checkpoint is saved
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Goes on with the clock of training."""

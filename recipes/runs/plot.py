@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from recipes.runs.history import VALIDATION_LOSS
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -46,7 +48,7 @@ def _draw_loss(
     if losses:
         steps, values, _ = zip(*losses, strict=True)
         axes.plot(steps, values, color=ADAFACTOR, label="training")
-    points = [(step, metrics["val/loss"]) for step, metrics in evaluations if "val/loss" in metrics]
+    points = [(step, metrics[VALIDATION_LOSS]) for step, metrics in evaluations if VALIDATION_LOSS in metrics]
     if points:
         axes.plot(*zip(*points, strict=True), "o-", color=ACCENT, label="validation")
     _finish(axes, "Loss", "step")
@@ -61,7 +63,7 @@ def _draw_quality(
     metrics: dict[str, float],
     before: dict[str, float],
 ) -> None:
-    names = [name.removeprefix("val/") for name in metrics if name.startswith("val/") and name != "val/loss"]
+    names = [name.removeprefix("val/") for name in metrics if name.startswith("val/") and name != VALIDATION_LOSS]
     names.sort(key=lambda name: name in SHARES)
     two_scales = bool(names) and names[0] not in SHARES and names[-1] in SHARES
     right = axes.twinx() if two_scales else axes

@@ -23,7 +23,7 @@ steps               Optimizer steps.
 seconds_per_step    Median over the entries of ``history.losses``; null without one.
 seconds             ``setup`` (from the creation of the model to the first training step: data, tokenizer,
                     weights, evaluations before it), ``train`` (including validation), ``test``; wall clock.
-samples_per_second  Training examples of all processes per second, without validation.
+samples_per_second  Training examples of all processes per second, without validations and checkpoints after them.
 peak_memory_mb      Peak memory in MiB: on CUDA that of the tensors, else the process's resident memory.
 versions            Of Python and the main libraries; null for one that is not installed as a package.
 device              Name of the accelerator, or of the CPU and the threads used.
@@ -31,8 +31,8 @@ seed                ``seed_everything``, null without.
 git_commit          Commit of the repository of the recipes, null if unknown.
 fingerprint         sha256 of the best ``weights`` (those in ``model/``), of the ``initial_weights`` before the
                     first step, and of ``metrics.csv`` (``metrics``); see :mod:`recipes.runs.fingerprint`.
-data                Summary of the data: labels and rows per split, dropped rows, duplicates, truncated tokens,
-                    fraction of padding; see ``RecipeData.summary``.
+data                Summary of the data: labels and rows per split, dropped rows, duplicates, truncated and unknown
+                    tokens, fraction of padding; see ``RecipeData.summary``.
 history             ``losses``: [step, mean training loss since the previous entry, seconds of training so far],
                     of the first process; ``evaluations``: [step, validation metrics].
 provenance          See :mod:`recipes.runs.provenance`.
@@ -57,7 +57,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning_adafactor import Adafactor
 from lightning_adafactor.implementation import summarize
 from lightning_adafactor.memory import StateSize, adamw_state, measure_state
-from recipes.runs.history import LOSS, RunHistory, held_by
+from recipes.runs.history import VALIDATION_LOSS, RunHistory, held_by
 from recipes.runs.peak_memory import peak_memory_mb
 from recipes.runs.provenance import cpu_name, git_commit, packages
 from recipes.sharding.processes import data_parallel
@@ -88,8 +88,9 @@ def best_evaluation(history: RunHistory, trainer: Trainer) -> dict[str, float]:
     if isinstance(checkpoint, ModelCheckpoint) and checkpoint.monitor and checkpoint.best_model_score is not None:
         score = checkpoint.best_model_score.item()
         best = [metrics for _, metrics in history.evaluations if metrics.get(checkpoint.monitor) == score]
-        if best:  # of equally good ones, BestCheckpoint keeps the first of the lowest loss
-            return min(best, key=lambda metrics: metrics.get(LOSS, math.nan))
+        if best:  # of equally good ones, BestCheckpoint keeps that of the lowest loss, others the first
+            kept = getattr(checkpoint, "loss_of_best", math.nan)
+            return next((metrics for metrics in best if metrics.get(VALIDATION_LOSS) == kept), best[0])
     return history.evaluations[-1][1]
 
 

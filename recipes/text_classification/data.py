@@ -220,13 +220,11 @@ class TextClassificationData(RecipeData):
         return load_config(str(self._pretrained), "model.pretrained", trust_remote_code=self._trust_remote_code)
 
     def _choose_labels(self, train: "Dataset | None") -> list[str]:
-        from datasets import ClassLabel, Value
-
         known, trainer = trained_labels(self._model_config()), self.trainer
         # Only training, or a checkpoint of one, can give a trained head other labels.
         fixed = trainer is not None and trainer.state.fn not in (None, "fit") and not trainer.ckpt_path
-        if train is not None and isinstance(train.features[self.label], Value | ClassLabel):
-            train = self._complete(train) or train  # else it is refused
+        if train is not None:
+            train = self._labels_of(train) or train  # rows without a text and a label are refused later
         return choose_labels(train, self.label, known, str(self._pretrained), self.max_labels, fixed)
 
     def _encode(self, split: str, dataset: "Dataset") -> "Dataset":
@@ -238,7 +236,8 @@ class TextClassificationData(RecipeData):
         if labeled:
             names = class_names(dataset, self.label)
             known = trained_labels(self._model_config()) == self.labels
-            aliases = match_labels(split, dataset, self.label, self.labels, str(self._pretrained) if known else None)
+            found = self._labels_of(dataset)
+            aliases = match_labels(split, found, self.label, self.labels, str(self._pretrained) if known else None)
         rows = dataset
         if labeled:
             rows = self._complete(dataset)
@@ -265,6 +264,14 @@ class TextClassificationData(RecipeData):
         if split == "train":
             _tell_of_unknown_tokens(encoded, str(self._pretrained))
         return encoded.cast_column("labels", ClassLabel(names=self.labels)) if labeled else encoded
+
+    def _labels_of(self, dataset: "Dataset") -> "Dataset":
+        """The label column of the rows with a text and a label; of all rows where it holds no names or numbers."""
+        from datasets import ClassLabel, Value
+
+        if isinstance(dataset.features[self.label], Value | ClassLabel):
+            dataset = self._complete(dataset)
+        return dataset.select_columns([self.label])
 
     def _complete(self, dataset: "Dataset") -> "Dataset":
         """The rows with a text and a label; cached."""
@@ -300,7 +307,7 @@ class TextClassificationData(RecipeData):
         return [counts[number] for number in range(len(self.labels))]
 
     def summary(self) -> dict[str, dict[str, Any]]:
-        """For each split rows and labels, dropped rows, duplicates of training rows, truncated tokens and padding."""
+        """For each split rows, labels, dropped rows, duplicates of training rows, cut and unknown tokens, padding."""
         splits = {split: rows for split, rows in self.splits.items() if split != "predict"}
         summary: dict[str, dict[str, Any]] = {}
         for split, rows in splits.items():
@@ -339,7 +346,7 @@ class TextClassificationData(RecipeData):
         return dict(DataCollatorWithPadding(self.tokenizer, padding="max_length", max_length=padded)(rows))
 
     def _padded(self, longest: int) -> int:
-        """The length of a batch: that of its longest text, rounded up, but not above what the model reads."""
+        """The length of a batch: that of its longest text, rounded up, but not above ``max_length``."""
         multiple = self.pad_to_multiple_of or 1
         return max(longest, min(-(-longest // multiple) * multiple, self.max_length))
 

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -52,11 +53,11 @@ def some_of_each(labels: Sequence[int], most: int) -> list[int]:
     if len(labels) <= most:
         return list(range(len(labels)))
     seen: Counter[int] = Counter()
-    first, others = [], []
+    turns = []  # every label comes once before one comes twice, up to OF_EACH_LABEL
     for row in torch.randperm(len(labels), generator=torch.Generator().manual_seed(0)).tolist():
-        (first if seen[labels[row]] < OF_EACH_LABEL else others).append(row)
+        turns.append((min(seen[labels[row]], OF_EACH_LABEL), row))
         seen[labels[row]] += 1
-    return sorted((first + others)[:most])
+    return sorted(row for _, row in sorted(turns, key=itemgetter(0))[:most])
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from torch import Tensor
 from recipes.messages import RecipeError
 from recipes.runs import slurm
 from recipes.runs.folder import check_exists
-from recipes.runs.history import LOSS
+from recipes.runs.history import VALIDATION_LOSS
 from recipes.training import lightning_internals, peers, whole_files
 from recipes.training.stop_signals import StopSignals
 
@@ -104,28 +104,32 @@ class BestCheckpoint(ModelCheckpoint):
     first one of several with the same score, and a metric such as F1 takes few values on a small validation split.
     """
 
-    _loss_of_best = math.nan
+    loss_of_best = math.nan
+    """The validation loss of the best checkpoint, where one checkpoint is kept; NaN if it is not known."""
 
     def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
         """Whether a checkpoint is to be saved."""
-        loss = float(trainer.callback_metrics.get(LOSS, math.nan))
         is_better = super().check_monitor_top_k(trainer, current)
-        if not is_better and self.save_top_k == 1 and current is not None and self.best_model_score is not None:
-            is_better = float(current) == float(self.best_model_score) and loss < self._loss_of_best
+        if self.save_top_k != 1:
+            return is_better
+        loss = float(trainer.callback_metrics.get(VALIDATION_LOSS, math.nan))
+        if not is_better and current is not None and self.best_model_score is not None:
+            is_better = float(current) == float(self.best_model_score) and loss < self.loss_of_best
+            is_better = trainer.strategy.reduce_boolean_decision(is_better)  # for a loss that is not the same on all
         if is_better:
-            self._loss_of_best = loss
+            self.loss_of_best = loss
         return is_better
 
     def state_dict(self) -> dict[str, Any]:
         """The state of Lightning's callback, with the loss of the best checkpoint."""
-        return {**super().state_dict(), "loss_of_best": self._loss_of_best}
+        return {**super().state_dict(), "loss_of_best": self.loss_of_best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores the best checkpoint of the resumed run, if its file exists. It is never deleted."""
         if Path(state_dict["best_model_path"]).is_file():
             for name in INHERITED:
                 setattr(self, name, state_dict[name])
-            self._loss_of_best = state_dict.get("loss_of_best", math.nan)
+            self.loss_of_best = state_dict.get("loss_of_best", math.nan)
 
 
 class LastCheckpoint(ModelCheckpoint):

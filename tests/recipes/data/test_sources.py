@@ -166,11 +166,19 @@ def test_a_share_smaller_than_the_number_of_labels_is_split_off_at_random() -> N
 
 @pytest.mark.parametrize("seed", range(5))
 def test_each_label_keeps_a_row_in_the_rest_where_fewer_rows_than_labels_are_split_off(seed: int) -> None:
-    rows = labeled(dict.fromkeys("abcdefgh", 1) | {"i": 3})
-    rest, share = split_off(rows, 0.2, key="data.test", seed=seed, stratify_by="labels")
+    rows = labeled(dict.fromkeys("abcdefgh", 1) | {"i": 3, "j": 3})
+    rest, share = split_off(rows, 0.07, key="data.test", seed=seed, stratify_by="labels")
 
-    assert len(share) == 2
-    assert {*rest["labels"][:]} == set(range(9))
+    assert len(share) == 1
+    assert {*rest["labels"][:]} == set(range(10))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_each_label_keeps_a_row_in_the_rest_where_most_rows_are_split_off(seed: int) -> None:
+    rest, share = split_off(labeled({"a": 96, "b": 2, "c": 2}), 0.8, key="data.test", seed=seed, stratify_by="labels")
+
+    assert len(share) == 80
+    assert {*rest["labels"][:]} == {0, 1, 2}
 
 
 def test_labels_that_lose_all_rows_to_another_split_are_counted(capsys: pytest.CaptureFixture) -> None:

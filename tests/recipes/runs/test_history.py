@@ -84,7 +84,6 @@ def test_the_seconds_of_training_are_without_validation() -> None:
     batches = DataLoader([{"x": torch.ones(1)} for _ in range(8)], batch_size=2)
     validation = DataLoader([{"x": torch.ones(1)} for _ in range(4)], batch_size=2)
     history = RunHistory()
-    began = time.perf_counter()
     Trainer(
         accelerator="cpu",
         max_epochs=1,
@@ -97,10 +96,9 @@ def test_the_seconds_of_training_are_without_validation() -> None:
         log_every_n_steps=1,
         callbacks=[history],
     ).fit(_SlowValidation(), batches, validation)
-    total = time.perf_counter() - began
 
     assert len(history.evaluations) == 2
-    assert history.training_seconds <= total - 2 * 2 * 0.25
+    assert history.training_seconds <= history.seconds["train"] - 2 * 2 * 0.25
     assert history.losses[-1][2] <= history.training_seconds
 
 
@@ -122,8 +120,9 @@ def test_the_seconds_of_training_are_without_checkpoints_at_the_end_of_an_epoch(
 
     assert history.seconds["train"] > 1.5
     assert history.training_seconds <= history.seconds["train"] - 1.5
+    assert history.losses[-1][2] <= history.training_seconds
     assert history.seconds_per_step is not None
-    assert history.seconds_per_step < 0.5
+    assert history.seconds_per_step < 0.25
 
 
 def test_every_example_is_counted_once() -> None:

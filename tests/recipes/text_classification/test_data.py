@@ -135,6 +135,18 @@ def test_rows_without_text_or_label_are_dropped_and_counted(
     assert "data.train: dropped 4 of 24 rows" in caplog.text
 
 
+def test_a_label_of_rows_without_a_text_is_neither_an_output_nor_refused(tiny_model: Path, tmp_path: Path) -> None:
+    rows = ["headline,desk", *["apple,fruit", "iron,metal"] * 10, ",tool"]
+    for name in ("train", "test"):
+        (tmp_path / f"{name}.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+        rows.append(",wood")
+
+    data = load(tiny_model, train=str(tmp_path / "train.csv"), test=str(tmp_path / "test.csv"))
+
+    assert data.labels == ["fruit", "metal"]
+    assert data.summary()["test"]["rows_dropped_without_text_or_label"] == 2
+
+
 def test_rows_to_predict_are_all_kept_in_their_order(tiny_model: Path, wires_csv: Path, tmp_path: Path) -> None:
     (tmp_path / "new.csv").write_text("id,headline\n3,gold gold\n1,\n2,apple\n", encoding="utf-8")
 

@@ -1,6 +1,7 @@
 """How checkpoints are written and read, which hyperparameters are used, and when the last one is written."""
 
 import contextlib
+import math
 import os
 import signal
 from pathlib import Path
@@ -286,11 +287,25 @@ def test_the_best_checkpoint_of_the_resumed_run_counts_only_while_its_file_exist
     before = BestCheckpoint(monitor="val/loss")
     before.best_model_path, before.best_model_score = str(path), torch.tensor(0.5)
     before.kth_best_model_path, before.kth_value = str(path), torch.tensor(0.5)
-    before.best_k_models = {str(path): torch.tensor(0.5)}
+    before.best_k_models, before.loss_of_best = {str(path): torch.tensor(0.5)}, 0.25
 
     resumed = BestCheckpoint(tmp_path / "new", monitor="val/loss")
     resumed.load_state_dict(before.state_dict())
 
+    assert resumed.loss_of_best == 0.25 if kept else math.isnan(resumed.loss_of_best)
     assert resumed.best_model_path == (str(path) if kept else "")
     assert resumed.best_model_score == (0.5 if kept else None)
     assert list(resumed.best_k_models) == ([str(path)] if kept else [])
+
+
+def test_the_state_of_a_best_checkpoint_without_its_loss_is_loaded(tmp_path: Path) -> None:
+    before = BestCheckpoint(monitor="val/loss")
+    before.best_model_path = str(tmp_path / "epoch=0-step=4.ckpt")
+    Path(before.best_model_path).touch()
+    state = before.state_dict()
+    del state["loss_of_best"]
+
+    resumed = BestCheckpoint(monitor="val/loss")
+    resumed.load_state_dict(state)
+
+    assert math.isnan(resumed.loss_of_best)
