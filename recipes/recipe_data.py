@@ -244,11 +244,17 @@ class RecipeData(LightningDataModule, ABC):
             raise RecipeError(
                 "data.predict is null, so there is nothing to predict: give a file or a split of data.path"
             )
-        loaded = "predict" in self.splits if command == "predict" else bool(self.splits.keys() - {"predict"})
-        if not loaded:
+        if not self._has_loaded(command):
             self.splits |= self.load_splits(command)
         if command == "predict" and "predict" not in self.splits:
             raise RecipeError(f"{type(self).__name__} does not support predict: it has no rows without a target")
+
+    def _has_loaded(self, command: str) -> bool:
+        """Whether the splits were read, and not for another command without the one that this command needs."""
+        needed = {"fit": "train", "validate": "validation"}.get(command, command)
+        if self.sources.get(needed) is not None or command == "predict":
+            return needed in self.splits
+        return bool(self.splits.keys() - {"predict"})
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled batches, as :meth:`train_sampler` orders them."""

@@ -1,5 +1,7 @@
 """Rows of any source become batches: labels numbered, texts tokenized and padded, mistakes told."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset
 from lightning import Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 
 from recipes.messages import RecipeError
 from recipes.text_classification.data import TextClassificationData
@@ -145,6 +148,24 @@ def test_a_label_of_rows_without_a_text_is_neither_an_output_nor_refused(tiny_mo
 
     assert data.labels == ["fruit", "metal"]
     assert data.summary()["test"]["rows_dropped_without_text_or_label"] == 2
+
+
+def test_a_split_that_another_command_did_not_need_is_asked_for(
+    tiny_model: Path, wires: pandas.DataFrame, wires_csv: Path, tmp_path: Path
+) -> None:
+    """A test without training rows needs no validation, which is a fraction of them."""
+    shutil.copytree(tiny_model, tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text(encoding="utf-8"))
+    names = sorted(wires["desk"].unique())
+    config |= {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    data = load(tmp_path / "model", "test", test=str(wires_csv), validation=0.1)
+    assert data.splits.keys() == {"test"}
+
+    assert data.trainer is not None
+    data.trainer.state.fn = TrainerFn.VALIDATING
+    with pytest.raises(RecipeError, match=r"data\.validation is 0\.1, a fraction of data\.train, which is null"):
+        data.setup("validate")
 
 
 def test_rows_to_predict_are_all_kept_in_their_order(tiny_model: Path, wires_csv: Path, tmp_path: Path) -> None:
