@@ -23,7 +23,7 @@ from lightning_adafactor.sharded import step as sharded_step
 from lightning_adafactor.sharded.choice import choose, explain
 from lightning_adafactor.sharded.entry_cache import ShardedEntryCache
 from lightning_adafactor.sharded.flattened import check_for_deepspeed, check_for_fsdp1
-from lightning_adafactor.work import KeptSteps, Work, check_capture
+from lightning_adafactor.work import KeptSteps, Work, check_capture, check_state_for_capture
 
 
 class Adafactor(Optimizer):
@@ -72,7 +72,8 @@ class Adafactor(Optimizer):
         compiled: Take the step in compiled loops, one call for all parameters on the CPU. None does so where the
             library has been built; True raises where it has not; False takes the step in plain torch operations.
         capturable: Allow the step to be captured in a CUDA graph; pass ``lr`` as a tensor on the device to change it
-            between replays. Needs the fused step, and is not supported for sharded parameters.
+            between replays. Needs the fused step and a step before the capture, and is not supported for sharded
+            parameters. ``load_state_dict`` makes new tensors, which a graph captured before does not use.
         stochastic_rounding: Round written bfloat16 parameters up or down at random, so that updates below half
             a unit in the last place are not lost. None means yes. Other dtypes are rounded to nearest.
         seed: Key of the random numbers of stochastic rounding; saved with the state.
@@ -299,6 +300,7 @@ class Adafactor(Optimizer):
         """The implementation of a parameter's step and its entry; creates its state where there is none."""
         path = choose(group, param)
         state = self.state[param]
+        check_state_for_capture(param, state)
         if len(state) == 0:
             check_for_deepspeed(param, self._given, allow_unfactored=group["allow_unfactored"])
             state.update(self._new_state(param, rule))

@@ -17,6 +17,11 @@ OnNonfinite = Literal["ignore", "skip", "raise"]
 nothing and is counted. ``raise``: likewise, and an error says where."""
 
 
+STEPS_UNTIL_ANSWER = 2
+"""After how many steps several processes wait for the answer of a CUDA device. If each raised as soon as it had it, the
+others would wait for it in a collective of the next step."""
+
+
 def check_option(value: object) -> None:
     """Raises ValueError unless the value is an :data:`OnNonfinite`."""
     if value not in get_args(OnNonfinite):
@@ -58,8 +63,13 @@ def find_nonfinite(gradients: Sequence[Tensor]) -> Tensor:
     largest = (
         torch.nn.utils.get_total_norm(full, norm_type=torch.inf) if full else torch.zeros((), device=shards[0].device)
     )
-    found = (~torch.isfinite(largest)).to(shards[0].device, torch.float32, non_blocking=True)
+    found = _sent(~torch.isfinite(largest), shards[0].device).float()
     return _largest_of_all(found, gradients) if _are_sharded(gradients) else found
+
+
+def _sent(value: Tensor, device: torch.device) -> Tensor:
+    """The value on a device; waits only where it goes to the CPU, which would read it before it has arrived."""
+    return value.to(device, non_blocking=device.type != "cpu")
 
 
 def _largest_of_all(value: Tensor, gradients: Iterable[Tensor]) -> Tensor:
@@ -138,7 +148,7 @@ class NonfiniteGradients:
         if self._skipped is None:
             self._skipped = torch.zeros((), dtype=torch.float64, device=found.device)
         # in place: a captured graph adds to the same number at each replay
-        self._skipped += found.to(self._skipped.device, non_blocking=True)
+        self._skipped += _sent(found, self._skipped.device)
         return found if found_inf is None else torch.maximum(found.view_as(found_inf), found_inf.to(found))
 
     def _remember(self, unexpected: Tensor) -> None:
@@ -151,12 +161,24 @@ class NonfiniteGradients:
         self._pending.append((self._steps, arrival, on_host))
 
     def _raise_for_earlier_steps(self) -> None:
-        while self._pending and self._pending[0][1].query():
+        if self._pending and torch.cuda.is_current_stream_capturing():
+            return  # an event must not be asked then
+        while self._pending and self._has_arrived(*self._pending[0][:2]):
             step, _, found = self._pending.pop(0)
             if found.item():
                 raise RuntimeError(
                     f"Gradients were not finite in step {step} of this process; that step changed nothing. {_REMEDY}"
                 )
+
+    def _has_arrived(self, step: int, arrival: torch.cuda.Event) -> bool:
+        """Whether the answer of a step is there; of several processes, all look at it in the same later step."""
+        distributed = torch.distributed
+        if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
+            return arrival.query()
+        if step > self._steps - STEPS_UNTIL_ANSWER:
+            return False
+        arrival.synchronize()
+        return True
 
 
 _REMEDY = "Lower lr, clip the gradients, or leave such steps out with on_nonfinite='skip'."

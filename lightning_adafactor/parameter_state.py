@@ -97,6 +97,8 @@ def check_state(param: Tensor, grad: Tensor, state: dict[str, Any]) -> None:
     dtype, device, shape = state_dtype(param), param.device, param.shape
     if grad.shape != shape:
         raise RuntimeError(f"A parameter of shape {tuple(shape)} has a gradient of shape {tuple(grad.shape)}")
+    if grad.device != device:
+        raise RuntimeError(f"A parameter of shape {tuple(shape)} is on {device}, and its gradient on {grad.device}")
     for name, wanted in _shapes(shape, "exp_avg" in state):
         value = state.get(name)
         if value is None or value.shape != wanted or value.dtype is not dtype or value.device != device:

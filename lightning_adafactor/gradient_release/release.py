@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from lightning_adafactor.gradient_release.blocks import Block, By, find_blocks
@@ -91,6 +92,7 @@ class ReleasedGradients:
         self._received: dict[nn.Parameter, int] = {}
         self._complete: dict[Block, list[nn.Parameter]] = {}  # and not stepped yet, the oldest block first
         self._stepped: set[nn.Parameter] = set()
+        self._streams: dict[nn.Parameter, torch.cuda.Stream] = {}  # which wrote the gradients
         self._is_guarded = False
 
         self._uses = Uses(model, self._block)
@@ -131,6 +133,7 @@ class ReleasedGradients:
         self._received.clear()
         self._complete.clear()
         self._stepped.clear()
+        self._streams.clear()
         self._uses.reset()
         if self._is_guarded:
             del self._optimizer.found_inf
@@ -151,6 +154,8 @@ class ReleasedGradients:
             if received != self._uses.expected(param):
                 return
             check_processes(self._block)
+            if (gradient := _local_gradient(param)).is_cuda:
+                self._streams[param] = torch.cuda.current_stream(gradient.device)
             block = self._block[param]
             complete = self._complete.setdefault(block, [])
             complete.append(param)
@@ -165,6 +170,7 @@ class ReleasedGradients:
         self._measure()
         params = self._complete.pop(block)
         for param in params:
+            _wait_for_gradient(param, self._streams.pop(param, None))
             sum_partial_gradient(param)
         self._optimizer.step_parameters(params)
         for param in params:
@@ -185,6 +191,27 @@ class ReleasedGradients:
         """Called after ``optimizer.step()``, which has stepped the rest."""
         self._measure()
         self.reset()
+
+
+def _local_gradient(param: nn.Parameter) -> Tensor:
+    assert param.grad is not None
+    return local(param.grad)
+
+
+def _wait_for_gradient(param: nn.Parameter, written_by: torch.cuda.Stream | None) -> None:
+    """Makes the step wait for a gradient that another stream writes, or that is still copied to the CPU.
+
+    Before a fix in torch, FSDP2 with ``CPUOffloadPolicy`` called hooks while its copies, of the current stream, were on
+    their way (pytorch/pytorch#180666).
+    """
+    gradient = _local_gradient(param)
+    if written_by is not None:
+        current = torch.cuda.current_stream(gradient.device)
+        if current != written_by:
+            current.wait_stream(written_by)
+            gradient.record_stream(current)
+    elif isinstance(param, DTensor) and param.device_mesh.device_type == "cuda":
+        torch.cuda.current_stream().synchronize()
 
 
 def _blocks_of(optimizer: Any, model: nn.Module, by: By) -> list[Block]:

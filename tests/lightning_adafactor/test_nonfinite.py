@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_adafactor import Adafactor, TransformersAdafactor
-from lightning_adafactor.nonfinite import find_nonfinite
+from lightning_adafactor.nonfinite import NonfiniteGradients, find_nonfinite
 
 PATHS: dict[str, dict[str, Any]] = {"plain": {"compiled": False}, "compiled": {}, "fused": {"fused": True}}
 BAD = [math.nan, math.inf, -math.inf]
@@ -146,6 +146,51 @@ def test_a_gradient_of_a_group_that_skips_does_not_raise_where_another_group_doe
     corrupt(named[1][1], math.nan)
     with pytest.raises(RuntimeError, match="gradient of parameter 'bias' is not finite in 1 of 5"):
         optimizer.step()
+
+
+class Arrival:
+    """A CUDA event."""
+
+    def __init__(self, arrived: bool) -> None:
+        self.arrived, self.waited = arrived, False
+
+    def query(self) -> bool:
+        return self.arrived
+
+    def synchronize(self) -> None:
+        self.waited = True
+
+
+def with_answers(*arrivals: Arrival) -> NonfiniteGradients:
+    """The state after as many steps, in all of which a gradient was not finite."""
+    looked_at = NonfiniteGradients()
+    looked_at._steps = len(arrivals)
+    looked_at._pending = [(step, arrival, torch.ones(())) for step, arrival in enumerate(arrivals, 1)]  # type: ignore
+    return looked_at
+
+
+def test_one_process_raises_as_soon_as_the_answer_has_arrived(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    assert with_answers(Arrival(False), Arrival(True)).check([], None) is None
+    with pytest.raises(RuntimeError, match="not finite in step 1"):
+        with_answers(Arrival(True)).check([], None)
+
+
+def test_several_processes_raise_in_the_same_later_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    for arrived in (True, False):
+        looked_at = with_answers(arrival := Arrival(arrived))
+        assert looked_at.check([], None) is None
+        with pytest.raises(RuntimeError, match="not finite in step 1"):
+            looked_at.check([], None)
+        assert arrival.waited
+
+
+def test_no_event_is_asked_in_a_capture(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    assert with_answers(Arrival(True)).check([], None) is None
 
 
 def test_an_overflow_that_the_scaler_knows_of_is_skipped_and_not_raised() -> None:

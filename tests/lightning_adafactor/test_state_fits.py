@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from lightning_adafactor import Adafactor
+from lightning_adafactor.parameter_state import check_state
+from lightning_adafactor.work import check_state_for_capture
 from tests.lightning_adafactor.compiled.available import needs_compiled
 
 
@@ -111,6 +113,26 @@ def test_a_change_between_float32_and_bfloat16_needs_no_loading(arguments: dict[
     take_step(param, optimizer)
     assert optimizer.state[param]["step"] == 3
     assert optimizer.state[param]["row_var"].dtype == torch.float32
+
+
+def test_a_gradient_on_another_device_is_an_error() -> None:
+    """As after ``param.data = param.data.cuda()``."""
+    param, optimizer = stepped((8, 16))
+    with pytest.raises(RuntimeError, match="is on cpu, and its gradient on meta"):
+        check_state(param, torch.empty(8, 16, device="meta"), optimizer.state[param])
+
+
+@pytest.mark.parametrize("steps", [0, 1], ids=["no state", "a state elsewhere"])
+def test_a_captured_step_makes_and_moves_no_state(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    param, optimizer = stepped((8, 16), steps=steps)
+    state = optimizer.state[param]
+    if steps:
+        check_state_for_capture(param, state)
+        state["step"] = torch.empty((), device="meta")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    with pytest.raises(RuntimeError, match="take one step, also after load_state_dict, and then capture"):
+        check_state_for_capture(param, state)
 
 
 def test_a_state_whose_second_moments_are_missing_is_an_error(arguments: dict[str, Any]) -> None:

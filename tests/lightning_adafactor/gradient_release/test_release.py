@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lightning_adafactor import Adafactor, TransformersAdafactor, release_gradients
+from lightning_adafactor.gradient_release import release as release_file
 from tests.lightning_adafactor.compiled.available import needs_compiled
 from tests.lightning_adafactor.gradient_release import models
 from tests.lightning_adafactor.gradient_release.models import Shape, assert_same_bits
@@ -110,6 +112,33 @@ def test_an_optimizer_of_accelerate_with_a_gradient_scaler_is_refused() -> None:
     optimizer.scaler = torch.amp.GradScaler("cpu")  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match=r"mixed precision is fp16, and a gradient scaler .* use bfloat16"):
         release_gradients(optimizer, model)
+
+
+class Stream:
+    """A CUDA stream, and what happens on it."""
+
+    def __init__(self) -> None:
+        self.events: list[Any] = []
+
+    def wait_stream(self, other: Any) -> None:
+        self.events.append(("waits for", other))
+
+    def synchronize(self) -> None:
+        self.events.append("synchronized")
+
+
+@pytest.mark.parametrize("same", [True, False], ids=["the same stream", "another stream"])
+def test_a_step_waits_for_the_stream_that_wrote_a_gradient(same: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    current, used = Stream(), []
+    gradient = SimpleNamespace(device="cuda:0", record_stream=used.append)
+    monkeypatch.setattr(release_file, "_local_gradient", lambda param: gradient)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: current)
+    writer = current if same else Stream()
+
+    release_file._wait_for_gradient(nn.Parameter(torch.ones(1)), writer)  # type: ignore[arg-type]
+
+    assert current.events == ([] if same else [("waits for", writer)])
+    assert used == ([] if same else [current])
 
 
 class Live:
