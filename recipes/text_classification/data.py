@@ -1,5 +1,6 @@
 """The data of text classification: one or two text columns and a label column, tokenized and batched."""
 
+import math
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ from recipes.data.caching import Cached
 from recipes.data.sources import check_columns, check_text
 from recipes.data.summary import count_duplicates, padding_share
 from recipes.messages import RecipeError, tell
+from recipes.models.positions import positions_of
 from recipes.models.pretrained import load_config
 from recipes.ranges import IntFrom2, IntFrom3, NonNegativeFloat, Percentage, PositiveInt
 from recipes.recipe_data import RecipeData
@@ -63,8 +65,8 @@ class TextClassificationData(RecipeData):
             0.5: in between. An epoch keeps its number of rows: some come several times, others not at all. An
             alternative to ``model.class_weights``, rarely of use together with it.
         group_by_length: Whether training batches hold texts of similar length, for less padding.
-        pad_to_multiple_of: Batches are padded to the longest text, rounded up to a multiple of this, but not beyond
-            ``max_length``.
+        pad_to_multiple_of: Batches are padded to the longest text, rounded up to a multiple of this where the model
+            reads as many tokens.
         kwargs: The arguments of the data of every recipe.
 
     Attributes:
@@ -102,6 +104,7 @@ class TextClassificationData(RecipeData):
         self.labels: list[str] = []
         self.predict_rows: Dataset
         self._dropped: dict[str, int] = {}
+        self._most = math.inf  # tokens that the model reads
 
     def _check_arguments(self) -> None:
         if not 1 <= len(self.text) <= 2:
@@ -123,6 +126,8 @@ class TextClassificationData(RecipeData):
         if self.covered is not None and not self.max_length:
             self.max_length = self._covering_length(train)
         self.tokenizer.model_max_length = self.max_length
+        positions = positions_of(self._model_config())
+        self._most = math.inf if positions is None else positions
 
     def _covering_length(self, train: "Dataset | None") -> int:
         """The length for ``max_length`` as a percentage."""
@@ -346,13 +351,14 @@ class TextClassificationData(RecipeData):
         return dict(DataCollatorWithPadding(self.tokenizer, padding="max_length", max_length=padded)(rows))
 
     def _padded(self, longest: int) -> int:
-        """The length of a batch: that of its longest text, rounded up, but not above ``max_length``."""
+        """The length of a batch: that of its longest text, rounded up where the model reads as much."""
         multiple = self.pad_to_multiple_of or 1
-        return max(longest, min(-(-longest // multiple) * multiple, self.max_length))
+        rounded = -(-longest // multiple) * multiple
+        return rounded if rounded <= self._most else longest
 
     def largest_batch(self) -> dict[str, Tensor]:
         """A training batch of texts of ``max_length`` tokens, with arbitrary values; called after ``inspect``."""
-        size = self.batch_size, self.max_length
+        size = self.batch_size, self._padded(self.max_length)
         batch = {name: torch.ones(size, dtype=torch.long) for name in self.tokenizer.model_input_names}
         return {**batch, "labels": torch.zeros(self.batch_size, dtype=torch.long)}
 
