@@ -75,27 +75,17 @@ def test_a_recorded_loss_is_the_mean_over_its_batches_for_any_accumulation(
 
 
 class _SlowValidation(_Model):
+    """Two batches of validation take half a second."""
+
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         time.sleep(0.25)
 
+    def val_dataloader(self) -> DataLoader:
+        return DataLoader([{"x": torch.ones(1)} for _ in range(4)], batch_size=2)
+
 
 def test_the_seconds_of_training_are_without_validation() -> None:
-    """Of two validation batches, which take half a second."""
-    batches = DataLoader([{"x": torch.ones(1)} for _ in range(8)], batch_size=2)
-    validation = DataLoader([{"x": torch.ones(1)} for _ in range(4)], batch_size=2)
-    history = RunHistory()
-    Trainer(
-        accelerator="cpu",
-        max_epochs=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        val_check_interval=2,
-        log_every_n_steps=1,
-        callbacks=[history],
-    ).fit(_SlowValidation(), batches, validation)
+    _, history = _fit(_SlowValidation(), num_sanity_val_steps=0, val_check_interval=2, log_every_n_steps=1)
 
     assert len(history.evaluations) == 2
     assert history.training_seconds <= history.seconds["train"] - 2 * 2 * 0.25
