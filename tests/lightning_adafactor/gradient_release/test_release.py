@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -98,20 +97,6 @@ def test_a_part_whose_gradients_are_zero_decays_as_in_a_whole_step() -> None:
         assert not torch.equal(model.second.weight, before)
         after.append(dict(model.state_dict()))
     assert_same_bits(*after)
-
-
-def test_a_model_in_data_parallel_is_refused() -> None:
-    model = nn.DataParallel(nn.Linear(2, 2))
-    with pytest.raises(ValueError, match=r"DataParallel keeps all gradients .* use one process, or FSDP2"):
-        release_gradients(Adafactor(model.parameters()), model)
-
-
-def test_an_optimizer_of_accelerate_with_a_gradient_scaler_is_refused() -> None:
-    model = nn.Linear(2, 2)
-    optimizer = Adafactor(model.parameters())
-    optimizer.scaler = torch.amp.GradScaler("cpu")  # type: ignore[attr-defined]
-    with pytest.raises(ValueError, match=r"mixed precision is fp16, and a gradient scaler .* use bfloat16"):
-        release_gradients(optimizer, model)
 
 
 class Stream:
@@ -372,32 +357,6 @@ def test_parameters_outside_of_the_model_are_released_too() -> None:
 # What is refused ---------------------------------------------------------------------------------------------------
 
 
-def accumulate(model: nn.Module, optimizer: Any) -> None:
-    for tokens in models.batches(2):
-        models.loss_of(model, tokens, True).backward()
-
-
-def scale(model: nn.Module, optimizer: Any) -> None:
-    scaler = torch.amp.GradScaler("cpu")
-    scaler.scale(models.loss_of(model, next(models.batches(1)), True)).backward()
-    scaler.step(optimizer)
-
-
-@pytest.mark.parametrize(
-    ("loop", "message"),
-    [
-        pytest.param(accumulate, r"call optimizer.step\(\) after each backward pass", id="accumulation"),
-        pytest.param(scale, r"use bfloat16", id="scaler"),
-    ],
-)
-def test_a_loop_that_is_not_supported_raises_an_error(loop: Callable[..., None], message: str) -> None:
-    model = models.model(Shape())
-    optimizer = Adafactor(model.parameters(), compiled=False)
-    release_gradients(optimizer, model)
-    with pytest.raises(RuntimeError, match=message):
-        loop(model, optimizer)
-
-
 def test_a_weight_that_is_needed_after_its_step_raises_an_error() -> None:
     layer = nn.Linear(3, 3, bias=False)
     optimizer = Adafactor(layer.parameters(), compiled=False)
@@ -405,38 +364,3 @@ def test_a_weight_that_is_needed_after_its_step_raises_an_error() -> None:
     hidden = torch.ones(1, 3, requires_grad=True) @ layer.weight.detach()
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         layer(hidden).sum().backward()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"gradient_accumulation_steps": 4}, "gradient_accumulation_steps is 4, .* set it to 1"),
-        ({"max_grad_norm": 1.0}, r"max_grad_norm is 1.0, .* \(max_grad_norm=0\)"),
-        ({"fp16": True}, "fp16 is True, .* use bfloat16"),
-    ],
-)
-def test_training_arguments_that_are_not_supported_are_refused(arguments: dict[str, Any], message: str) -> None:
-    class Arguments:
-        gradient_accumulation_steps, max_grad_norm, fp16 = 1, 0.0, False
-
-    model = models.model(Shape())
-    optimizer = Adafactor(model.parameters())
-    with release_gradients(optimizer, model, arguments=Arguments()):
-        pass
-    for name, value in arguments.items():
-        setattr(Arguments, name, value)
-    with pytest.raises(ValueError, match=message):
-        release_gradients(optimizer, model, arguments=Arguments())
-
-
-def test_an_optimizer_that_cannot_step_a_part_is_refused() -> None:
-    model = models.model(Shape())
-    with pytest.raises(ValueError, match=r"which AdamW cannot: use lightning_adafactor.Adafactor$"):
-        release_gradients(torch.optim.AdamW(model.parameters()), model)
-
-
-@pytest.mark.parametrize("value", ["skip", "raise"])
-def test_a_decision_about_whole_steps_is_refused(value: Any) -> None:
-    model = models.model(Shape())
-    with pytest.raises(ValueError, match=rf"on_nonfinite='{value}' .*: set on_nonfinite='ignore'"):
-        release_gradients(Adafactor(model.parameters(), on_nonfinite=value), model)
