@@ -344,6 +344,7 @@ class Adafactor(Optimizer):
             return None
         return 0 if self._nonfinite is None else self._nonfinite.skipped
 
+    @torch._disable_dynamo  # as torch.optim does: traced, cached pointers would become constants
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Takes one step for every parameter that has a gradient.
@@ -379,6 +380,7 @@ class Adafactor(Optimizer):
         work.execute(self._kept_steps, getattr(self, "grad_scale", None), found_inf)
         return loss
 
+    @torch._disable_dynamo
     @torch.no_grad()
     def step_parameters(self, params: Iterable[Tensor]) -> None:
         """Takes the step of some parameters: the same numbers as in a step of all.

@@ -105,6 +105,27 @@ def test_closure_is_called_once_with_gradients_enabled_and_its_loss_returned(
     torch.testing.assert_close(closed.state_dict(), plain.state_dict(), rtol=0, atol=0)
 
 
+# Tracing the step would call cached functions anew and take its bookkeeping of pointers for constants.
+@pytest.mark.filterwarnings("ignore:Profiler record function:UserWarning")
+@pytest.mark.parametrize("optimizer_class", [Adafactor, TransformersAdafactor])
+def test_torch_compile_leaves_the_step_as_it_is(
+    optimizer_class: NewOptimizer, new_model: NewModel, texts: Dataset[Any]
+) -> None:
+    def train(wrap: Callable[..., Any]) -> torch.nn.Module:
+        model = new_model()
+        optimizer = optimizer_class(model.parameters(), **CONSTANT_LR)
+        step = wrap(optimizer.step)
+        for batch in batches_of(texts):
+            model(**batch).loss.backward()
+            step()
+            optimizer.zero_grad()
+        return model
+
+    compiled = train(lambda step: torch.compile(step, backend="eager"))
+
+    torch.testing.assert_close(compiled.state_dict(), train(lambda step: step).state_dict(), rtol=0, atol=0)
+
+
 SCHEDULES = {
     "LinearLR": lambda optimizer: lr_scheduler.LinearLR(optimizer, 0.1, 1.0, total_iters=6),
     "CosineAnnealingLR": lambda optimizer: lr_scheduler.CosineAnnealingLR(optimizer, T_max=12),
