@@ -136,11 +136,8 @@ class TransformersAdafactor(Adafactor):
         return state
 
     def _adopted_state(self, param: Tensor, saved: dict[str, Any]) -> dict[str, Any]:
-        rms = torch.as_tensor(saved.get("RMS", 0.0)).detach()
-        return {
-            **super()._adopted_state(param, saved),
-            "RMS": rms.to(param.device, state_dtype(param), copy=True).reshape(()),
-        }
+        rms = torch.as_tensor(saved.get("RMS", 0.0), dtype=state_dtype(param), device=param.device)
+        return {**super()._adopted_state(param, saved), "RMS": rms.detach().clone().reshape(())}
 
     def _get_lr(self, param_group: dict[str, Any], param_state: dict[str, Any]) -> float:
         """α of a group's first parameter; the name and signature that transformers' ``AdafactorSchedule`` calls."""

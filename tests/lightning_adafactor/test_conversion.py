@@ -101,6 +101,21 @@ def test_rms_may_have_been_saved_as_a_number(rms: Any) -> None:
     assert loaded.state[loaded.param_groups[0]["params"][0]]["RMS"].shape == ()
 
 
+@pytest.mark.parametrize("ours", [Adafactor, TransformersAdafactor])
+def test_steps_and_loading_ignore_the_default_device(ours: Make) -> None:
+    def train(default: str) -> torch.optim.Optimizer:
+        params = parameters()
+        first = ours(params)
+        take_steps(first, 0, 1)
+        with torch.device(default):
+            second = ours(params)
+            second.load_state_dict(first.state_dict())
+            second.step()
+        return second
+
+    torch.testing.assert_close(states(train("meta")), states(train("cpu")), rtol=0, atol=0)
+
+
 def test_bf16_state_of_torch_becomes_fp32() -> None:
     original = torch.optim.Adafactor(parameters(torch.bfloat16))
     take_steps(original, 1)
