@@ -32,6 +32,12 @@ REFUSALS = (
         "{BackboneFinetuning}: BackboneFinetuning freezes the attribute `backbone` of the model, and {_0} has none: "
         "leave the callback out",
     ),
+    (
+        re.compile(r"^When using the learning rate finder, either `model` or `model.hparams` should have one"),
+        "{LearningRateFinder}: LearningRateFinder sets an attribute `lr` of the model, and in a recipe the learning "
+        "rate is an argument of the optimizer: leave the callback out; python -m recipes.compare --sweep-lr x0.5 x1 x2 "
+        "finds a rate by the validation metric",
+    ),
 )
 """Lightning's messages about incompatible settings, and the messages that replace them."""
 

@@ -182,7 +182,7 @@ SETTINGS = {
     ),
     "BackboneFinetuning": r"trainer\.callbacks.*the attribute `backbone` of the model, and TextClassifier has none",
     "StochasticWeightAveraging --trainer.callbacks.swa_lrs 0.1": r"StochasticWeightAveraging copies the model before",
-    "LearningRateFinder": r"failed in trainer\.callbacks.*LearningRateFinder",
+    "LearningRateFinder": r"trainer\.callbacks.*the learning rate is an argument of the optimizer.*--sweep-lr",
 }
 
 
