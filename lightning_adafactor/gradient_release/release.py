@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from lightning_adafactor.gradient_release.blocks import Block, By, find_blocks
 from lightning_adafactor.gradient_release.unsupported import (
+    ALREADY_RELEASED,
     ScalerRefusal,
     check_arguments,
     check_optimizer,
@@ -56,15 +57,18 @@ def release_gradients(
         A handle; its ``remove()`` ends the release. It is also a context manager.
 
     Raises:
-        ValueError: The optimizer cannot step a part of its parameters, or something else is not supported:
-            gradients that DDP keeps, accumulation, clipping, a gradient scaler.
+        ValueError: The optimizer cannot step a part of its parameters, its gradients are released already, or something
+            else is not supported: gradients that DDP keeps, accumulation, clipping, a gradient scaler.
     """
     check_wrappers(optimizer, model)
     check_arguments(arguments)
     while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):  # in accelerate's wrapper
         optimizer = inner
     check_optimizer(optimizer)
-    check_processes([param for group in optimizer.param_groups for param in group["params"]])
+    params = [param for group in optimizer.param_groups for param in group["params"]]
+    check_processes(params)
+    if any(_is_released(param) for param in params):
+        raise ValueError(ALREADY_RELEASED)
     return ReleasedGradients(optimizer, model, by)
 
 
@@ -191,6 +195,11 @@ class ReleasedGradients:
         """Called after ``optimizer.step()``, which has stepped the rest."""
         self._measure()
         self.reset()
+
+
+def _is_released(param: Tensor) -> bool:
+    hooks = getattr(param, "_post_accumulate_grad_hooks", None) or {}
+    return any(isinstance(getattr(hook, "__self__", None), ReleasedGradients) for hook in hooks.values())
 
 
 def _local_gradient(param: nn.Parameter) -> Tensor:

@@ -25,6 +25,10 @@ SCALES = (
     "a gradient scaler looks at all gradients before the step, and gradient release has taken it by then: use "
     "bfloat16 (in Lightning precision='bf16-mixed'), which needs no scaler"
 )
+ALREADY_RELEASED = (
+    "gradients of this optimizer's parameters are released already: call remove() of what release_gradients returned "
+    "before, or use it as a context manager (with release_gradients(optimizer, model): ...)"
+)
 
 
 def check_optimizer(optimizer: Any) -> None:

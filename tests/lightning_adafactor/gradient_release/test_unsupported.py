@@ -28,6 +28,19 @@ def test_an_optimizer_of_accelerate_with_a_gradient_scaler_is_refused() -> None:
         release_gradients(optimizer, model)
 
 
+@pytest.mark.parametrize("new_optimizer", [False, True], ids=["the same optimizer", "another optimizer"])
+def test_gradients_are_released_once_at_a_time(new_optimizer: bool) -> None:
+    model = nn.Linear(2, 2)
+    optimizer = Adafactor(model.parameters())
+    first = release_gradients(optimizer, model)
+    if new_optimizer:
+        optimizer = Adafactor(model.parameters())
+    with pytest.raises(ValueError, match=r"released already: call remove\(\)"):
+        release_gradients(optimizer, model)
+    first.remove()
+    release_gradients(optimizer, model).remove()
+
+
 def accumulate(model: nn.Module, optimizer: Any) -> None:
     for tokens in models.batches(2):
         models.loss_of(model, tokens, True).backward()
