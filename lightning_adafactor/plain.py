@@ -35,6 +35,7 @@ TILE_BYTES = 3 << 20
 """Bytes of a tile in the dtype of the arithmetic: small enough for the cache, large enough to use all cores."""
 
 _NARROW = 8  # rows or columns
+_SUMMED_AT_ONCE = 4096  # numbers
 
 
 def adafactor(entries: Iterable[Entry], *, grad_scale: Tensor | None = None, found_inf: Tensor | None = None) -> None:
@@ -390,8 +391,18 @@ def _column_sums_(squares: Tensor) -> Tensor:
 
 
 def _sum_of_squares(values: Tensor) -> float:
-    """Σ values², by a dot product: torch's norm of a whole tensor runs on one thread and loses more digits."""
-    if values.is_contiguous():
-        flat = values.view(-1)
-        return torch.dot(flat, flat).item()
-    return torch.linalg.vector_norm(values).item() ** 2
+    """Σ values², by rows: over all of a tile at once, torch's norm and its dot product lose digits.
+
+    A dot product may also be taken in bfloat16 (``torch.set_float32_matmul_precision``), and the norm of a whole tensor
+    runs on one thread.
+    """
+    if not values.is_contiguous():
+        return _sum_of_squared_norms(values)
+    flat = values.view(-1)
+    whole = flat.numel() - flat.numel() % _SUMMED_AT_ONCE
+    rows, rest = flat[:whole].view(-1, _SUMMED_AT_ONCE), flat[whole:]
+    return _sum_of_squared_norms(rows) + _sum_of_squared_norms(rest)
+
+
+def _sum_of_squared_norms(rows: Tensor) -> float:
+    return torch.linalg.vector_norm(rows, dim=-1).square_().sum().item()

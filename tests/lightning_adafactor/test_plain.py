@@ -241,6 +241,34 @@ def test_first_step_needs_no_more_than_its_state_on_top() -> None:
     assert peak_on_cpu(lambda: None, optimizer.step) <= 8 * MIB + 4 * (1500 + 2000) + 1024
 
 
+@pytest.mark.parametrize("shape", [(700, 1000), (700_000,), (4097,), (5, 3)], ids=str)
+def test_root_mean_square_keeps_its_digits(shape: tuple[int, ...]) -> None:
+    param = nn.Parameter(torch.rand(shape, generator=torch.Generator().manual_seed(0)))
+    expected = param.detach().double().square().mean().sqrt().item()
+    param.grad = torch.ones_like(param)
+    optimizer = TransformersAdafactor([param], compiled=False)
+    optimizer.step()
+    assert optimizer.state[param]["RMS"].item() == pytest.approx(expected, rel=2e-7)
+
+
+def test_precision_of_matrix_products_changes_nothing() -> None:
+    def root_mean_squares() -> list[float]:
+        params = [nn.Parameter(torch.randn(9000, generator=torch.Generator().manual_seed(seed))) for seed in range(8)]
+        optimizer = TransformersAdafactor(params, compiled=False)
+        for param in params:
+            param.grad = torch.ones_like(param)
+        optimizer.step()
+        return [optimizer.state[param]["RMS"].item() for param in params]
+
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        lowered = root_mean_squares()
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert lowered == root_mean_squares()
+
+
 def test_equal_parameters_are_rounded_by_random_numbers_of_their_own() -> None:
     params = [torch.ones(64, 32, dtype=torch.bfloat16, requires_grad=True) for _ in range(2)]
     optimizer = Adafactor(params, lr=1e-3, scale_parameter=False, relative_step=False, fused=False)
