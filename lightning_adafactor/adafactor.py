@@ -164,7 +164,7 @@ class Adafactor(Optimizer):
             raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
         if group["fused"] or group["compiled"] or group["capturable"]:
             for param in group["params"]:
-                if not param.is_meta:  # which has no device yet, and no step
+                if param.requires_grad and not param.is_meta:  # others have no step, such as frozen uint8 weights
                     choose(group, param)
         check_for_fsdp1(group, allow_unfactored=group["allow_unfactored"])
 

@@ -213,6 +213,23 @@ def test_fused_raises_with_the_reason_where_it_is_not_supported() -> None:
         Adafactor([parameter(2, 3, dtype=torch.float64)], fused=True)
 
 
+@pytest.mark.parametrize("option", ["fused", "compiled"])
+def test_frozen_parameters_may_have_any_dtype(option: str) -> None:
+    quantized = nn.Parameter(torch.zeros(2, 3, dtype=torch.uint8), requires_grad=False)
+    float8 = nn.Parameter(torch.zeros(2, 3, dtype=torch.float8_e5m2), requires_grad=False)
+    optimizer = Adafactor([quantized, float8], **{option: True})
+    optimizer.step()
+    assert not optimizer.state
+
+
+def test_a_frozen_parameter_that_is_trained_later_is_checked_then() -> None:
+    param = nn.Parameter(torch.zeros(2, 3, dtype=torch.float64), requires_grad=False)
+    optimizer = Adafactor([param], fused=True)
+    param.requires_grad_().grad = torch.ones_like(param)
+    with pytest.raises(RuntimeError, match=r"^fused=True is not supported: the kernels support .* not float64$"):
+        optimizer.step()
+
+
 def test_fused_and_foreach_exclude_each_other() -> None:
     with pytest.raises(RuntimeError, match=r"^`fused` and `foreach` cannot be `True` together\.$"):
         Adafactor([parameter(2, 3)], fused=True, foreach=True)
