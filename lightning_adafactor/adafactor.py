@@ -16,7 +16,14 @@ from lightning_adafactor.entry import Entry
 from lightning_adafactor.entry_cache import EntryCache
 from lightning_adafactor.implementation import Choice, Path
 from lightning_adafactor.nonfinite import NonfiniteGradients, OnNonfinite, check_option, unsupported_for_parts
-from lightning_adafactor.parameter_state import adopted_state, check_saved, check_state, new_state, new_step
+from lightning_adafactor.parameter_state import (
+    adopted_state,
+    check_saved,
+    check_state,
+    new_state,
+    new_step,
+    place_state,
+)
 from lightning_adafactor.positions import Position, Positions, all_positions
 from lightning_adafactor.rule import Dialect, Rule, state_dtype
 from lightning_adafactor.sharded import step as sharded_step
@@ -259,9 +266,8 @@ class Adafactor(Optimizer):
         """The state before the first step: zeros."""
         return new_state(param, has_average=rule.beta1 is not None)
 
-    def _work(self, part: Iterable[Position] | None = None) -> Work:
-        """What there is to do for each implementation: an entry for each parameter that has a gradient."""
-        work = Work()
+    def _collect(self, work: Work, part: Iterable[Position] | None = None) -> None:
+        """Adds an entry for each parameter that has a gradient to the work of its implementation."""
         cache, sharded_cache = self._new_or_kept_caches()
         rules: dict[int, Rule] = {}
         for index, number, param in all_positions(self.param_groups) if part is None else part:
@@ -292,7 +298,6 @@ class Adafactor(Optimizer):
                     sharded_cache.keep(entry, number, param, state)
                 elif not isinstance(param, DTensor):
                     cache.keep(entry, number, param, grad, state)
-        return work
 
     def _new_entry(
         self, group: dict[str, Any], param: Tensor, index: int, rule: Rule
@@ -308,10 +313,7 @@ class Adafactor(Optimizer):
             state["exp_avg"] = torch.zeros_like(param, dtype=state_dtype(param))
         assert param.grad is not None
         check_state(param, param.grad, state)
-        if path == "compiled" and state["step"].device.type != "cpu":
-            state["step"] = state["step"].cpu()
-        if path == "fused" and (state["step"].device != param.device or state["step"].dtype != torch.float32):
-            state["step"] = state["step"].to(param.device, torch.float32, non_blocking=True)
+        place_state(param, state, path)
         if isinstance(param, DTensor):
             shard = sharded_step.entry_of(param, state, index, rule, path)
             return path, shard if shard.layout.all and param.numel() > 0 else shard.entry
@@ -369,15 +371,12 @@ class Adafactor(Optimizer):
         check_capture(self.param_groups)
         if self._nonfinite is None:
             self._nonfinite = NonfiniteGradients()
-        work = self._work()
         if self._kept_steps is None:
             self._kept_steps = KeptSteps()
-        try:
+        with Work() as work:
+            self._collect(work)
             found_inf = self._nonfinite.check(self.param_groups, getattr(self, "found_inf", None))
-        except RuntimeError:
-            work.release_gradients()
-            raise
-        work.execute(self._kept_steps, getattr(self, "grad_scale", None), found_inf)
+            work.execute(self._kept_steps, getattr(self, "grad_scale", None), found_inf)
         return loss
 
     @torch._disable_dynamo
@@ -404,8 +403,9 @@ class Adafactor(Optimizer):
         if self._positions is None:
             self._positions = Positions()
         part = self._positions.of(self.param_groups, params)
-        work = self._work(part)
-        work.execute(self._kept_of_part(part), getattr(self, "grad_scale", None), getattr(self, "found_inf", None))
+        with Work() as work:
+            self._collect(work, part)
+            work.execute(self._kept_of_part(part), getattr(self, "grad_scale", None), getattr(self, "found_inf", None))
 
     def _kept_of_part(self, part: Sequence[Position]) -> KeptSteps:
         if self._kept_steps_of_parts is None:

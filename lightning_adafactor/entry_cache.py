@@ -29,6 +29,8 @@ class _Kept:
     grad_elements: int
     shape: torch.Size
     strides: tuple[int, ...]
+    dtype: torch.dtype
+    grad_device: torch.device
     grad_dtype: torch.dtype
     grad_strides: tuple[int, ...]
     state: dict[str, Any]
@@ -70,8 +72,10 @@ class EntryCache:
             or kept.address != param.data_ptr()
             or kept.strides != param.stride()
             or kept.shape != param.shape
+            or kept.dtype is not param.dtype
             or kept.grad_elements != grad.numel()
             or kept.grad_kind is not type(grad)
+            or kept.grad_device != grad.device
             or kept.grad_dtype is not grad.dtype
             or kept.grad_strides != grad.stride()
             or grad.is_neg()
@@ -110,6 +114,8 @@ class EntryCache:
             grad.numel(),
             param.shape,
             param.stride(),
+            param.dtype,
+            grad.device,
             grad.dtype,
             grad.stride(),
             state,

@@ -126,7 +126,9 @@ class OptimizerStateMonitor(Callback):
         """Prints the table."""
         if self.state is None:  # no step was taken: the checkpoint is that of a finished run
             self._measure(trainer)
-        if self.print_table and trainer.is_global_zero and trainer.global_step > 0:
+        # in manual optimization Lightning does not count the steps of an optimizer that it has not wrapped
+        has_stepped = trainer.global_step > 0 or (self.state is not None and self.state.elements > 0)
+        if self.print_table and trainer.is_global_zero and has_stepped:
             self._print_table(trainer)
 
     def _progress_of(self, trainer: pl.Trainer) -> tuple[Any, ...]:
@@ -171,7 +173,9 @@ class OptimizerStateMonitor(Callback):
             notes.append(f"state of all processes {self.total_state.megabytes:,.2f} MB")
         if self.peak_gpu_mb is not None:
             notes.append(f"peak GPU memory {self.peak_gpu_mb:,.0f} MB")
-        title = f"Optimizer state after {trainer.global_step:,} step{'s' * (trainer.global_step > 1)}"
+        steps = trainer.global_step
+        when = f"{steps:,} step{'s' * (steps > 1)}" if steps else "the training"
+        title = f"Optimizer state after {when}"
         _print(title, ("optimizer", "elements", "MB", "of AdamW's MB"), rows, "  ".join(notes))
 
 

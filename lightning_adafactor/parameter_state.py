@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from lightning_adafactor.implementation import Path
 from lightning_adafactor.rule import state_dtype
 from lightning_adafactor.sharded import state as sharded_state
 
@@ -109,6 +110,25 @@ def check_state(param: Tensor, grad: Tensor, state: dict[str, Any]) -> None:
                 "since its first step, load the state again: optimizer.load_state_dict(optimizer.state_dict()). Where "
                 "its shape has, let it start anew: del optimizer.state[param]"
             )
+
+
+def place_state(param: Tensor, state: dict[str, Any], path: Path) -> None:
+    """Puts tensors of a state where an implementation reads them: ``step`` on its device, averages contiguous.
+
+    Args:
+        param: The parameter.
+        state: Its state, whose values are replaced.
+        path: The implementation.
+    """
+    step = state["step"]
+    if path == "compiled" and step.device.type != "cpu":
+        state["step"] = step.cpu()
+    if path == "fused":
+        if step.device != param.device or step.dtype != torch.float32:
+            state["step"] = step.to(param.device, torch.float32, non_blocking=True)
+        for name in ("row_var", "col_var", "variance"):
+            if type(value := state.get(name)) is Tensor:
+                state[name] = value.contiguous()
 
 
 @functools.lru_cache(maxsize=4096)  # called for each parameter in each step

@@ -40,7 +40,11 @@ class KeptSteps:
 
 @dataclasses.dataclass(slots=True)
 class Work:
-    """The entries of a step, by implementation, and the parameters of those that several processes share."""
+    """The entries of a step, by implementation, and the parameters of those that several processes share.
+
+    A context manager: at its end, also after an exception, nothing holds the gradients any more, and ``zero_grad``
+    frees their memory.
+    """
 
     fused: list[Entry] = dataclasses.field(default_factory=list)
     compiled: list[Entry] = dataclasses.field(default_factory=list)
@@ -81,9 +85,11 @@ class Work:
         if written := [*self.shared, *(entry.param for entry in (*self.fused, *self.compiled))]:
             # autograd then raises an error where it still needs their old values, instead of taking the new ones
             torch.autograd.graph.increment_version(written)
-        self.release_gradients()
 
-    def release_gradients(self) -> None:
+    def __enter__(self) -> Work:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """Drops the gradients of the entries that are kept, by the caches and by the tables."""
         for entry in (*self.fused, *(each.entry for each in self.sharded if each.path == "fused")):
             entry.release_gradient()

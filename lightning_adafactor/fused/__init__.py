@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import subprocess
+import warnings
 
 import torch
 from torch import Tensor
@@ -60,7 +62,9 @@ def _unsupported_reason(dtype: torch.dtype, dims: int, device: str, kind: type) 
         return f"the kernels support up to {MAX_DIMS} dimensions, not {dims}"
     if not _triton_is_installed():
         return "Triton is not installed (it comes with torch's CUDA builds for Linux; otherwise: pip install triton)"
-    if device == "cuda" or (device == "cpu" and _kernels_are_interpreted()):
+    if device == "cuda":
+        return _launcher_problem()
+    if device == "cpu" and _kernels_are_interpreted():
         return None
     return (
         f"the parameters are on {device!r}, and the kernels need a CUDA device "
@@ -71,6 +75,28 @@ def _unsupported_reason(dtype: torch.dtype, dims: int, device: str, kind: type) 
 @functools.cache
 def _triton_is_installed() -> bool:
     return importlib.util.find_spec("triton") is not None
+
+
+@functools.cache
+def _launcher_problem() -> str | None:
+    """Why Triton cannot launch kernels on this machine's GPUs, or None where it can or where there are none.
+
+    Triton compiles what launches them when it is first used, with a C compiler, which images for inference often lack.
+    """
+    if not torch.cuda.is_available():
+        return None
+    from triton.runtime import driver
+
+    try:
+        _ = driver.active
+    except (RuntimeError, OSError, subprocess.SubprocessError) as error:
+        reason = (
+            f"Triton cannot launch kernels here ({' '.join(str(error).split())}): it needs a C compiler and the "
+            "headers of Python, such as the packages gcc and python3-dev"
+        )
+        warnings.warn(f"Adafactor's step in Triton kernels is not available: {reason}", stacklevel=2)
+        return reason
+    return None
 
 
 @functools.cache

@@ -207,12 +207,12 @@ class WorkTable:
             self._entries = entries
             moved = not torch.equal(grads, self._host_grads)
         if moved:
-            self._host_grads = grads
             self._copy(grads, self.grads)
+            self._host_grads = grads
         options = self._options(entries)
         if not torch.equal(options, self._host_options):
-            self._host_options = options
             self._copy(options, self.options)
+            self._host_options = options
         self._copy_lrs_of_other_devices(entries)
         return True
 

@@ -3,8 +3,10 @@
 Ordinarily one: autograd adds up all uses of a parameter before it writes the gradient. But each reentrant checkpoint
 (``torch.utils.checkpoint`` with ``use_reentrant=True``) has a backward pass of its own within the backward pass, and
 writes the gradients of its segment at once. A parameter that several such segments use receives a gradient from each,
-and is complete only with the last one. Such segments run forward without gradients and in training mode, by which they
-are recognized here: the calls of a module without gradients are counted.
+and is complete only with the last one. Such segments run forward inside an autograd function and in training mode, by
+which they are recognized here: such calls of a module are counted. (Calls under ``torch.no_grad()``, as for the old
+log-probabilities of PPO, are none, unless they are checkpointed so too: parameters are stepped after the backward pass
+then.)
 """
 
 from __future__ import annotations
@@ -24,22 +26,22 @@ class _Calls:
 
     Attributes:
         with_gradients: Calls that autograd has recorded.
-        without_gradients: Calls in training mode that it has not.
+        in_functions: Calls in training mode inside an autograd function, as reentrant checkpoints make them.
     """
 
     with_gradients: int = 0
-    without_gradients: int = 0
+    in_functions: int = 0
 
     def __call__(self, module: nn.Module, args: Any) -> None:
         if torch.compiler.is_compiling() or not module.training or _in_backward():
             return
         if torch.is_grad_enabled():
             self.with_gradients += 1
-        else:
-            self.without_gradients += 1
+        elif _in_autograd_function():
+            self.in_functions += 1
 
     def reset(self) -> None:
-        self.with_gradients = self.without_gradients = 0
+        self.with_gradients = self.in_functions = 0
 
 
 class Uses:
@@ -69,7 +71,7 @@ class Uses:
         pass then.
         """
         calls = self._calls.get(param, ())
-        segments = sum(each.without_gradients for each in calls)
+        segments = sum(each.in_functions for each in calls)
         return max(1, segments + any(each.with_gradients for each in calls))
 
     def reset(self) -> None:
@@ -82,6 +84,11 @@ class Uses:
         """Removes the hooks."""
         for handle in self._handles:
             handle.remove()
+
+
+def _in_autograd_function() -> bool:
+    """Whether a ``torch.autograd.Function`` runs forward: it turns off forward-mode gradients too."""
+    return not torch._C._is_fwd_grad_enabled() and not torch.is_inference_mode_enabled()
 
 
 def _in_backward() -> bool:

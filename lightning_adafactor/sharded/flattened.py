@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Sequence, Set
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 _REMEDY = "Shard with FSDP2 (torch.distributed.fsdp.fully_shard), which keeps shapes"
 
@@ -38,6 +38,9 @@ def check_for_fsdp1(group: dict[str, Any], *, allow_unfactored: bool) -> None:
 def check_for_deepspeed(param: Tensor, given: Set[int], *, allow_unfactored: bool) -> None:
     """Refuses a flat partition of DeepSpeed ZeRO, which it puts into a parameter group in place of the parameters.
 
+    It is an ordinary tensor. What others put there in place of the parameters, such as accelerate with FSDP2 or tensor
+    parallelism, are parameters.
+
     Args:
         param: A parameter of the optimizer.
         given: The ids of all parameters that were given to the optimizer.
@@ -46,7 +49,9 @@ def check_for_deepspeed(param: Tensor, given: Set[int], *, allow_unfactored: boo
     Raises:
         RuntimeError: It is one, and ``allow_unfactored`` is False.
     """
-    if "deepspeed" in sys.modules and param.dim() == 1 and id(param) not in given:
+    if "deepspeed" not in sys.modules or isinstance(param, nn.Parameter):
+        return
+    if param.dim() == 1 and id(param) not in given:
         name = str(getattr(param, "ds_id", "unnamed"))
         _refuse("DeepSpeed ZeRO", [(name, param)], allow_unfactored=allow_unfactored)
 

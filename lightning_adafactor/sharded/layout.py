@@ -135,9 +135,10 @@ def local_gradient(param: DTensor) -> Tensor:
 def local(tensor: Tensor) -> Tensor:
     """The local shard of a DTensor, complete even where a collective was still at work on it, or the tensor itself.
 
-    Without ``torch.no_grad()`` it would be a part of a graph.
+    Always the same object: ``to_local()`` of a parameter makes a new view each time (torch 2.13), and without
+    ``torch.no_grad()`` a part of a graph.
     """
-    shard = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    shard = tensor._local_tensor if isinstance(tensor, DTensor) else tensor
     wait = getattr(shard, "wait", None)
     return shard if wait is None else wait()
 
@@ -154,11 +155,12 @@ def region_of(param: DTensor, *, transposed: bool = False) -> Region:
     """
     shape = tuple(param.shape)
     local_shape, starts = _local_shape_and_starts(param.device_mesh, tuple(param.placements), shape)
-    if local_shape != tuple(param.to_local().shape):
+    own_shape = tuple(param._local_tensor.shape)
+    if local_shape != own_shape:
         raise RuntimeError(
             f"Adafactor cannot tell which elements of a parameter of shape {shape} and placements {param.placements} "
-            f"lie on this process, because its shard is {tuple(param.to_local().shape)}, not {local_shape}: shard it "
-            "with FSDP2 or distribute_tensor, or pass stochastic_rounding=False"
+            f"lie on this process, because its shard is {own_shape}, not {local_shape}: shard it with "
+            "FSDP2 or distribute_tensor, or pass stochastic_rounding=False"
         )
     if transposed:
         shape = (*shape[:-2], shape[-1], shape[-2])

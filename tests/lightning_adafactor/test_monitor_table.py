@@ -40,6 +40,18 @@ def test_table_lists_several_optimizers_and_their_sum(fit: Fit, capsys: pytest.C
     ]
 
 
+def test_table_is_printed_after_manual_steps_that_lightning_does_not_count(
+    fit: Fit, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = Adversaries()
+    monkeypatch.setattr(module, "optimizers", lambda: module.trainer.strategy.optimizers)  # not in Lightning's wrapper
+    fit(module, OptimizerStateMonitor())
+
+    printed = capsys.readouterr().out
+    assert "Optimizer state after the training" in printed
+    assert table_in(printed)[0][:2] == ["AdamW", "32"]
+
+
 def test_table_is_plain_text_without_rich(
     fit: Fit, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

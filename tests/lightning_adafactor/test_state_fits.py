@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lightning_adafactor import Adafactor
-from lightning_adafactor.parameter_state import check_state
+from lightning_adafactor.parameter_state import check_state, place_state
 from lightning_adafactor.work import check_state_for_capture
 from tests.lightning_adafactor.compiled.available import needs_compiled
 
@@ -174,3 +174,12 @@ def test_torchs_default_device_does_not_matter(arguments: dict[str, Any]) -> Non
     assert torch.equal(param, same)
     assert optimizer.state[param]["step"].device.type == "cpu"
     assert other.state[same]["step"] == 2
+
+
+def test_averages_that_are_views_become_contiguous_for_the_kernels() -> None:
+    param = torch.zeros(4, 3)
+    average = torch.arange(8.0).view(4, 2)[:, :1]
+    state = {"step": torch.tensor(1.0), "row_var": average, "col_var": torch.zeros(1, 3)}
+    place_state(param, state, "fused")
+    assert state["row_var"].is_contiguous()
+    assert torch.equal(state["row_var"], average)

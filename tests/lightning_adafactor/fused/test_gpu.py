@@ -17,6 +17,7 @@ from torch.distributed.tensor import Shard
 
 from lightning_adafactor import Adafactor, TransformersAdafactor
 from lightning_adafactor.sharded.fused import FusedStages, Tables
+from lightning_adafactor.work import Work
 from tests.lightning_adafactor import specs
 from tests.lightning_adafactor.fused import harness
 from tests.lightning_adafactor.fused.harness import assert_same_bits, bits, random_gradients, random_params, train
@@ -268,7 +269,9 @@ def test_the_stages_of_shards_never_wait_and_give_the_numbers_of_whole_parameter
         params = ours.param_groups[0]["params"]
         for param, gradient in zip(params, gradients_for(params, step), strict=True):
             param.grad = gradient
-        shards, squares, updates = shards_of(ours._work().fused)
+        work = Work()
+        ours._collect(work)
+        shards, squares, updates = shards_of(work.fused)
         found_inf = torch.zeros((), device="cuda")
         no_waiting(step > 1)
         stages = FusedStages(shards, squares, updates, None, tables=tables, tilings={})

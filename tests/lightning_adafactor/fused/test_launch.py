@@ -22,6 +22,7 @@ from lightning_adafactor import Adafactor
 from lightning_adafactor.fused.step import FusedAdafactor
 from lightning_adafactor.sharded.fused import FusedStages
 from lightning_adafactor.tiles import Region
+from lightning_adafactor.work import Work
 from tests.lightning_adafactor.sharded.alone import shards_of
 
 
@@ -50,7 +51,9 @@ JITFunction.run = compile_only
 params = [torch.ones(shape, dtype=torch.bfloat16, requires_grad=True) for shape in ((64, 32), (9,))]
 for param in params:
     param.grad = torch.ones_like(param)
-entries = Adafactor(params, fused=False, compiled=False)._work().plain
+work = Work()
+Adafactor(params, fused=False, compiled=False)._collect(work)
+entries = work.plain
 FusedAdafactor()(entries)
 
 # of shards, the kernels are bound alone: test_compile.py compiles them

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 
 import pytest
 import torch
+from triton.runtime import driver
 
 from lightning_adafactor import Adafactor, fused
 from lightning_adafactor.fused.fields import MAX_DIMS
@@ -17,12 +19,12 @@ from lightning_adafactor.fused.fields import MAX_DIMS
 
 def test_float64_is_refused_with_the_reason(device: str) -> None:
     with pytest.raises(RuntimeError, match=r"fused=True is not supported: the kernels support .* not float64"):
-        Adafactor([torch.zeros(2, dtype=torch.float64, device=device)], fused=True)
+        Adafactor([torch.zeros(2, dtype=torch.float64, device=device, requires_grad=True)], fused=True)
 
 
 def test_too_many_dimensions_are_refused_with_the_reason(device: str) -> None:
     with pytest.raises(RuntimeError, match=f"up to {MAX_DIMS} dimensions, not {MAX_DIMS + 1}"):
-        Adafactor([torch.zeros((1,) * (MAX_DIMS + 1), device=device)], fused=True)
+        Adafactor([torch.zeros((1,) * (MAX_DIMS + 1), device=device, requires_grad=True)], fused=True)
 
 
 def test_foreach_and_fused_exclude_each_other(device: str) -> None:
@@ -59,9 +61,11 @@ print(json.dumps(found))
 @pytest.fixture
 def missing(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     """Takes away what the kernels need."""
-    fused._unsupported_reason.cache_clear()
+    for cached in (fused._unsupported_reason, fused._launcher_problem):
+        cached.cache_clear()
     yield monkeypatch
-    fused._unsupported_reason.cache_clear()
+    for cached in (fused._unsupported_reason, fused._launcher_problem):
+        cached.cache_clear()
 
 
 @pytest.mark.parametrize("argument", ["fused", "capturable"])
@@ -78,7 +82,19 @@ def test_the_error_names_a_gpu_and_the_interpreter_where_both_are_missing(
 def test_the_error_names_triton_where_it_is_missing(missing: pytest.MonkeyPatch) -> None:
     missing.setattr(fused, "_triton_is_installed", lambda: False)
     with pytest.raises(RuntimeError, match="fused=True is not supported: Triton is not installed"):
-        Adafactor([torch.zeros(2, 2)], fused=True)
+        Adafactor([torch.zeros(2, 2, requires_grad=True)], fused=True)
+
+
+def test_where_triton_cannot_build_its_launcher_the_reason_says_so(missing: pytest.MonkeyPatch) -> None:
+    def build(_: object) -> None:
+        raise RuntimeError("Failed to find C compiler.\nPlease specify via CC environment variable.")
+
+    missing.setattr(torch.cuda, "is_available", lambda: True)
+    missing.setattr(type(driver), "active", property(build))
+    reason = r"^Triton cannot launch kernels here \(Failed to find C compiler\. Please .*\): it needs a C compiler"
+    with pytest.warns(UserWarning, match="Adafactor's step in Triton kernels is not available: Triton cannot launch"):
+        found = fused._unsupported_reason(torch.float32, 2, "cuda", torch.Tensor)
+    assert re.search(reason, found or "")
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -236,12 +237,19 @@ def test_two_forward_passes_before_one_backward_pass() -> None:
     assert_same_bits(weights[1], weights[0])
 
 
-def test_a_validation_between_two_steps_does_not_delay_the_release() -> None:
-    model = models.model(Shape(checkpointing=True))
+@pytest.mark.parametrize("without_gradients", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize(
+    ("training", "checkpointing"),
+    [pytest.param(False, True, id="validation"), pytest.param(True, False, id="training mode")],
+)
+def test_a_call_without_gradients_between_two_steps_does_not_delay_the_release(
+    training: bool, checkpointing: bool, without_gradients: Callable[[], Any]
+) -> None:
+    model = models.model(Shape(checkpointing=checkpointing))
     optimizer = Adafactor(model.parameters(), compiled=False)
     release_gradients(optimizer, model)
-    with torch.no_grad():
-        models.loss_of(model.eval(), next(models.batches(1)), True)
+    with without_gradients():
+        models.loss_of(model.train(training), next(models.batches(1)), True)
     models.loss_of(model.train(), next(models.batches(1)), True).backward()
     assert all(param.grad is None for param in model.parameters())
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor._dtensor_spec import DTensorSpec
@@ -35,7 +35,7 @@ class Parameter:
 
     def __init__(self, mesh: DeviceMesh) -> None:
         self.mesh = mesh
-        self.param = sharded(torch.zeros(4, 3, dtype=torch.bfloat16), mesh)
+        self.param = nn.Parameter(sharded(torch.zeros(4, 3, dtype=torch.bfloat16), mesh))  # as FSDP2's are
         self.param.grad = sharded(torch.ones(4, 3, dtype=torch.bfloat16), mesh)
         self.state: dict[str, Tensor] = {
             "step": torch.tensor(0.0),

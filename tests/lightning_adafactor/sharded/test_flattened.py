@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy
+from torch.distributed.tensor import DTensor, Replicate
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from lightning_adafactor import Adafactor, TransformersAdafactor
@@ -92,6 +94,19 @@ def test_vectors_are_accepted_where_deepspeed_is_merely_imported(monkeypatch: py
     param.grad = torch.ones_like(param)
     optimizer.step()
     assert (param != 1).all()
+
+
+def test_vectors_that_accelerate_puts_in_place_of_others_are_accepted(
+    processes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "deepspeed", types.ModuleType("deepspeed"))
+    optimizer = Adafactor([nn.Parameter(torch.ones(4))])
+    mesh = init_device_mesh("cpu", (processes,))
+    param = nn.Parameter(DTensor.from_local(torch.ones(2), mesh, (Replicate(),), run_check=False))
+    optimizer.param_groups[0]["params"] = [param]
+    param.grad = torch.ones_like(param)
+    optimizer.step()
+    assert (param.to_local() != 1).all()
 
 
 @pytest.mark.parametrize("processes", [2], indirect=True)
