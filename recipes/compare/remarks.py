@@ -29,6 +29,10 @@ def remarks(result: dict[str, Any], plan: Plan) -> list[str]:
             found.append(
                 f"WARNING: the runs have different {what}: delete the folders of the old ones to run them again."
             )
+    found += [
+        f"WARNING: {change}: it has changed since runs that were kept; delete their folders to run them again."
+        for change in result["changed_since"]
+    ]
     found.append(result["conclusion"])
     found += _disturbed(result, plan)
     found.append(_about_rates(result, plan))

@@ -27,6 +27,7 @@ from recipes.compare.paired import compare_pairs, conclusion
 from recipes.compare.plan import Plan
 from recipes.compare.remarks import remarks
 from recipes.compare.runs import Outcome
+from recipes.runs.changed_assets import changed_assets
 
 
 def best_of(outcomes: Iterable[Outcome]) -> Outcome | None:
@@ -96,8 +97,19 @@ def comparison(plan: Plan, outcomes: Sequence[Outcome], rates: dict[str, float |
     by_seed = {row["name"]: _by_seed(row, main) for row in rows}
     result["pairs"] = compare_pairs(by_seed, mode) if mode else []
     result["conclusion"] = conclusion(by_seed, main, mode, result["pairs"], bool(plan.sweep))
+    result["changed_since"] = _changed_since(outcomes)
     result["remarks"] = remarks(result, plan)
     return result
+
+
+def _changed_since(outcomes: Iterable[Outcome]) -> list[str]:
+    """What has changed of the data and weights since the runs that were finished before."""
+    kept = [outcome.report.get("provenance") or {} for outcome in outcomes if outcome.kept and outcome.report]
+    different: list[dict[str, str]] = []
+    for provenance in kept:
+        if (assets := provenance.get("assets")) and assets not in different:
+            different.append(assets)
+    return list(dict.fromkeys(change for assets in different for change in changed_assets(assets)))
 
 
 def _by_seed(row: dict[str, Any], metric: str | None) -> dict[int, float]:

@@ -27,7 +27,22 @@ class Schedule:
         self._ended: dict[Path, Outcome] = {}
 
     def add(self, outcome: Outcome) -> None:
-        """Adds a run that has ended."""
+        """Adds a run that has ended.
+
+        Raises:
+            RecipeError: A run of a sweep has no validation metric to choose a learning rate by.
+        """
+        report = outcome.report
+        if self._plan.sweep and outcome.trial.timing is None and report is not None and monitor_of(report) is None:
+            remedy = (
+                "validate within the budget, such as with --trainer.val_check_interval 0.25"
+                if self._plan.budget
+                else "give the recipe a validation split"
+            )
+            raise RecipeError(
+                f"--sweep-lr: the report in {outcome.folder} holds no validation metric to choose a learning rate by: "
+                f"{remedy}, or omit --sweep-lr"
+            )
         self._ended[outcome.trial.folder] = outcome
 
     @property
@@ -39,9 +54,6 @@ class Schedule:
         """The runs that have not ended and need no other run to end first, in the order in which to start them.
 
         A timing run stands alone, since nothing else may run beside it.
-
-        Raises:
-            RecipeError: A sweep has no validation metric to choose by.
         """
         left = [trial for trial in self._runs() if trial is not None and trial.folder not in self._ended]
         return left[:1] if left and left[0].timing is not None else left
@@ -126,8 +138,7 @@ class Schedule:
         if not tried or len(tried) < len(sweep):
             return False
         if self._plan.sweep:
-            reports = [outcome.report for outcome in tried if outcome.report is not None]
-            return best_of(tried) is not None or any(monitor_of(report) is None for report in reports)
+            return best_of(tried) is not None
         return all(outcome.status != INVALID_SETTINGS for outcome in tried)
 
     def _rate(self, choice: Choice, sweep: list[Trial]) -> float | None:
@@ -135,9 +146,5 @@ class Schedule:
         if not self._plan.sweep:
             return choice.rate
         best = best_of(self._tried(sweep))
-        if best is None:
-            raise RecipeError(
-                "--sweep-lr: the reports hold no validation metric to choose a learning rate by: give the recipe a "
-                "validation split, or omit --sweep-lr"
-            )
+        assert best is not None, "asked before the rate is chosen"
         return best.trial.rate

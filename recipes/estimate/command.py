@@ -161,7 +161,8 @@ def _process_remarks(trainer: Mapping[str, Any], processes: "Processes | None") 
 def _averaging_remarks(trainer: Mapping[str, Any], setting: "Setting") -> Iterator[str]:
     from recipes.estimate.memory_size import shown_size
 
-    for callback in trainer["callbacks"] or []:
+    callbacks = trainer["callbacks"] or []
+    for callback in callbacks if isinstance(callbacks, list) else [callbacks]:
         path = str(callback.get("class_path", "") if isinstance(callback, Mapping) else type(callback).__name__)
         name = path.rpartition(".")[2]
         if name.endswith("WeightAveraging"):

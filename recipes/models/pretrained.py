@@ -231,6 +231,11 @@ def _load(load: Any, name: str, key: str, what: str, **kwargs: Any) -> Any:
             raise RecipeError(f"{key}: '{name}' is the folder of a run: its model is in '{name}/model'") from error
         if Path(name).is_dir():
             raise RecipeError(f"{key}: {what} cannot be loaded from the folder '{name}': {cause}") from error
+        if "cannot be loaded with `safetensors`" in " ".join(str(error).split()):
+            raise RecipeError(
+                f"{key}: '{name}' has no weights in safetensors on the Hugging Face hub, and others, which are pickled "
+                "and may run code, are not loaded: give a model or a revision that has them, or convert it"
+            ) from error
         raise RecipeError(
             f"{key}: '{name}' is neither a local folder nor reachable on the Hugging Face hub as {what}: "
             f"check the name and the network ({cause})"

@@ -2,20 +2,14 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from recipes import resolvers
-from recipes.checksums import file_sha256
-from recipes.models.revisions import cached_commit, split_revision
+from recipes.runs.changed_assets import DIGITS, changed_or_missing_assets
 from recipes.runs.provenance import code_sha256, git_commit, git_dirty, image, locks, machine, packages
 
 SHOWN = 12
-DIGITS = 12
 
 
 def differences(recorded: Mapping[str, Any]) -> Iterator[str]:
@@ -30,7 +24,7 @@ def differences(recorded: Mapping[str, Any]) -> Iterator[str]:
     yield from _values("git", recorded["git"], {"commit": git_commit(), "dirty": git_dirty()})
     yield from _values("the code's", {"sha256": recorded.get("code_sha256")}, {"sha256": code_sha256()})
     yield from _values("image", recorded["image"], image())
-    yield from _assets(recorded["assets"])
+    yield from changed_or_missing_assets(recorded["assets"])
     changed = list(_values("package", recorded["packages"], packages()))
     yield from changed[:SHOWN]
     if len(changed) > SHOWN:
@@ -59,35 +53,6 @@ def missing_devices(recorded: Mapping[str, Any]) -> int | None:
         return None
     here = torch.cuda.device_count()
     return here if here < processes else None
-
-
-def _assets(recorded: Mapping[str, str]) -> Iterator[str]:
-    resolvers.register()
-    for name, digest in recorded.items():
-        if name.startswith("hub:"):
-            yield from _repository(name, digest)
-            continue
-        try:
-            path = Path(OmegaConf.create({"path": name})["path"])
-            found = file_sha256(path) if path.exists() else None
-        except (OmegaConfBaseException, OSError):
-            found = None
-        if found is None:
-            yield f"{name} is missing"
-        elif found != digest:
-            yield f"{name} has sha256 {found[:DIGITS]}..., recorded {digest[:DIGITS]}..."
-
-
-def _repository(name: str, commit: str) -> Iterator[str]:
-    kind, _, value = name.removeprefix("hub:").partition("/")
-    repository, revision = split_revision(value)
-    found = cached_commit(repository, "dataset" if kind == "dataset" else "model", revision)
-    if found is None:
-        yield f"the {kind} {value} of the hub is not in the cache; it was at commit {commit[:DIGITS]}..."
-    elif found != commit:
-        pin = "data.load_args.revision" if kind == "dataset" else f"{repository}@{commit}"
-        commits = f"{found[:DIGITS]}..., recorded {commit[:DIGITS]}..."
-        yield f"the {kind} {value} of the hub is at commit {commits} ({pin} pins one)"
 
 
 def _values(what: str, recorded: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[str]:

@@ -15,6 +15,7 @@ from recipes.data.caching import Cached
 from recipes.data.sources import check_columns, check_text
 from recipes.data.summary import count_duplicates, padding_share
 from recipes.messages import RecipeError, tell
+from recipes.models.gguf import config_location
 from recipes.models.positions import positions_of
 from recipes.models.pretrained import load_config
 from recipes.ranges import IntFrom2, IntFrom3, NonNegativeFloat, Percentage, PositiveInt
@@ -222,7 +223,8 @@ class TextClassificationData(RecipeData):
         return rows
 
     def _model_config(self) -> Any:
-        return load_config(str(self._pretrained), "model.pretrained", trust_remote_code=self._trust_remote_code)
+        location = config_location(str(self._pretrained), "model.pretrained")
+        return load_config(key="model.pretrained", trust_remote_code=self._trust_remote_code, **location)
 
     def _choose_labels(self, train: "Dataset | None") -> list[str]:
         known, trainer = trained_labels(self._model_config()), self.trainer

@@ -79,8 +79,9 @@ def match_labels(split: str, rows: "Dataset", column: str, labels: list[str], tr
     aliases = _aliases(names, labels, trained) if trained is not None else {}
     unknown = ordered(names - aliases.keys())
     if unknown:
+        known_to = "data.train" if trained is None else f"the model '{trained}'"
         raise RecipeError(
-            f"data.{split} has labels that data.train has not: {', '.join(map(repr, unknown[:5]))}"
+            f"data.{split} has labels that {known_to} has not: {', '.join(map(repr, unknown[:5]))}"
             + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
             + "".join(
                 f"; '{name}' is there as '{label}'"

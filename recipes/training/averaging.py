@@ -24,6 +24,32 @@ from recipes.training import lightning_internals
 from recipes.training.checkpoints import LastCheckpoint
 
 
+class WeightsBehindAverage(Callback):
+    """Resumes without averaging from a checkpoint whose ``state_dict`` is an average: with the weights behind it."""
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Loads the weights of the checkpoint's last step; called after Lightning has loaded the average.
+
+        Raises:
+            RecipeError: Processes share the model, where only ``state_dict`` is loaded.
+        """
+        weights = checkpoint.get("current_model_state")
+        averages = any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+        if weights is None or averages:
+            return
+        if isinstance(trainer.strategy, ModelParallelStrategy):
+            raise RecipeError(
+                f"--ckpt_path {trainer.ckpt_path}: its weights are an average, from which no training can go on, and "
+                "trainer.strategy ModelParallelStrategy loads no others: resume on one device or with ddp, or begin "
+                "a new run with model.pretrained set to the run's model/"
+            )
+        pl_module.load_state_dict(weights)
+        tell(
+            "the run averaged its weights, and this one does not: it resumes from those of the last step, not from "
+            "their average"
+        )
+
+
 class AveragedWeights(Callback):
     """Works around four traps of a weight-averaging callback; it comes before that in the list of callbacks.
 
@@ -45,7 +71,8 @@ class AveragedWeights(Callback):
         """Turns off the averaging of buffers, and puts the average on the device of the training.
 
         Raises:
-            RecipeError: Processes share the model, which the callback does not support.
+            RecipeError: Processes share the model, which the callback does not support, or checkpoints would be
+                without the average.
         """
         if stage != "fit":
             return
@@ -53,6 +80,12 @@ class AveragedWeights(Callback):
             raise RecipeError(
                 f"trainer.callbacks: {type(self._averaging).__name__} copies the whole model, which is not supported "
                 "with trainer.strategy ModelParallelStrategy: leave it out (--trainer.callbacks null), or use ddp"
+            )
+        if any(getattr(callback, "save_weights_only", False) for callback in trainer.checkpoint_callbacks):
+            raise RecipeError(
+                f"trainer.callbacks: {type(self._averaging).__name__} adds the average to complete checkpoints only, "
+                "and with save_weights_only the weights before averaging would be tested and kept: leave "
+                "save_weights_only out, or the callback (--trainer.callbacks null)"
             )
         lightning_internals.average_parameters_only(self._averaging, trainer.strategy.root_device)
 

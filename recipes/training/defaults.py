@@ -9,9 +9,10 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from lightning_adafactor import OptimizerStateMonitor
 from recipes.runs.folder import RunFolder
-from recipes.training.averaging import AveragedWeights
+from recipes.training.averaging import AveragedWeights, WeightsBehindAverage
 from recipes.training.checkpoints import LastCheckpoint
 from recipes.training.divergence import StopOnDivergence
+from recipes.training.early_stopping import StrictOnceValidated
 from recipes.training.exactness import ExactResume
 from recipes.training.named_state import NamedOptimizerState
 from recipes.training.plain_values import PlainOptimizerState
@@ -63,6 +64,8 @@ def default_callbacks(command: str, trainer: Mapping[str, Any], best: ModelCheck
         add(progress_bar(), ProgressBar)
     if command != "fit":
         return callbacks
+    callbacks.insert(0, StrictOnceValidated())
+    add(WeightsBehindAverage(), WeightsBehindAverage)
     add(StopOnDivergence(), StopOnDivergence)
     add(OptimizerAsGiven(), OptimizerAsGiven)
     add(RowsOfEpoch(), RowsOfEpoch)

@@ -6,6 +6,7 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 
 from recipes.data.loader import ResumableLoader
 from recipes.messages import RecipeError, tell
@@ -30,6 +31,7 @@ class OptimizerAsGiven(Callback):
         self._saved_classes: list[str] = []
         self._saved_options: list[set[str]] = []
         self._saved_sizes: list[list[int]] = []
+        self._had_schedule = True
 
     def state_dict(self) -> dict[str, Any]:
         """The classes of the optimizers, for a resumed run."""
@@ -44,6 +46,7 @@ class OptimizerAsGiven(Callback):
         states = checkpoint.get("optimizer_states", [])
         self._saved_options = [{key for group in state["param_groups"] for key in group} for state in states]
         self._saved_sizes = [[len(group["params"]) for group in state["param_groups"]] for state in states]
+        self._had_schedule = bool(checkpoint.get("lr_schedulers"))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stores the options, before Lightning loads the checkpoint's."""
@@ -93,6 +96,8 @@ class OptimizerAsGiven(Callback):
                     for group, given in zip(optimizer.param_groups, given_groups, strict=False)
                     for note in _end_schedule(group, given["lr"])
                 }
+        if self._given and not self._had_schedule:
+            notes |= set(_begin_schedules(trainer))
         for note in sorted(notes):
             tell(note)
 
@@ -161,6 +166,22 @@ def _end_schedule(group: dict[str, Any], rate: Any) -> Iterator[str]:
         return
     yield f"optimizer.lr is {rate} from here on, without a schedule; the checkpoint's had reached {_plain(group['lr'])}"
     _set_rate(group, rate)
+
+
+def _begin_schedules(trainer: Trainer) -> Iterator[str]:
+    """Sets schedules that the checkpoint had not to the steps taken; yields a note for each."""
+    for config in trainer.lr_scheduler_configs:
+        scheduler: Any = config.scheduler
+        if config.interval != "step" or not isinstance(scheduler, LambdaLR) or trainer.global_step == 0:
+            continue
+        scheduler.last_epoch = trainer.global_step
+        rates = [
+            base * rate(scheduler.last_epoch)
+            for base, rate in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+        ]
+        for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
+            _set_rate(group, rate)
+        yield f"the schedule, which the checkpoint had not, begins at its step {trainer.global_step:,}"
 
 
 def _set_rate(group: dict[str, Any], rate: Any) -> None:

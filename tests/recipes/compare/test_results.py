@@ -1,11 +1,13 @@
 """The results that are computed from reports, whatever the task."""
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from recipes.checksums import file_sha256
 from recipes.compare.command import plan_of
 from recipes.compare.metrics import main_quality, mode_of, mode_of_quality, quality_names, score_of
 from recipes.compare.plan import Plan
@@ -28,6 +30,24 @@ def outcomes(plan: Plan, **changes: Any) -> list[Outcome]:
         for choice in plan.choices
         for trial in [*plan.first_trials(choice), *plan.further_trials(choice, choice.rate)]
     ]
+
+
+def test_data_that_have_changed_since_a_kept_run_are_named(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recorded = {}
+    for name in ("same.csv", "edited.csv"):
+        Path(name).write_text("a\n")
+        recorded[name] = file_sha256(Path(name))
+    runs = outcomes(plan, provenance={"assets": {**recorded, "gone.csv": "0" * 64}})
+    Path("edited.csv").write_text("b\n")
+
+    assert compared(plan, runs)["changed_since"] == []
+    result = compared(plan, [dataclasses.replace(run, kept=True) for run in runs])
+    assert f"WARNING: {result['changed_since'][0]}: it has changed since runs that were kept" in result["remarks"][0]
+    (change,) = result["changed_since"]
+    assert change.startswith("edited.csv has sha256 ")
 
 
 def compared(plan: Plan, runs: list[Outcome]) -> dict[str, Any]:

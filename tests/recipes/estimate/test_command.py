@@ -2,11 +2,14 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from recipes.cli.main import main
+from recipes.estimate import command
 from recipes.estimate.memory_size import shown_size
 from tests.recipes.estimate.commands import IN_A_GIGABYTE, estimate, own, rows
 
@@ -283,6 +286,13 @@ def test_without_bfloat16_parameters_a_recipe_takes_what_it_takes_in_float32(cla
     advice = estimate(*adamw, "--model.dtype=bfloat16", f"--gpu-memory={1.01 * half / 1000}kB")["advice"]
 
     assert advice[-1] == f"- without bfloat16 parameters: exceeds the memory by {shown_size(full - int(1.01 * half))}"
+
+
+def test_averaged_weights_of_a_callback_that_is_not_in_a_list_are_named_too() -> None:
+    setting: Any = SimpleNamespace(parameters=[torch.zeros(2**18)])
+    callback = {"class_path": "recipes.RecentWeightAveraging", "init_args": {}}
+    (remark,) = command._averaging_remarks({"callbacks": callback}, setting)
+    assert "averaged weights of RecentWeightAveraging, another 1.00 MB, are not included" in remark
 
 
 def test_a_strategy_that_is_not_known_and_averaged_weights_are_named_in_remarks(

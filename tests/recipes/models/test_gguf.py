@@ -9,8 +9,10 @@ import huggingface_hub.constants
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from lightning import Trainer
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForSequenceClassification
 
+from recipes import TextClassificationData, TextClassifier
 from recipes.checksums import file_sha256
 from recipes.messages import RecipeError
 from recipes.models import gguf as gguf_conversion
@@ -95,6 +97,17 @@ def test_a_file_becomes_a_folder_of_safetensors_with_its_tokenizer(gguf_file: Pa
     text = "Once there was a plum."
     expected = AutoTokenizer.from_pretrained(tiny_lm)(text)["input_ids"]
     assert AutoTokenizer.from_pretrained(folder)(text)["input_ids"] == expected
+
+
+def test_a_file_becomes_a_text_classifier(gguf_file: Path, cache: Path, wires_csv: Path) -> None:
+    module = TextClassifier(str(gguf_file))
+    data = TextClassificationData("headline", "desk", str(wires_csv), validation=0.25, max_length=16, batch_size=12)
+    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
+    trainer = Trainer(max_steps=1, limit_val_batches=1, enable_model_summary=False, **options)
+    trainer.fit(module, data)
+
+    assert isinstance(module.model, LlamaForSequenceClassification)
+    assert module.model.config.num_labels == len(data.labels)
 
 
 def test_it_is_converted_once(gguf_file: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from lightning import Callback
-from lightning.pytorch.callbacks import EMAWeightAveraging, WeightAveraging
-from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, WeightAveraging
+from lightning.pytorch.strategies import ModelParallelStrategy, SingleDeviceStrategy
 
 from recipes import TextClassifier
 from recipes.messages import RecipeError
-from recipes.training.averaging import AveragedWeights
+from recipes.training.averaging import AveragedWeights, WeightsBehindAverage
 from recipes.training.checkpoints import load
 from tests.recipes.training.averaged import STEPS, Noted, Run, check_weights
 
@@ -111,3 +111,34 @@ def test_a_sharded_model_is_refused() -> None:
 
     with pytest.raises(RecipeError, match=r"EMAWeightAveraging copies the whole model.*: leave it out .*, or use ddp"):
         AveragedWeights(EMAWeightAveraging()).setup(trainer, TextClassifier("x"), "fit")
+
+
+def test_checkpoints_without_the_average_are_refused() -> None:
+    saving = ModelCheckpoint(save_weights_only=True)
+    trainer: Any = type("Saving", (), {"strategy": SingleDeviceStrategy(), "checkpoint_callbacks": [saving]})()
+
+    with pytest.raises(RecipeError, match=r"EMAWeightAveraging adds the average to complete checkpoints only.*: leave"):
+        AveragedWeights(EMAWeightAveraging()).setup(trainer, TextClassifier("x"), "fit")
+
+
+def test_a_run_without_averaging_resumes_from_the_weights_behind_the_average(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Start(Callback):
+        def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            self.weights = {name: value.clone() for name, value in pl_module.state_dict().items()}
+
+    noted, start = Noted(), Start()
+    run("half", ema(), noted=noted, max_epochs=1, limit_val_batches=0)
+    run("rest", [], noted=start, ckpt_path=run.folder / "half" / "last.ckpt")
+
+    check_weights(start.weights, noted.steps[-1])
+    assert "it resumes from those of the last step, not from their average" in capsys.readouterr().err
+
+
+def test_a_sharded_run_does_not_resume_from_an_average() -> None:
+    values = {"strategy": ModelParallelStrategy(), "callbacks": [], "ckpt_path": "last.ckpt"}
+    trainer: Any = type("Sharded", (), values)()
+
+    with pytest.raises(RecipeError, match=r"--ckpt_path last.ckpt: its weights are an average.*: resume on one device"):
+        WeightsBehindAverage().on_load_checkpoint(trainer, TextClassifier("x"), {"current_model_state": {}})

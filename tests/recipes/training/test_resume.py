@@ -96,3 +96,13 @@ def test_without_a_schedule_the_rate_is_the_given_one_and_not_what_the_old_sched
     assert model.rates == [0.1] * 4
     told = capsys.readouterr().err
     assert told == "note: optimizer.lr is 0.1 from here on, without a schedule; the checkpoint's had reached 0.05\n"
+
+
+@pytest.mark.parametrize("scheduled", [False], ids=["constant"], indirect=True)
+def test_a_schedule_that_the_checkpoint_had_not_begins_at_the_step_of_the_checkpoint(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = _Model(scheduled=True, lr=0.1, weight_decay=0.01)
+    _fit(model, epochs=2, checkpoint=checkpoint)
+    assert model.rates == pytest.approx([0.1 * (1 - step / 8) for step in range(4, 8)])
+    assert capsys.readouterr().err == "note: the schedule, which the checkpoint had not, begins at its step 4\n"
