@@ -221,12 +221,13 @@ class TextClassifier(Recipe[TextClassificationData]):
         return details
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Saves the names of the labels, in the order of the outputs, and what the report says of the head."""
+        """Saves the labels in the order of the outputs, how texts were read, and what the report says of the head."""
         checkpoint["labels"] = list(self.data.labels)
+        checkpoint["reading"] = self._reading()
         checkpoint["head_fit"] = self.head_fit
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Compares the labels of a checkpoint with those of the data.
+        """Compares the labels of a checkpoint with those of the data, and says where texts are read otherwise.
 
         Raises:
             RecipeError: They are not the same, or in another order.
@@ -238,6 +239,14 @@ class TextClassifier(Recipe[TextClassificationData]):
                 f"--ckpt_path: the checkpoint was trained on the labels {_some(trained)}, and the data has "
                 f"{_some(self.data.labels)}: give the data.train that it was trained on"
             )
+        own = self._reading()
+        for key, value in checkpoint.get("reading", own).items():
+            if own[key] != value:
+                tell(f"data.{key} is {own[key]}, and the checkpoint was trained with {value}")
+
+    def _reading(self) -> dict[str, Any]:
+        """The settings of the data that its predictions depend on."""
+        return {"text": list(self.data.text), "max_length": self.data.max_length}
 
     def forward(self, **inputs: Tensor) -> Tensor:
         """Logits of shape (batch, labels), in float32, of tokens of shape (batch, tokens)."""
