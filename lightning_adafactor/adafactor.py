@@ -234,6 +234,13 @@ class Adafactor(Optimizer):
         finally:
             before.remove()
             after.remove()
+        self.release_memory()
+
+    def release_memory(self) -> None:
+        """Lets go of all tensors that the fused step keeps for the next one, which then collects them anew.
+
+        For code that moves parameters and state to the CPU between steps, and wants the device's memory back.
+        """
         self._caches = None
         for kept in (self._kept_steps, *(self._kept_steps_of_parts or {}).values()):
             if kept is not None:

@@ -93,6 +93,24 @@ def test_a_step_keeps_no_gradient_alive(device: str) -> None:
         assert [gradient() for gradient in gradients] == [None, None]
 
 
+def test_after_release_memory_a_state_that_was_moved_is_not_kept_alive(device: str) -> None:
+    ours, theirs = pair([(8, 8), (5,)], device, beta1=0.9)
+    for optimizer in (ours, theirs):
+        train(optimizer, random_gradients, [1, 2])
+    old = []
+    for state in ours.state.values():
+        for name, value in state.items():
+            old.append(weakref.ref(value))
+            state[name] = value.clone()
+    del value
+    ours.release_memory()
+    assert [reference() for reference in old] == [None] * len(old)
+
+    for optimizer in (ours, theirs):
+        train(optimizer, random_gradients, [3])
+    assert_same_params(ours, theirs)
+
+
 def test_a_scheduler_rebuilds_nothing(builds: list[int], device: str) -> None:
     ours, theirs = pair([(8, 8), (5,)], device, relative_step=False)
     for optimizer in (ours, theirs):
