@@ -334,16 +334,19 @@ class Adafactor(Optimizer):
         return self._caches
 
     def implementation(self) -> dict[str, Choice]:
-        """Returns the implementation of each parameter's step, and why it is not a faster one.
+        """Returns the implementation of each trainable parameter's step, and why it is not a faster one.
 
         Returns:
             Choices by the parameter's name, or by its number where parameters were given without names.
         """
         choices: dict[str, Choice] = {}
+        number = -1
         for group in self.param_groups:
             names = group.get("param_names", [None] * len(group["params"]))
             for name, param in zip(names, group["params"], strict=True):
-                choices[name or str(len(choices))] = explain(group, param)
+                number += 1
+                if param.requires_grad or param.grad is not None:
+                    choices[name or str(number)] = explain(group, param)
         return choices
 
     @property
@@ -353,7 +356,7 @@ class Adafactor(Optimizer):
             return None
         return 0 if self._nonfinite is None else self._nonfinite.skipped
 
-    @torch._disable_dynamo  # as torch.optim does: traced, cached pointers would become constants
+    @torch._disable_dynamo  # traced, what is kept from step to step would become constants
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Takes one step for every parameter that has a gradient.

@@ -113,7 +113,7 @@ def check_state(param: Tensor, grad: Tensor, state: dict[str, Any]) -> None:
 
 
 def place_state(param: Tensor, state: dict[str, Any], path: Path) -> None:
-    """Puts tensors of a state where an implementation reads them: ``step`` on its device, averages contiguous.
+    """Puts tensors of a state where an implementation reads them: ``step`` on its device; R, C and V contiguous.
 
     Args:
         param: The parameter.
@@ -126,9 +126,18 @@ def place_state(param: Tensor, state: dict[str, Any], path: Path) -> None:
     if path == "fused":
         if step.device != param.device or step.dtype != torch.float32:
             state["step"] = step.to(param.device, torch.float32, non_blocking=True)
-        for name in ("row_var", "col_var", "variance"):
-            if type(value := state.get(name)) is Tensor:
-                state[name] = value.contiguous()
+        if not has_contiguous_averages(state):
+            for name in _AVERAGES:
+                if type(value := state.get(name)) is Tensor:
+                    state[name] = value.contiguous()
+
+
+def has_contiguous_averages(state: dict[str, Any]) -> bool:
+    """Whether R, C and V lie in memory as the kernels index them; of DTensors that is taken for granted."""
+    return all(type(value) is not Tensor or value.is_contiguous() for value in map(state.get, _AVERAGES))
+
+
+_AVERAGES = ("row_var", "col_var", "variance")
 
 
 @functools.lru_cache(maxsize=4096)  # called for each parameter in each step

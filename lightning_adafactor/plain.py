@@ -397,12 +397,14 @@ def _sum_of_squares(values: Tensor) -> float:
     runs on one thread.
     """
     if not values.is_contiguous():
-        return _sum_of_squared_norms(values)
+        return _sum_of_squared_norms(values).item()
     flat = values.view(-1)
     whole = flat.numel() - flat.numel() % _SUMMED_AT_ONCE
-    rows, rest = flat[:whole].view(-1, _SUMMED_AT_ONCE), flat[whole:]
-    return _sum_of_squared_norms(rows) + _sum_of_squared_norms(rest)
+    total = _sum_of_squared_norms(flat[:whole].view(-1, _SUMMED_AT_ONCE))
+    if whole < flat.numel():
+        total += _sum_of_squared_norms(flat[whole:])
+    return total.item()
 
 
-def _sum_of_squared_norms(rows: Tensor) -> float:
-    return torch.linalg.vector_norm(rows, dim=-1).square_().sum().item()
+def _sum_of_squared_norms(rows: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(rows, dim=-1).square_().sum()

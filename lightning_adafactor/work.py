@@ -13,6 +13,7 @@ from lightning_adafactor import compiled as compiled_step
 from lightning_adafactor import plain
 from lightning_adafactor.entry import Entry
 from lightning_adafactor.implementation import Path
+from lightning_adafactor.parameter_state import has_contiguous_averages
 from lightning_adafactor.sharded import step as sharded_step
 
 if TYPE_CHECKING:
@@ -101,11 +102,12 @@ def is_capturing() -> bool:
 
 
 def check_state_for_capture(param: Tensor, state: dict[str, Any]) -> None:
-    """Raises RuntimeError where state would be made, or its ``step`` moved, in a step that is captured.
+    """Raises RuntimeError where state would be made, or its tensors moved, in a step that is captured.
 
     Each replay would do it again: with zeros, or from memory of the host that is no longer there.
     """
-    if (len(state) == 0 or state["step"].device != param.device) and is_capturing():
+    has_place = len(state) > 0 and state["step"].device == param.device and has_contiguous_averages(state)
+    if not has_place and is_capturing():
         raise RuntimeError(
             "A step that is captured in a CUDA graph needs the state of a step before it: take one step, also after "
             "load_state_dict, and then capture"

@@ -88,11 +88,11 @@ def _launcher_problem() -> str | None:
     from triton.runtime import driver
 
     try:
-        _ = driver.active
-    except (RuntimeError, OSError, subprocess.SubprocessError) as error:
+        _ = driver.active.utils  # ``active`` alone is a proxy in some versions
+    except (RuntimeError, OSError, ImportError, AssertionError, subprocess.SubprocessError) as error:
         reason = (
-            f"Triton cannot launch kernels here ({' '.join(str(error).split())}): it needs a C compiler and the "
-            "headers of Python, such as the packages gcc and python3-dev"
+            f"Triton cannot launch kernels here ({' '.join(str(error).split())}). Often a C compiler or the headers of "
+            "Python are missing, in Debian the packages gcc and python3-dev"
         )
         warnings.warn(f"Adafactor's step in Triton kernels is not available: {reason}", stacklevel=2)
         return reason

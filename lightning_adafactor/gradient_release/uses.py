@@ -4,9 +4,9 @@ Ordinarily one: autograd adds up all uses of a parameter before it writes the gr
 (``torch.utils.checkpoint`` with ``use_reentrant=True``) has a backward pass of its own within the backward pass, and
 writes the gradients of its segment at once. A parameter that several such segments use receives a gradient from each,
 and is complete only with the last one. Such segments run forward inside an autograd function and in training mode, by
-which they are recognized here: such calls of a module are counted. (Calls under ``torch.no_grad()``, as for the old
-log-probabilities of PPO, are none, unless they are checkpointed so too: parameters are stepped after the backward pass
-then.)
+which they are recognized here: such calls of a module are counted. Calls under ``torch.no_grad()``, as for the old
+log-probabilities of PPO, are not counted, unless they use reentrant checkpoints too; in that case parameters are
+stepped only after the backward pass.
 """
 
 from __future__ import annotations

@@ -35,8 +35,8 @@ REFUSALS = (
     (
         re.compile(r"^When using the learning rate finder, either `model` or `model.hparams` should have one"),
         "{LearningRateFinder}: LearningRateFinder sets an attribute `lr` of the model, and in a recipe the learning "
-        "rate is an argument of the optimizer: leave the callback out; python -m recipes.compare --sweep-lr x0.5 x1 x2 "
-        "finds a rate by the validation metric",
+        "rate is an argument of the optimizer: leave the callback out; python -m recipes.compare, with the recipe's "
+        "--config, --optimizers and --sweep-lr x0.5 x1 x2, finds a rate by the validation metric",
     ),
 )
 """Lightning's messages about incompatible settings, and the messages that replace them."""

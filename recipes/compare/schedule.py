@@ -34,11 +34,13 @@ class Schedule:
         """
         report = outcome.report
         if self._plan.sweep and outcome.trial.timing is None and report is not None and monitor_of(report) is None:
-            remedy = (
-                "validate within the budget, such as with --trainer.val_check_interval 0.25"
-                if self._plan.budget
-                else "give the recipe a validation split"
-            )
+            remedy = "give the recipe a validation split"
+            if "validation" in (report.get("data") or {}):
+                batches = max(1, int(report.get("steps") or 0) // 4)
+                remedy = (
+                    "it ended before the first validation, so validate more often, such as with "
+                    f"--trainer.check_val_every_n_epoch null --trainer.val_check_interval {batches}"
+                )
             raise RecipeError(
                 f"--sweep-lr: the report in {outcome.folder} holds no validation metric to choose a learning rate by: "
                 f"{remedy}, or omit --sweep-lr"

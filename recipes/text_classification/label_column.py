@@ -81,7 +81,7 @@ def match_labels(split: str, rows: "Dataset", column: str, labels: list[str], tr
     if unknown:
         known_to = "data.train" if trained is None else f"the model '{trained}'"
         raise RecipeError(
-            f"data.{split} has labels that {known_to} has not: {', '.join(map(repr, unknown[:5]))}"
+            f"data.{split} has labels that {known_to} does not have: {', '.join(map(repr, unknown[:5]))}"
             + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
             + "".join(
                 f"; '{name}' is there as '{label}'"

@@ -43,7 +43,7 @@ class WeightsBehindAverage(Callback):
                 "trainer.strategy ModelParallelStrategy loads no others: resume on one device or with ddp, or begin "
                 "a new run with model.pretrained set to the run's model/"
             )
-        pl_module.load_state_dict(weights)
+        pl_module.load_state_dict(weights, strict=pl_module.strict_loading)
         tell(
             "the run averaged its weights, and this one does not: it resumes from those of the last step, not from "
             "their average"

@@ -169,7 +169,10 @@ def _end_schedule(group: dict[str, Any], rate: Any) -> Iterator[str]:
 
 
 def _begin_schedules(trainer: Trainer) -> Iterator[str]:
-    """Sets schedules that the checkpoint had not to the steps taken; yields a note for each."""
+    """Advances schedules that the checkpoint does not have by the steps taken; yields a note for each.
+
+    Other schedules than ``LambdaLR``, as recipes have, or by epochs, start at their beginning.
+    """
     for config in trainer.lr_scheduler_configs:
         scheduler: Any = config.scheduler
         if config.interval != "step" or not isinstance(scheduler, LambdaLR) or trainer.global_step == 0:
@@ -179,9 +182,10 @@ def _begin_schedules(trainer: Trainer) -> Iterator[str]:
             base * rate(scheduler.last_epoch)
             for base, rate in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
         ]
-        for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
+        for group, base, rate in zip(scheduler.optimizer.param_groups, scheduler.base_lrs, rates, strict=True):
+            group["initial_lr"] = base  # which the groups of the checkpoint do not have
             _set_rate(group, rate)
-        yield f"the schedule, which the checkpoint had not, begins at its step {trainer.global_step:,}"
+        yield f"the checkpoint has no schedule: the new one starts at step {trainer.global_step:,}"
 
 
 def _set_rate(group: dict[str, Any], rate: Any) -> None:

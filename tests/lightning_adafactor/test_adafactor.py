@@ -220,6 +220,7 @@ def test_frozen_parameters_may_have_any_dtype(option: str) -> None:
     optimizer = Adafactor([quantized, float8], **{option: True})
     optimizer.step()
     assert not optimizer.state
+    assert not optimizer.implementation()
 
 
 def test_a_frozen_parameter_that_is_trained_later_is_checked_then() -> None:

@@ -329,7 +329,7 @@ DATA = {
     ),
     "unknown label in validation": (
         {"validation": "odd.csv"},
-        r"data\.validation has labels that data\.train has not: 'sport'",
+        r"data\.validation has labels that data\.train does not have: 'sport'",
     ),
     "empty split": ({"validation": "none.csv"}, r"data\.validation.* no rows"),
     "unreachable hub dataset": (

@@ -173,12 +173,6 @@ def test_a_sweep_needs_a_validation_metric(folder: Path, capsys: pytest.CaptureF
     assert "holds no validation metric to choose a learning rate by: give the recipe a validation split, or" in said
 
 
-def test_a_sweep_with_a_budget_must_validate_within_it(folder: Path, capsys: pytest.CaptureFixture) -> None:
-    recipe(validates=False)
-    assert compare("adamw", "--sweep-lr", "1e-4", "1e-3", "--budget-steps", "5") == 2
-    assert "validate within the budget, such as with --trainer.val_check_interval 0.25" in capsys.readouterr().err
-
-
 def test_a_failed_run_is_a_row_with_the_reason_and_the_others_continue(
     folder: Path, capsys: pytest.CaptureFixture
 ) -> None:

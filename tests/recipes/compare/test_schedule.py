@@ -1,6 +1,7 @@
 """Which runs of a comparison can start, and that the order in which others end does not matter."""
 
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from recipes.compare.command import plan_of
 from recipes.compare.plan import Trial
 from recipes.compare.runs import INVALID_SETTINGS, Outcome
 from recipes.compare.schedule import Schedule
+from recipes.messages import RecipeError
 from tests.recipes.fake_fit import a_report
 
 RATES = ["3e-5", "6e-5", "1.2e-4"]
@@ -45,6 +47,23 @@ def test_without_a_sweep_the_other_seeds_wait_for_the_first(tmp_path: Path) -> N
     further = ["adafactor, lr 0.0003, seed 2", "adafactor, lr 0.0003, seed 3"]
     assert titles(schedule.ready()) == ["adamw, lr 0.0001, seed 1", *further]
     assert schedule.left() == 5
+
+
+@pytest.mark.parametrize(
+    ("data", "remedy"),
+    [
+        (
+            {"validation": {"rows": 9}},
+            "--trainer.check_val_every_n_epoch null --trainer.val_check_interval 10, or omit",
+        ),
+        ({}, "give the recipe a validation split, or omit --sweep-lr"),
+    ],
+    ids=["ended before its first validation", "without validation split"],
+)
+def test_a_run_of_a_sweep_without_validation_metric_ends_it_with_the_remedy(data: dict, remedy: str) -> None:
+    schedule = a_schedule("--sweep-lr", *RATES, "--budget-steps", "40")
+    with pytest.raises(RecipeError, match=re.escape(remedy)):
+        schedule.add(Outcome(schedule.ready()[0], {"steps": 40, "data": data, "metrics": {"test/f1": 0.5}}))
 
 
 def test_timing_runs_are_ready_one_by_one_before_anything_else() -> None:

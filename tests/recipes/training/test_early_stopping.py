@@ -31,8 +31,16 @@ def _fit(monitor: str, **options: Any) -> Trainer:
     return trainer
 
 
-def test_a_run_that_ends_before_its_first_validation_needs_no_metric() -> None:
+def test_a_run_that_ends_before_its_first_validation_needs_no_metric(capsys: pytest.CaptureFixture[str]) -> None:
     assert _fit("val/loss", max_steps=2).global_step == 2
+    assert (
+        "EarlyStopping had no effect, for nothing was validated, and val/loss was not logged" in capsys.readouterr().err
+    )
+
+
+def test_a_metric_that_was_logged_is_not_told_of(capsys: pytest.CaptureFixture[str]) -> None:
+    _fit("val/loss", max_epochs=1)
+    assert "EarlyStopping" not in capsys.readouterr().err
 
 
 def test_a_metric_that_no_validation_logs_is_an_error() -> None:

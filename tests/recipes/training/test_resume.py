@@ -29,11 +29,11 @@ class _Model(BoringModel):
         self.rates.append(self.trainer.optimizers[0].param_groups[0]["lr"])
 
 
-def _fit(model: _Model, epochs: int, checkpoint: Path | None = None) -> Trainer:
+def _fit(model: _Model, epochs: int, checkpoint: Path | None = None, batches: int = 4) -> Trainer:
     trainer = Trainer(
         accelerator="cpu",
         max_epochs=epochs,
-        limit_train_batches=4,
+        limit_train_batches=batches,
         limit_val_batches=0,
         logger=False,
         enable_checkpointing=False,
@@ -105,4 +105,18 @@ def test_a_schedule_that_the_checkpoint_had_not_begins_at_the_step_of_the_checkp
     model = _Model(scheduled=True, lr=0.1, weight_decay=0.01)
     _fit(model, epochs=2, checkpoint=checkpoint)
     assert model.rates == pytest.approx([0.1 * (1 - step / 8) for step in range(4, 8)])
-    assert capsys.readouterr().err == "note: the schedule, which the checkpoint had not, begins at its step 4\n"
+    assert capsys.readouterr().err == "note: the checkpoint has no schedule: the new one starts at step 4\n"
+
+
+@pytest.mark.parametrize("scheduled", [False], ids=["constant"], indirect=True)
+def test_a_run_that_began_a_schedule_is_resumed_at_its_rate(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    second = tmp_path / "second.ckpt"
+    trainer = _fit(_Model(scheduled=True, lr=0.1, weight_decay=0.01), epochs=2, checkpoint=checkpoint, batches=2)
+    trainer.save_checkpoint(second)
+    capsys.readouterr()
+    model = _Model(scheduled=True, lr=0.1, weight_decay=0.01)
+    _fit(model, epochs=3, checkpoint=second, batches=2)
+    assert model.rates == pytest.approx([0.1 * (1 - step / 8) for step in range(trainer.global_step, 8)])
+    assert capsys.readouterr().err == ""
