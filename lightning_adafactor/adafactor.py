@@ -12,6 +12,7 @@ from torch.optim.optimizer import Optimizer, ParamsT
 
 from lightning_adafactor import conversion
 from lightning_adafactor.arguments import check_ranges
+from lightning_adafactor.capture import check_capture, check_state_for_capture
 from lightning_adafactor.entry import Entry
 from lightning_adafactor.entry_cache import EntryCache
 from lightning_adafactor.implementation import Choice, Path
@@ -30,7 +31,7 @@ from lightning_adafactor.sharded import step as sharded_step
 from lightning_adafactor.sharded.choice import choose, explain
 from lightning_adafactor.sharded.entry_cache import ShardedEntryCache
 from lightning_adafactor.sharded.flattened import check_for_deepspeed, check_for_fsdp1
-from lightning_adafactor.work import KeptSteps, Work, check_capture, check_state_for_capture
+from lightning_adafactor.work import KeptSteps, Work
 
 
 class Adafactor(Optimizer):

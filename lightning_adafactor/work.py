@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,7 +12,6 @@ from lightning_adafactor import compiled as compiled_step
 from lightning_adafactor import plain
 from lightning_adafactor.entry import Entry
 from lightning_adafactor.implementation import Path
-from lightning_adafactor.parameter_state import has_contiguous_averages
 from lightning_adafactor.sharded import step as sharded_step
 
 if TYPE_CHECKING:
@@ -94,27 +92,3 @@ class Work:
         """Drops the gradients of the entries that are kept, by the caches and by the tables."""
         for entry in (*self.fused, *(each.entry for each in self.sharded if each.path == "fused")):
             entry.release_gradient()
-
-
-def is_capturing() -> bool:
-    """Whether what is launched now is captured in a CUDA graph."""
-    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
-
-
-def check_state_for_capture(param: Tensor, state: dict[str, Any]) -> None:
-    """Raises RuntimeError where state would be made, or its tensors moved, in a step that is captured.
-
-    Each replay would do it again: with zeros, or from memory of the host that is no longer there.
-    """
-    has_place = len(state) > 0 and state["step"].device == param.device and has_contiguous_averages(state)
-    if not has_place and is_capturing():
-        raise RuntimeError(
-            "A step that is captured in a CUDA graph needs the state of a step before it: take one step, also after "
-            "load_state_dict, and then capture"
-        )
-
-
-def check_capture(groups: Iterable[dict[str, Any]]) -> None:
-    """Raises RuntimeError for a step that is captured in a CUDA graph without ``capturable``."""
-    if is_capturing() and not all(group["capturable"] for group in groups):
-        raise RuntimeError("A step that is captured in a CUDA graph needs Adafactor(..., capturable=True)")

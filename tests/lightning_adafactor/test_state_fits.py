@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from lightning_adafactor import Adafactor
+from lightning_adafactor.capture import check_state_for_capture
 from lightning_adafactor.parameter_state import check_state, place_state
-from lightning_adafactor.work import check_state_for_capture
 from tests.lightning_adafactor.compiled.available import needs_compiled
 
 
@@ -122,13 +122,16 @@ def test_a_gradient_on_another_device_is_an_error() -> None:
         check_state(param, torch.empty(8, 16, device="meta"), optimizer.state[param])
 
 
-@pytest.mark.parametrize("steps", [0, 1], ids=["no state", "a state elsewhere"])
-def test_a_captured_step_makes_and_moves_no_state(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    param, optimizer = stepped((8, 16), steps=steps)
+@pytest.mark.parametrize("what", ["no state", "a state elsewhere", "a state of views"])
+def test_a_captured_step_makes_and_moves_no_state(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    param, optimizer = stepped((8, 16), steps=0 if what == "no state" else 1)
     state = optimizer.state[param]
-    if steps:
+    if what != "no state":
         check_state_for_capture(param, state)
+    if what == "a state elsewhere":
         state["step"] = torch.empty((), device="meta")
+    if what == "a state of views":
+        state["row_var"] = torch.zeros(8, 2)[:, :1]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     with pytest.raises(RuntimeError, match="take one step, also after load_state_dict, and then capture"):
