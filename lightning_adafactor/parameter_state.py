@@ -126,10 +126,9 @@ def place_state(param: Tensor, state: dict[str, Any], path: Path) -> None:
     if path == "fused":
         if step.device != param.device or step.dtype != torch.float32:
             state["step"] = step.to(param.device, torch.float32, non_blocking=True)
-        if not has_contiguous_averages(state):
-            for name in _AVERAGES:
-                if type(value := state.get(name)) is Tensor:
-                    state[name] = value.contiguous()
+        for name in _AVERAGES:
+            if type(value := state.get(name)) is Tensor:
+                state[name] = value.contiguous()
 
 
 def has_contiguous_averages(state: dict[str, Any]) -> bool:

@@ -25,7 +25,7 @@ from recipes.training.checkpoints import LastCheckpoint
 
 
 class WeightsBehindAverage(Callback):
-    """Resumes without averaging from a checkpoint whose ``state_dict`` is an average: with the weights behind it."""
+    """Resumes from a checkpoint whose ``state_dict`` is an average with the weights behind it; for runs without one."""
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Loads the weights of the checkpoint's last step; called after Lightning has loaded the average.
@@ -34,8 +34,7 @@ class WeightsBehindAverage(Callback):
             RecipeError: Processes share the model, where only ``state_dict`` is loaded.
         """
         weights = checkpoint.get("current_model_state")
-        averages = any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks)  # type: ignore[attr-defined]
-        if weights is None or averages:
+        if weights is None:
             return
         if isinstance(trainer.strategy, ModelParallelStrategy):
             raise RecipeError(

@@ -64,8 +64,9 @@ def default_callbacks(command: str, trainer: Mapping[str, Any], best: ModelCheck
         add(progress_bar(), ProgressBar)
     if command != "fit":
         return callbacks
-    callbacks.insert(0, StrictOnceValidated())
-    add(WeightsBehindAverage(), WeightsBehindAverage)
+    add(StrictOnceValidated(), StrictOnceValidated)
+    if not averaging:
+        add(WeightsBehindAverage(), WeightsBehindAverage)
     add(StopOnDivergence(), StopOnDivergence)
     add(OptimizerAsGiven(), OptimizerAsGiven)
     add(RowsOfEpoch(), RowsOfEpoch)

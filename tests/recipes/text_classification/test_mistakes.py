@@ -80,40 +80,33 @@ def test_testing_without_a_test_split_is_reported_in_a_sentence(tiny_model: Path
         trainer_of().test(TextClassifier(str(tiny_model)), data_of(wires_csv, test=None))
 
 
+def run(model: Path, file: Path, command: str, max_length: int = 16, **arguments: Any) -> Trainer:
+    data = TextClassificationData("headline", "desk", str(file), validation=0.2, test=str(file), max_length=max_length)
+    trainer = Trainer(
+        logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu", max_steps=1
+    )
+    getattr(trainer, command)(TextClassifier(str(model)), datamodule=data, **arguments)
+    return trainer
+
+
 def test_a_checkpoint_of_other_labels_is_refused(
     tiny_model: Path, wires: pandas.DataFrame, wires_csv: Path, tmp_path: Path
 ) -> None:
-    def run(file: Path, command: str, **arguments: Any) -> Trainer:
-        data = TextClassificationData("headline", "desk", str(file), validation=0.2, test=str(file), max_length=16)
-        trainer = Trainer(
-            logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu", max_steps=1
-        )
-        getattr(trainer, command)(TextClassifier(str(tiny_model)), datamodule=data, **arguments)
-        return trainer
-
-    run(wires_csv, "fit").save_checkpoint(tmp_path / "a.ckpt")
+    run(tiny_model, wires_csv, "fit").save_checkpoint(tmp_path / "a.ckpt")
     wires.assign(desk=wires["desk"].map({"fruit": "A", "metal": "B", "tool": "C"})).to_csv(tmp_path / "b.csv")
 
-    run(wires_csv, "test", ckpt_path=str(tmp_path / "a.ckpt"))
+    run(tiny_model, wires_csv, "test", ckpt_path=str(tmp_path / "a.ckpt"))
     for command in ("test", "fit"):
         with pytest.raises(RecipeError, match="trained on the labels 'fruit', 'metal', 'tool'"):
-            run(tmp_path / "b.csv", command, ckpt_path=str(tmp_path / "a.ckpt"))
+            run(tiny_model, tmp_path / "b.csv", command, ckpt_path=str(tmp_path / "a.ckpt"))
 
 
 def test_a_checkpoint_that_was_trained_with_other_lengths_is_told_of(
     tiny_model: Path, wires_csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def run(command: str, max_length: int, **arguments: Any) -> Trainer:
-        file = str(wires_csv)
-        data = TextClassificationData("headline", "desk", file, validation=0.2, test=file, max_length=max_length)
-        options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
-        trainer = Trainer(max_steps=1, **options)
-        getattr(trainer, command)(TextClassifier(str(tiny_model)), datamodule=data, **arguments)
-        return trainer
-
-    run("fit", 16).save_checkpoint(tmp_path / "a.ckpt")
+    run(tiny_model, wires_csv, "fit", 16).save_checkpoint(tmp_path / "a.ckpt")
     capsys.readouterr()
-    run("test", 16, ckpt_path=str(tmp_path / "a.ckpt"))
+    run(tiny_model, wires_csv, "test", 16, ckpt_path=str(tmp_path / "a.ckpt"))
     assert "data.max_length" not in capsys.readouterr().err
-    run("test", 8, ckpt_path=str(tmp_path / "a.ckpt"))
+    run(tiny_model, wires_csv, "test", 8, ckpt_path=str(tmp_path / "a.ckpt"))
     assert "note: data.max_length is 8, and the checkpoint was trained with 16" in capsys.readouterr().err
