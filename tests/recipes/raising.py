@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 import signal
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from torch import Tensor
 
 from lightning_adafactor.sharded.layout import local
 from recipes.messages import RecipeError
+
+SECONDS = 60.0
+"""How long a process waits for the words of the others."""
 
 
 class RaisingCallback(Callback):
@@ -97,7 +101,12 @@ class NanOnRank(Callback):
             local(next(gradient for gradient in gradients if local(gradient).numel())).fill_(float("nan"))
 
     def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
-        Path(f"said.{trainer.global_rank}.txt").write_text(str(exception), encoding="utf-8")
+        said = [Path(f"said.{rank}.txt") for rank in range(trainer.world_size)]
+        said[trainer.global_rank].write_text(str(exception), encoding="utf-8")
+        # The process that reports its error ends the others, of which one may not have come here yet.
+        deadline = time.monotonic() + SECONDS
+        while not all(file.exists() for file in said) and time.monotonic() < deadline:
+            time.sleep(0.05)
 
 
 class RaisingSGD(torch.optim.SGD):
