@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -186,6 +187,9 @@ class Adafactor(Optimizer):
         # of a copy or an unpickled optimizer, whose constructor was not called
         self._claim_amp_scaling()
         self.__dict__.setdefault("_given", {id(param) for group in self.param_groups for param in group["params"]})
+        for name, argument in inspect.signature(type(self).__init__).parameters.items():
+            if argument.default is not argument.empty:
+                self.defaults.setdefault(name, argument.default)  # an option that the version did not have
         for group in self.param_groups:
             for key, value in self.defaults.items():
                 if key != "differentiable":  # which Optimizer.__setstate__ adds, and groups are saved without
@@ -313,9 +317,10 @@ class Adafactor(Optimizer):
         """The implementation of a parameter's step and its entry; creates its state where there is none."""
         path = choose(group, param)
         state = self.state[param]
-        check_state_for_capture(param, state)
+        check_state_for_capture(param, state, with_average=rule.beta1 is not None)
         if len(state) == 0:
-            check_for_deepspeed(param, self._given, allow_unfactored=group["allow_unfactored"])
+            unfactored = {name: group[name] for name in ("allow_unfactored", "on_nonfinite")}
+            check_for_deepspeed(param, self._given, **unfactored)
             state.update(self._new_state(param, rule))
         elif rule.beta1 is not None and "exp_avg" not in state:
             state["exp_avg"] = torch.zeros_like(param, dtype=state_dtype(param))

@@ -51,7 +51,8 @@ def convert_group(saved: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     """Gives a saved group the keys of the loading optimizer.
 
     Keys are renamed. The loading optimizer's own value stays where the saved group has none, or one without a
-    counterpart (torch's ε₁ = None or lr as a cap, transformers' lr = None).
+    counterpart (torch's ε₁ = None or lr as a cap, transformers' lr = None). transformers does not read lr where it has
+    ``relative_step``, and its ``AdafactorSchedule`` leaves in it what a progress bar shows: torch's cap replaces it.
     """
     wants_torch = "d" in own
     names = _GROUP_KEYS if wants_torch else {torch: transformers for transformers, torch in _GROUP_KEYS.items()}
@@ -60,7 +61,7 @@ def convert_group(saved: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     if other_library:
         if group["eps"][0] is None:
             group["eps"] = (own["eps"][0], group["eps"][1])
-        if wants_torch and group["lr"] is None:
+        if wants_torch and (group["lr"] is None or group.get("relative_step")):
             group["lr"] = _TRANSFORMERS_RELATIVE_LR
         if not wants_torch and group.get("relative_step", own["relative_step"]):
             group["lr"] = own["lr"]

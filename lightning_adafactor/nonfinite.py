@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from lightning_adafactor.capture import check_state_is_there
 from lightning_adafactor.sharded.layout import local
 from lightning_adafactor.sharded.reduction import first_found
 
@@ -146,9 +147,10 @@ class NonfiniteGradients:
             elif unexpected.item():
                 raise RuntimeError(_describe(groups))
         if self._skipped is None:
-            self._skipped = torch.zeros((), dtype=torch.float64, device=found.device)
+            check_state_is_there(False)
+            self._skipped = torch.zeros((), dtype=torch.int64, device=found.device)
         # in place: a captured graph adds to the same number at each replay
-        self._skipped += _sent(found, self._skipped.device)
+        self._skipped += _sent(found, self._skipped.device).to(torch.int64)
         return found if found_inf is None else torch.maximum(found.view_as(found_inf), found_inf.to(found))
 
     def _remember(self, unexpected: Tensor) -> None:

@@ -330,7 +330,8 @@ class MatrixPasses(Passes):
         r, c = tile.averages[0] / row_mean, tile.averages[1]
         sums = torch.linalg.vector_norm(self.weigh_columns(tile), dim=-1, keepdim=True).square_()
         if self.floor == 0 or (r.amin() * c.amin()).item() >= self.floor:
-            return sums.div_(r).sum().item(), True
+            # R of a row without any gradient may be 0, as its sum is
+            return sums.div_(r.clamp(min=self.tiny)).sum().item(), True
         # rows without any gradient, most of an embedding's, may fall below the floor: U is 0 there in any case
         live = sums != 0
         if (torch.where(live, r, torch.inf).amin() * c.amin()).item() >= self.floor:

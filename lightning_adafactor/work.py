@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from lightning_adafactor import compiled as compiled_step
 from lightning_adafactor import plain
@@ -39,7 +40,7 @@ class KeptSteps:
 
 @dataclasses.dataclass(slots=True)
 class Work:
-    """The entries of a step, by implementation, and the parameters of those that several processes share.
+    """The entries of a step, by implementation, and the parameters that are DTensors.
 
     A context manager: at its end, also after an exception, nothing holds the gradients any more, and ``zero_grad``
     frees their memory.
@@ -55,9 +56,10 @@ class Work:
         """Adds a parameter's entry to those of its implementation."""
         if isinstance(entry, sharded_step.ShardedEntry):
             self.sharded.append(entry)
-            self.shared.append(param)
         else:
             getattr(self, path).append(entry)
+        if isinstance(param, DTensor):
+            self.shared.append(param)
 
     def execute(self, kept: KeptSteps, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
         """Takes the step.
@@ -80,7 +82,7 @@ class Work:
             compiled_step.adafactor(self.compiled, grad_scale=grad_scale, found_inf=found_inf)
         if self.plain:
             plain.adafactor(self.plain, grad_scale=grad_scale, found_inf=found_inf)
-        # views share the counter with their parameter
+        # views share the counter with their parameter, a DTensor's local tensor does not
         if written := [*self.shared, *(entry.param for entry in (*self.fused, *self.compiled))]:
             # autograd then raises an error where it still needs their old values, instead of taking the new ones
             torch.autograd.graph.increment_version(written)

@@ -52,6 +52,8 @@ def unsupported_reason(tensor: Tensor) -> str | None:
     Returns:
         The rest of a sentence that begins with "compiled=True is not supported: ", or None.
     """
+    if tensor.is_neg():
+        return "the parameter is a view whose memory holds the opposite sign"
     reason = _unsupported_kind(tensor.device.type, tensor.dtype, type(tensor))
     if reason is None:
         loaded = library.load()

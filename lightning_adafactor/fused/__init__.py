@@ -25,6 +25,10 @@ def unsupported_reason(tensor: Tensor) -> str | None:
     Returns:
         The rest of a sentence that begins with "fused=True is not supported: ", or None.
     """
+    if tensor.is_neg():
+        return "the parameter is a view whose memory holds the opposite sign"
+    if any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True)):
+        return "several elements of the parameter share memory"
     return _unsupported_reason(tensor.dtype, tensor.dim(), tensor.device.type, type(tensor))
 
 

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Sequence, Set
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 _REMEDY = "Shard with FSDP2 (torch.distributed.fsdp.fully_shard), which keeps shapes"
 
@@ -16,11 +16,11 @@ def check_for_fsdp1(group: dict[str, Any], *, allow_unfactored: bool) -> None:
     """Refuses the flat shards of FSDP1 (``FullyShardedDataParallel``) in a parameter group.
 
     Args:
-        group: The group, with ``params`` and perhaps ``param_names``.
+        group: The group, with ``params``, ``on_nonfinite`` and perhaps ``param_names``.
         allow_unfactored: Warn only.
 
     Raises:
-        RuntimeError: There is one, and ``allow_unfactored`` is False.
+        RuntimeError: There is one, and ``allow_unfactored`` is False, or ``on_nonfinite`` decides about steps.
     """
     of_fsdp1 = [param for param in group["params"] if getattr(param, "_fsdp_flattened", False)]
     if any(param.dim() > 1 for param in of_fsdp1):
@@ -33,9 +33,10 @@ def check_for_fsdp1(group: dict[str, Any], *, allow_unfactored: bool) -> None:
     ]
     if flat:
         _refuse("FSDP1", flat, allow_unfactored=allow_unfactored)
+        _check_decision("FSDP1", group["on_nonfinite"])
 
 
-def check_for_deepspeed(param: Tensor, given: Set[int], *, allow_unfactored: bool) -> None:
+def check_for_deepspeed(param: Tensor, given: Set[int], *, allow_unfactored: bool, on_nonfinite: str) -> None:
     """Refuses a flat partition of DeepSpeed ZeRO, which it puts into a parameter group in place of the parameters.
 
     It is an ordinary tensor. What others put there in place of the parameters, such as accelerate with FSDP2 or tensor
@@ -45,15 +46,26 @@ def check_for_deepspeed(param: Tensor, given: Set[int], *, allow_unfactored: boo
         param: A parameter of the optimizer.
         given: The ids of all parameters that were given to the optimizer.
         allow_unfactored: Warn only.
+        on_nonfinite: The option of its group.
 
     Raises:
-        RuntimeError: It is one, and ``allow_unfactored`` is False.
+        RuntimeError: It is one, and ``allow_unfactored`` is False, or ``on_nonfinite`` decides about steps.
     """
     if "deepspeed" not in sys.modules or isinstance(param, nn.Parameter):
         return
     if param.dim() == 1 and id(param) not in given:
         name = str(getattr(param, "ds_id", "unnamed"))
         _refuse("DeepSpeed ZeRO", [(name, param)], allow_unfactored=allow_unfactored)
+        _check_decision("DeepSpeed ZeRO", on_nonfinite)
+
+
+def _check_decision(engine: str, on_nonfinite: str) -> None:
+    """Refuses an option with which each process would decide by its own shard, and they would differ."""
+    if on_nonfinite != "ignore" and distributed.is_initialized() and distributed.get_world_size() > 1:
+        raise RuntimeError(
+            f"on_nonfinite={on_nonfinite!r} is not supported for the flat shards of {engine}: each process sees its "
+            f"own gradients only, and would skip other steps than the others. Set on_nonfinite='ignore'. {_REMEDY}"
+        )
 
 
 def _refuse(engine: str, flat: Sequence[tuple[str, Tensor]], *, allow_unfactored: bool) -> None:

@@ -223,6 +223,13 @@ def test_learning_rate_of_none_becomes_transformers_cap() -> None:
     assert convert_group(TRANSFORMERS_GROUP, OURS)["lr"] == 1e-2
 
 
+@pytest.mark.parametrize("lr", [0.0, 3e-4, torch.tensor(3e-4)], ids=str)
+def test_learning_rate_that_transformers_does_not_read_becomes_its_cap(lr: float | Tensor) -> None:
+    relative = {**TRANSFORMERS_GROUP, "relative_step": True}
+    assert convert_group({**relative, "lr": lr}, OURS)["lr"] == 1e-2  # AdafactorSchedule sets it, and leaves it at 0
+    assert convert_group({**relative, "relative_step": False, "lr": lr}, OURS)["lr"] is lr
+
+
 def test_group_of_torch_becomes_transformers() -> None:
     saved = {**TORCH_GROUP, "d": 2.0, "beta2_decay": -0.5, "weight_decay": 0.1}
     after = convert_group(saved, OURS_RENAMED)

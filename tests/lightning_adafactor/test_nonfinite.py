@@ -228,3 +228,33 @@ def test_the_largest_finite_number_is_finite(dtype: torch.dtype) -> None:
 
 def test_gradients_without_elements_are_finite() -> None:
     assert find_nonfinite([torch.empty(0, 3)]) == 0
+
+
+def test_steps_are_counted_without_float64_which_some_devices_lack(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+    zeros = torch.zeros
+
+    def noted(*args: Any, **kwargs: Any) -> Tensor:
+        made.append(kwargs.get("dtype"))
+        return zeros(*args, **kwargs)
+
+    monkeypatch.setattr(torch, "zeros", noted)
+    named = parameters()
+    optimizer = Adafactor(named, on_nonfinite="skip", compiled=False)
+    for seed in (1, 2):
+        set_gradients(named, seed)
+        corrupt(named[0][1], math.nan)
+        optimizer.step()
+    assert optimizer.skipped_steps == 2
+    assert torch.float64 not in made
+
+
+def test_a_captured_step_does_not_make_the_counter_of_skipped_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    named = parameters()
+    set_gradients(named, 1)
+    looking = NonfiniteGradients()
+    groups = Adafactor(named, on_nonfinite="skip").param_groups
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    with pytest.raises(RuntimeError, match="take one step, also after load_state_dict, and then capture"):
+        looking.check(groups, None)

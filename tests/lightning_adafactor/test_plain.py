@@ -19,6 +19,21 @@ from tests.lightning_adafactor.reference import Reference
 MIB = 2**20
 
 
+def test_rows_that_never_had_a_gradient_leave_clipping_as_it_is() -> None:
+    params = [nn.Parameter(torch.ones(4, 8)) for _ in range(2)]
+    for param, compiled in zip(params, (False, None), strict=True):
+        options: dict[str, Any] = {"lr": 0.1, "relative_step": False, "scale_parameter": False, "compiled": compiled}
+        optimizer = TransformersAdafactor([param], eps=(0.0, 1e-3), **options)
+        for scale in (1.0, 100.0):  # the second update is clipped
+            param.grad = torch.full((4, 8), scale)
+            param.grad[0] = 0
+            optimizer.step()
+    for param in params:
+        assert (param[0] == 1).all()
+        # the first update is 1 where there is a gradient; the second has an RMS of 1 over all four rows
+        assert torch.allclose(param[1:], torch.tensor(1 - 0.1 - 0.1 * (4 / 3) ** 0.5), atol=1e-5)
+
+
 @st.composite
 def strided(draw: st.DrawFn, shape: tuple[int, ...]) -> Tensor:
     """An empty float64 tensor: its dimensions in any order in memory, perhaps with gaps, or one repeated."""

@@ -122,12 +122,12 @@ def test_a_gradient_on_another_device_is_an_error() -> None:
         check_state(param, torch.empty(8, 16, device="meta"), optimizer.state[param])
 
 
-@pytest.mark.parametrize("what", ["no state", "a state elsewhere", "a state of views"])
+@pytest.mark.parametrize("what", ["no state", "a state elsewhere", "a state of views", "no average"])
 def test_a_captured_step_makes_and_moves_no_state(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     param, optimizer = stepped((8, 16), steps=0 if what == "no state" else 1)
     state = optimizer.state[param]
     if what != "no state":
-        check_state_for_capture(param, state)
+        check_state_for_capture(param, state, with_average=False)
     if what == "a state elsewhere":
         state["step"] = torch.empty((), device="meta")
     if what == "a state of views":
@@ -135,7 +135,7 @@ def test_a_captured_step_makes_and_moves_no_state(what: str, monkeypatch: pytest
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     with pytest.raises(RuntimeError, match="take one step, also after load_state_dict, and then capture"):
-        check_state_for_capture(param, state)
+        check_state_for_capture(param, state, with_average=what == "no average")
 
 
 def test_a_state_whose_second_moments_are_missing_is_an_error(arguments: dict[str, Any]) -> None:

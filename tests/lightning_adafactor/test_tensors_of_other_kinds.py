@@ -31,6 +31,26 @@ def test_a_gradient_with_the_negative_bit_steps_in_its_own_direction(arguments: 
     assert torch.equal(negative, resolved)
 
 
+def test_a_parameter_with_the_negative_bit_steps_against_its_gradient() -> None:
+    memory = torch.full((8, 16), 2 - 1j, dtype=torch.complex64)
+    negative, resolved = nn.Parameter(memory.conj().imag), nn.Parameter(torch.ones(8, 16))
+    assert negative.is_neg()
+    for param in (negative, resolved):
+        optimizer = Adafactor([param], lr=0.1)
+        for _ in range(2):
+            param.grad = torch.ones(8, 16)
+            optimizer.step()
+    assert torch.equal(negative.resolve_neg(), resolved)
+    assert (resolved < 1).all()
+
+
+@pytest.mark.parametrize("argument", ["fused", "compiled"])
+def test_a_parameter_with_the_negative_bit_is_refused_where_an_implementation_is_demanded(argument: str) -> None:
+    param = nn.Parameter(torch.ones(8, 16, dtype=torch.complex64).conj().imag)
+    with pytest.raises(RuntimeError, match=f"{argument}=True is not supported: .* holds the opposite sign"):
+        Adafactor([param], **{argument: True})
+
+
 @pytest.mark.parametrize("argument", ["fused", "compiled"])
 def test_a_wrapper_of_tensors_is_refused_where_an_implementation_is_demanded(argument: str) -> None:
     param = nn.Parameter(TwoTensor(torch.ones(8, 16), torch.ones(8, 16)))
@@ -98,7 +118,7 @@ def test_capturable_is_checked_when_the_optimizer_is_made() -> None:
 
 
 def test_on_cuda_the_compiled_step_is_refused_and_not_replaced() -> None:
-    param: Any = SimpleNamespace(is_cuda=True, device=torch.device("cuda"), dtype=torch.float32)
+    param: Any = SimpleNamespace(is_cuda=True, is_neg=lambda: False, device=torch.device("cuda"), dtype=torch.float32)
     group = {"fused": None, "compiled": True, "capturable": False}
     with pytest.raises(RuntimeError, match="compiled=True is not supported: the compiled step supports tensors on the"):
         implementation.choose(group, param)

@@ -28,6 +28,11 @@ def test_too_many_dimensions_are_refused_with_the_reason(device: str) -> None:
         Adafactor([torch.zeros((1,) * (MAX_DIMS + 1), device=device, requires_grad=True)], fused=True)
 
 
+def test_elements_that_share_memory_are_refused_with_the_reason(device: str) -> None:
+    with pytest.raises(RuntimeError, match=r"fused=True is not supported: several elements .* share memory"):
+        Adafactor([torch.zeros(1, 64, device=device).expand(8, 64).requires_grad_()], fused=True)
+
+
 def test_foreach_and_fused_exclude_each_other(device: str) -> None:
     with pytest.raises(RuntimeError, match="`fused` and `foreach` cannot be `True` together"):
         Adafactor([torch.zeros(2, device=device)], fused=True, foreach=True)

@@ -18,6 +18,7 @@ from torch.distributed.tensor import DTensor, Replicate
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from lightning_adafactor import Adafactor, TransformersAdafactor
+from lightning_adafactor.nonfinite import OnNonfinite
 from tests.lightning_adafactor.traps import parameter
 
 pytestmark = pytest.mark.usefixtures("path")
@@ -63,6 +64,19 @@ def test_flat_parameters_of_fsdp1_are_accepted_with_a_warning_on_request(process
     elements = (24 + 12) // processes
     with pytest.warns(UserWarning, match=rf"{elements} elements or 0\.00 MB.*'0\.weight, 1\.weight'.*FSDP2"):
         Adafactor(model.parameters(), allow_unfactored=True)
+
+
+@pytest.mark.filterwarnings("ignore:Adafactor keeps one number per element")
+@pytest.mark.parametrize("option", ["skip", "raise"])
+def test_processes_that_see_only_their_flat_shard_do_not_decide_about_steps(
+    processes: int, option: OnNonfinite
+) -> None:
+    model = sharded(use_orig_params=False)
+    if processes == 1:
+        Adafactor(model.parameters(), allow_unfactored=True, on_nonfinite=option)
+        return
+    with pytest.raises(RuntimeError, match=f"on_nonfinite='{option}' is not supported for the flat shards of FSDP1"):
+        Adafactor(model.parameters(), allow_unfactored=True, on_nonfinite=option)
 
 
 @pytest.mark.parametrize("kind", [Adafactor, TransformersAdafactor])
