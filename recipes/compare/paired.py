@@ -1,5 +1,6 @@
 """Paired tests between optimizers, on the same seeds, and what can be concluded from them."""
 
+import functools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -18,19 +19,55 @@ def t_test(differences: Sequence[float]) -> float | None:
 
     Returns:
         The probability of a mean at least as far from 0 if the differences are normally distributed around 0. None for
-        fewer than two, or if one is not finite.
+        fewer than two, if one is not finite, or if they are equal, as those of coarse metrics may be by chance.
     """
     n = len(differences)
     if n < 2 or not all(map(math.isfinite, differences)):
         return None
     mean, deviation = statistics.fmean(differences), statistics.stdev(differences)
     if deviation == 0:
-        return 1.0 if mean == 0 else 0.0
+        return None
+    t_squared = mean * mean * n / (deviation * deviation)
+    return _two_sided((n - 1) / (n - 1 + t_squared), n - 1)
+
+
+def _two_sided(x: float, freedom: int) -> float:
+    """The two-sided p-value of a t with x = freedom / (freedom + t²)."""
     from mpmath import betainc  # type: ignore[import-untyped]
 
-    t_squared = mean * mean * n / (deviation * deviation)
-    freedom = n - 1
-    return float(betainc(freedom / 2, 0.5, 0, freedom / (freedom + t_squared), regularized=True))
+    return float(betainc(freedom / 2, 0.5, 0, x, regularized=True))
+
+
+@functools.cache
+def critical_t(p: float, freedom: int) -> float:
+    """The t whose two-sided p-value in Student's distribution is ``p``.
+
+    Args:
+        p: Between 0 and 1.
+        freedom: The degrees of freedom.
+    """
+    low, high = 0.0, 1.0
+    for _ in range(80):  # the p-value grows with x
+        middle = (low + high) / 2
+        low, high = (middle, high) if _two_sided(middle, freedom) < p else (low, middle)
+    return math.sqrt(freedom * (1 - high) / high)
+
+
+def detectable(pairs: Sequence[Mapping[str, Any]]) -> float | None:
+    """The difference that the median pair would have needed for the first comparison with Holm's adjustment.
+
+    Args:
+        pairs: The result of :func:`compare_pairs`.
+
+    Returns:
+        The difference of the means at which p reaches :data:`ALPHA` divided by the number of pairs. None without pairs.
+    """
+    needed = [
+        pair["standard_error"] * critical_t(ALPHA / len(pairs), len(pair["seeds"]) - 1)
+        for pair in pairs
+        if "standard_error" in pair
+    ]
+    return statistics.median(needed) if needed else None
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -52,7 +89,8 @@ def compare_pairs(values: Mapping[str, Mapping[int, float]], mode: str) -> list[
 
     Returns:
         For each pair with two common seeds or more: ``better`` and ``worse`` by the mean, ``difference`` of the means
-        (positive), ``seeds``, ``p`` and ``p_adjusted`` (:func:`holm` over all pairs).
+        (positive), its ``standard_error`` and ``interval`` (95 % confidence, not adjusted for the number of pairs),
+        ``seeds``, ``p`` and ``p_adjusted`` (:func:`holm` over all pairs).
     """
     sign = -1.0 if mode == "min" else 1.0
     found: list[dict[str, Any]] = []
@@ -64,7 +102,19 @@ def compare_pairs(values: Mapping[str, Mapping[int, float]], mode: str) -> list[
             continue
         mean = statistics.fmean(differences)
         better, worse = (one, other) if mean >= 0 else (other, one)
-        found.append({"better": better, "worse": worse, "difference": abs(mean), "seeds": seeds, "p": p})
+        error = statistics.stdev(differences) / math.sqrt(len(seeds))
+        margin = critical_t(ALPHA, len(seeds) - 1) * error
+        found.append(
+            {
+                "better": better,
+                "worse": worse,
+                "difference": abs(mean),
+                "standard_error": error,
+                "interval": [abs(mean) - margin, abs(mean) + margin],
+                "seeds": seeds,
+                "p": p,
+            }
+        )
     for pair, adjusted in zip(found, holm([pair["p"] for pair in found]), strict=True):
         pair["p_adjusted"] = adjusted
     return found
@@ -117,6 +167,19 @@ def conclusion(
     if level:
         said += f"{'; no' if beaten else ', but no'} difference to {_listed(level)} can be concluded"
         said += "" if beaten else f" ({test}, is not reached)"
+    others = [
+        f"{pair['better']} is better than {pair['worse']}"
+        for pair in pairs
+        if pair["better"] != best and pair["p_adjusted"] < ALPHA
+    ]
+    said += "".join(f"; {each}" for each in others)
+    every = set().union(*present.values())
+    fewer = [
+        f"; {name} has results for {len(seeds)} of {len(every)} seeds only"
+        for name, seeds in present.items()
+        if seeds.keys() < every
+    ]
+    said += "".join(fewer)
     return f"{said}{rates}."
 
 

@@ -25,6 +25,13 @@ TIMING_OPTIONS = [
     *("--trainer.limit_val_batches", "0", "--trainer.limit_test_batches", "0"),
 ]
 """The training steps that are timed; the first four of them do not count."""
+BUDGET_OPTIONS = [
+    "--trainer.max_epochs",
+    "-1",
+    "--trainer.callbacks+",
+    "recipes.training.last_validation.ValidateLastStep",
+]
+"""Those of a training that ends after a number of steps."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +89,7 @@ class Trial:
             "optimizer": dict(self.choice.settings),
             "lr": self.rate,
             "seed": self.seed,
-            **({} if self.steps is None else {"steps": self.steps}),
+            **({} if self.steps is None else {"steps": self.steps, "ends": BUDGET_OPTIONS}),
             **({} if self.timing is None else {"timing": self.timing, "with": TIMING_OPTIONS}),
         }
 
@@ -107,7 +114,7 @@ class Trial:
             command += ["--config", str(config.path)]
         command += self.plan.options
         if self.steps is not None:
-            command += ["--trainer.max_steps", str(self.steps), "--trainer.max_epochs", "-1"]
+            command += ["--trainer.max_steps", str(self.steps), *BUDGET_OPTIONS]
         if self.timing is not None:
             command += TIMING_OPTIONS
         if self.rate is not None:

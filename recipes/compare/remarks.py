@@ -3,6 +3,7 @@
 from typing import Any
 
 from recipes.compare.hopeless import MARGIN
+from recipes.compare.paired import detectable
 from recipes.compare.plan import Plan
 
 DISTURBED = 0.1
@@ -34,7 +35,9 @@ def remarks(result: dict[str, Any], plan: Plan) -> list[str]:
         for change in result["changed_since"]
     ]
     found.append(result["conclusion"])
+    found += _power(result)
     found += _disturbed(result, plan)
+    found += _not_timed(result)
     found.append(_about_rates(result, plan))
     found += _at_the_edge(result)
     found += _hopeless(result)
@@ -54,6 +57,18 @@ def remarks(result: dict[str, Any], plan: Plan) -> list[str]:
             "weights."
         )
     return found
+
+
+def _power(result: dict[str, Any]) -> list[str]:
+    """How large a difference would have to be."""
+    needed = detectable(result["pairs"])
+    if needed is None:
+        return []
+    pairs, seeds = len(result["pairs"]), max(len(pair["seeds"]) for pair in result["pairs"])
+    return [
+        f"With {seeds} seeds and {pairs} {'pair' if pairs == 1 else 'pairs'}, a difference in {result['main_quality']} "
+        f"of about {needed:.2g} is needed for a conclusion (median of the pairs): smaller ones may exist."
+    ]
 
 
 def _about_rates(result: dict[str, Any], plan: Plan) -> str:
@@ -76,9 +91,15 @@ def _at_the_edge(result: dict[str, Any]) -> list[str]:
         tried = row["sweep"] or []
         if len(tried) < 2 or row["lr"] is None:
             continue
+        finished = [each for each in tried if each["value"] is not None]
         for place, word in ((0, "lowest"), (-1, "highest")):
             if tried[place]["chosen"]:
                 found.append(f"{row['name']}'s learning rate is the {word} one tried: a rate beyond it may be better.")
+            elif finished and finished[place]["chosen"]:
+                found.append(
+                    f"{row['name']}'s learning rate is the {word} one that finished: those beyond it did not, which "
+                    "does not exclude that one of them is better."
+                )
     return found
 
 
@@ -88,8 +109,20 @@ def _hopeless(result: dict[str, Any]) -> list[str]:
         return []
     runs = "1 run of a sweep was" if stopped == 1 else f"{stopped} runs of sweeps were"
     return [
-        f"{runs} stopped early: at half of the steps more than {MARGIN:.0%} behind what the best run so far with the "
-        "same optimizer had at a quarter."
+        f"{runs} stopped early: at half of the steps more than {MARGIN:.0%} behind what the best runs so far with "
+        "the same optimizer had at a quarter."
+    ]
+
+
+def _not_timed(result: dict[str, Any]) -> list[str]:
+    """Whose time and memory are not those of timing runs, where others' are."""
+    if not any(row["timing"] for row in result["optimizers"]):
+        return []
+    names = [row["name"] for row in result["optimizers"] if not row["timing"] and row["seconds_per_step"]]
+    return [
+        f"WARNING: {name}'s timing runs did not finish: its time and peak are those of its trainings, and cannot be "
+        "compared."
+        for name in names
     ]
 
 
@@ -104,7 +137,7 @@ def _disturbed(result: dict[str, Any], plan: Plan) -> list[str]:
         ]
     loads = [load for timing in timings.values() if timing for load in timing["other_cores"] if load is not None]
     disturbed = [load for load in loads if load > DISTURBED]
-    measured = "Time per step and peak memory: timing runs of 20 steps, one at a time, all optimizers in turn"
+    measured = "Time per step and peak memory: timing runs of 20 steps without validation, one at a time"
     if disturbed:
         return [
             f"WARNING: during {len(disturbed)} of {len(loads)} timing runs other programs used CPU (up to "

@@ -32,9 +32,12 @@ from recipes.runs.changed_assets import changed_assets
 
 def best_of(outcomes: Iterable[Outcome]) -> Outcome | None:
     """The outcome with the best validation metric, the first of equal ones; None if no run has one."""
-    scored = [(score_of(outcome.report), outcome) for outcome in outcomes if outcome.report is not None]
-    scored = [(score, outcome) for score, outcome in scored if not math.isnan(score)]
-    return max(scored, key=lambda pair: pair[0])[1] if scored else None
+    return max(with_score(outcomes), key=lambda outcome: score_of(outcome.report or {}), default=None)
+
+
+def with_score(outcomes: Iterable[Outcome]) -> list[Outcome]:
+    """The outcomes that have a finite validation metric."""
+    return [each for each in outcomes if each.report is not None and not math.isnan(score_of(each.report))]
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from statistics import median
 from recipes.cli.optimizer_files import Choice
 from recipes.compare.metrics import monitor_of
 from recipes.compare.plan import Plan, Trial
-from recipes.compare.results import best_of
+from recipes.compare.results import best_of, with_score
 from recipes.compare.runs import INVALID_SETTINGS, Outcome
 from recipes.compare.sweep import beyond
 from recipes.messages import RecipeError
@@ -16,7 +16,8 @@ from recipes.messages import RecipeError
 class Schedule:
     """The runs of a comparison that have ended, and those that follow from them.
 
-    Which runs there are depends on how the others ended, not on the order in which they did.
+    Which runs there are depends on how the others ended, not on the order in which they did. When a hopeless run is
+    stopped does depend on it: by the runs that had ended when it started.
 
     Args:
         plan: The comparison.
@@ -69,11 +70,11 @@ class Schedule:
         sweeps = [(choice, self._sweep(choice)) for choice in self._plan.choices]
         return {choice.name: self._rate(choice, sweep) for choice, sweep in sweeps if self._is_chosen(choice, sweep)}
 
-    def best(self, trial: Trial) -> Outcome | None:
-        """The best run so far of the sweep that a training belongs to; None for other runs."""
+    def finished(self, trial: Trial) -> list[Outcome]:
+        """The runs so far, with a validation metric, of the sweep that a training belongs to; none for other runs."""
         if trial.timing is not None or trial.seed != self._plan.seeds[0]:
-            return None
-        return best_of(self._tried(self._sweep(trial.choice)))
+            return []
+        return with_score(self._tried(self._sweep(trial.choice)))
 
     def _runs(self) -> Iterator[Trial | None]:
         """All runs, each before those that wait for it; None for one whose settings are not known yet."""

@@ -136,7 +136,8 @@ def markdown(result: dict[str, Any]) -> str:
             f"## Differences in {result['main_quality']}",
             _pairs(result),
             "Student's paired t-test over the seeds that both have finished; p-values are adjusted over all pairs "
-            "(Holm). The test assumes normally distributed differences, which so few seeds cannot verify.",
+            "(Holm), intervals are not. The test assumes normally distributed differences, which so few seeds cannot "
+            "verify.",
         ]
     parts += ["## Runs", _all_runs(result), "## Environment", _environment(result)]
     return "\n\n".join(parts) + "\n"
@@ -196,13 +197,14 @@ def _pairs(result: dict[str, Any]) -> str:
             pair["better"],
             pair["worse"],
             f"{pair['difference']:.4g}",
+            "–" if "interval" not in pair else f"{pair['interval'][0]:.3g} to {pair['interval'][1]:.3g}",
             str(len(pair["seeds"])),
             f"{pair['p']:.3g}",
             f"{pair['p_adjusted']:.3g}",
         ]
         for pair in sorted(result["pairs"], key=lambda pair: pair["p"])
     ]
-    return _table(["better", "worse", "difference of means", "seeds", "p", "p, adjusted"], lines)
+    return _table(["better", "worse", "difference of means", "95 % interval", "seeds", "p", "p, adjusted"], lines)
 
 
 def _environment(result: dict[str, Any]) -> str:

@@ -54,8 +54,7 @@ def _start(plan: Plan, schedule: Schedule, screen: Screen, running: list[Run]) -
 
 
 def _options(plan: Plan, schedule: Schedule, trial: Trial) -> list[str]:
-    best = schedule.best(trial) if plan.stop_hopeless else None
-    return watch(best) if best is not None else []
+    return watch(schedule.finished(trial)) if plan.stop_hopeless else []
 
 
 def _collect(schedule: Schedule, screen: Screen, running: list[Run]) -> bool:

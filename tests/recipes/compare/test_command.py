@@ -120,7 +120,9 @@ def test_a_hopeless_run_of_a_sweep_is_stopped_and_not_run_again(folder: Path, ca
     assert compare("adamw", "--sweep-lr", *rates) == 0
     assert "stopped: hopeless: val/f1 is below" in capsys.readouterr().out
     assert [run["hopeless"] for run in row("adamw")["runs"]] == [False, True, True]
-    assert "2 runs of sweeps were stopped early" in " ".join(comparison()["remarks"])
+    remarks = " ".join(comparison()["remarks"])
+    assert "2 runs of sweeps were stopped early" in remarks
+    assert "adamw's learning rate is the lowest one that finished: those beyond it did not" in remarks
     assert len(calls()) == 3
 
     assert compare("adamw", "--sweep-lr", *rates) == 0
@@ -161,6 +163,8 @@ def test_with_several_seeds_it_says_what_can_be_concluded(folder: Path, capsys: 
     assert compare("adafactor", "adamw", "--seeds", "1", "2", "3") == 0
     (pair,) = comparison()["pairs"]
     assert (pair["better"], pair["worse"], pair["seeds"]) == ("adafactor", "adamw", [1, 2, 3])
+    needed = next(each for each in comparison()["remarks"] if "is needed for a conclusion" in each)
+    assert needed.startswith("With 3 seeds and 1 pair, a difference in test/f1 of about ")
     assert comparison()["conclusion"] in capsys.readouterr().out
     assert "## Differences in test/f1" in Path("runs/compare-some/comparison.md").read_text(encoding="utf-8")
 

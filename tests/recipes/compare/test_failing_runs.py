@@ -21,6 +21,13 @@ def test_an_optimizer_that_fails_in_its_timing_run_is_a_row_with_the_reason(
     assert "adamw, timing run did not finish: a sentence that says why" in capsys.readouterr().out
 
 
+def test_time_without_a_timing_run_is_not_compared_with_that_of_timing_runs(folder: Path) -> None:
+    recipe(fails_timing={"adamw": 1})
+    assert compare("adafactor", "adamw", timing_rounds=1) == 0
+    assert row("adamw")["seconds_per_step"] is not None
+    assert "- WARNING: adamw's timing runs did not finish" in table()
+
+
 def test_timing_runs_that_succeeded_are_no_reason(folder: Path, capsys: pytest.CaptureFixture) -> None:
     recipe(fails={"adamw": 2})
     assert compare("adamw", timing_rounds=1) == 2

@@ -1,5 +1,6 @@
 """Which runs of a sweep are watched, and by which value."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ def test_the_target_is_95_percent_of_what_the_best_run_had_at_a_quarter_of_its_s
     assert best.report is not None
     at_a_quarter = best.report["history"]["evaluations"][0]
     assert at_a_quarter[0] == best.report["steps"] / 4
-    words = watch(best)
+    words = watch([best])
     assert words[:2] == ["--trainer.callbacks+", "recipes.training.hopeless.StopWhenHopeless"]
     settings = dict(zip(words[2::2], words[3::2], strict=True))
     assert settings["--trainer.callbacks.metric"] == "val/f1"
@@ -33,11 +34,31 @@ def test_a_loss_may_be_higher_by_5_percent(value: float, target: float, best: Ou
     assert best.report is not None
     best.report["monitor"] = {"name": "val/loss", "mode": "min"}
     best.report["history"]["evaluations"] = [[best.report["steps"] // 4, {"val/loss": value}]]
-    words = watch(best)
+    words = watch([best])
     assert float(words[words.index("--trainer.callbacks.target") + 1]) == pytest.approx(target)
 
 
 def test_nothing_is_watched_without_a_validation_in_the_second_quarter(best: Outcome) -> None:
     assert best.report is not None
     best.report["history"]["evaluations"] = [[1, {"val/f1": 0.1}], [10, {"val/f1": 0.5}]]
-    assert watch(best) == []
+    assert watch([best]) == []
+
+
+def test_a_good_run_that_began_slowly_lowers_the_target_and_a_bad_one_does_not(best: Outcome) -> None:
+    assert best.report is not None
+    evaluations = best.report["history"]["evaluations"]
+    early, final = evaluations[0][1]["val/f1"], best.report["metrics"]["val/f1"]
+
+    def ended(share_early: float, share_final: float) -> Outcome:
+        report = copy.deepcopy(best.report)
+        assert report is not None
+        report["history"]["evaluations"][0][1]["val/f1"] = share_early * early
+        report["metrics"]["val/f1"] = share_final * final
+        return Outcome(best.trial, report)
+
+    words = watch([ended(0.1, 0.9), best, ended(0.5, 0.96)])
+    assert float(words[words.index("--trainer.callbacks.target") + 1]) == pytest.approx(0.95 * 0.5 * early)
+
+
+def test_nothing_is_watched_before_a_run_has_ended() -> None:
+    assert watch([]) == []

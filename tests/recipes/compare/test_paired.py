@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from recipes.compare.paired import compare_pairs, conclusion, holm, t_test
+from recipes.compare.paired import ALPHA, compare_pairs, conclusion, critical_t, detectable, holm, t_test
 
 # three seeds; adamw is worse in each by nearly the same amount, lion is not distinguishable from adafactor
 VALUES = {
@@ -21,9 +21,50 @@ def test_p_values_are_those_of_scipy(differences: list[float]) -> None:
         assert t_test(differences) == pytest.approx(float(stats.ttest_1samp(differences, 0.0).pvalue), rel=1e-6)
 
 
-@pytest.mark.parametrize(("differences", "p"), [([0.0, 0.0], 1.0), ([0.1, 0.1], 0.0), ([0.3], None), ([], None)])
-def test_equal_differences_are_certain_and_one_alone_says_nothing(differences: list[float], p: float | None) -> None:
-    assert t_test(differences) == p
+@pytest.mark.parametrize("differences", [[0.0, 0.0], [0.1, 0.1], [0.3], []], ids=str)
+def test_equal_differences_or_one_alone_say_nothing(differences: list[float]) -> None:
+    assert t_test(differences) is None
+
+
+@pytest.mark.parametrize("p", [0.05, 0.005, 0.05 / 55])
+@pytest.mark.parametrize("freedom", [1, 2, 9])
+def test_critical_values_are_those_of_scipy(p: float, freedom: int) -> None:
+    assert critical_t(p, freedom) == pytest.approx(float(stats.t.isf(p / 2, freedom)), rel=1e-6)
+
+
+def test_intervals_are_those_of_scipy() -> None:
+    (pair,) = compare_pairs({name: VALUES[name] for name in ("adafactor", "lion")}, "max")
+    differences = [0.9 - 0.91, 0.92 - 0.89, 0.91 - 0.90]
+    expected = stats.ttest_1samp(differences, 0.0).confidence_interval(0.95)
+    assert pair["interval"] == pytest.approx([float(expected.low), float(expected.high)])
+    assert pair["interval"][0] < 0 < pair["interval"][1]
+
+
+def test_the_difference_that_is_needed_reaches_the_level_of_the_smallest_p() -> None:
+    pairs = compare_pairs(VALUES, "max")
+    needed = detectable(pairs)
+    errors = sorted(pair["standard_error"] for pair in pairs)
+    assert needed is not None
+    assert float(2 * stats.t.sf(needed / errors[1], 2)) == pytest.approx(ALPHA / 3)
+    assert detectable([]) is None
+
+
+def test_the_conclusion_names_every_difference() -> None:
+    values = {
+        "best": {1: 0.95, 2: 0.55, 3: 0.99},
+        "good": {1: 0.80, 2: 0.81, 3: 0.82},
+        "bad": {1: 0.30, 2: 0.3101, 3: 0.3202},
+    }
+    said = conclusion(values, "test/f1", "max", compare_pairs(values, "max"), swept=True)
+    assert "best has the best mean test/f1" in said
+    assert "no difference to good and bad can be concluded" in said
+    assert said.endswith("; good is better than bad.")
+
+
+def test_the_conclusion_names_seeds_that_are_missing() -> None:
+    values = {"one": VALUES["adafactor"], "other": {1: 0.5, 3: 0.7}}
+    said = conclusion(values, "test/f1", "max", compare_pairs(values, "max"), swept=True)
+    assert said.endswith("; other has results for 2 of 3 seeds only.")
 
 
 def test_an_infinite_value_has_no_p_value() -> None:
@@ -50,7 +91,7 @@ def test_the_conclusion_names_who_is_beaten_and_of_whom_nothing_can_be_said() ->
     said = conclusion(VALUES, "test/f1", "max", compare_pairs(VALUES, "max"), swept=True)
     assert said == (
         "adafactor has the best mean test/f1 (0.91 over 3 seeds), better than adamw (paired t-test, p < 0.05 after "
-        "Holm's adjustment); no difference to lion can be concluded."
+        "Holm's adjustment); no difference to lion can be concluded; lion is better than adamw."
     )
 
 

@@ -110,6 +110,12 @@ def test_of_an_optimizer_with_invalid_settings_nothing_more_is_run() -> None:
     assert schedule.left() == 4
 
 
+def test_trainings_with_a_budget_validate_their_last_step() -> None:
+    trial = a_schedule("--budget-steps", "40").ready()[0]
+    assert "recipes.training.last_validation.ValidateLastStep" in trial.command
+    assert trial.command[trial.command.index("--trainer.max_steps") + 1] == "40"
+
+
 def test_a_budget_of_seconds_waits_for_the_timing_runs() -> None:
     schedule = a_schedule("--budget-seconds", "61", rounds=1)
     for _ in range(2):
@@ -118,12 +124,10 @@ def test_a_budget_of_seconds_waits_for_the_timing_runs() -> None:
     assert schedule.left() == 2
 
 
-def test_the_best_run_so_far_is_known_while_others_of_its_sweep_are_left() -> None:
+def test_the_finished_runs_of_a_sweep_are_known_while_others_are_left() -> None:
     schedule = a_schedule("--sweep-lr", *RATES)
     first, second, third = schedule.ready()[:3]
-    assert schedule.best(first) is None
+    assert schedule.finished(first) == []
     for trial in (first, second):
         schedule.add(succeed(trial))
-    best = schedule.best(third)
-    assert best is not None
-    assert best.trial.rate == max(first.rate or 0, second.rate or 0)
+    assert [outcome.trial for outcome in schedule.finished(third)] == [first, second]
