@@ -17,10 +17,12 @@ import dataclasses
 import enum
 import numbers
 import types
+import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
@@ -173,7 +175,18 @@ def _children(node: object) -> Iterable[object]:
         return node
     if dataclasses.is_dataclass(node):
         return [getattr(node, field.name, None) for field in dataclasses.fields(node)]
-    return getattr(node, "__dict__", {}).values()
+    if isinstance(node, numpy.ndarray):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that a read-only array must not be written to
+            return [torch.as_tensor(node)] if node.dtype.kind in "biufc" else []
+    return [*getattr(node, "__dict__", {}).values(), *(getattr(node, name, None) for name in _slots(type(node)))]
+
+
+def _slots(kind: type) -> Iterator[str]:
+    """The names in ``__slots__`` of a class and those that it inherits from."""
+    for each in kind.__mro__:
+        own = vars(each).get("__slots__", ())
+        yield from {*([own] if isinstance(own, str) else own)} - {"__dict__", "__weakref__"}
 
 
 def _local(tensor: Tensor) -> Tensor:

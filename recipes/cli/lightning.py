@@ -24,6 +24,7 @@ from recipes.cli.interpolation import explain_interpolation
 from recipes.cli.jsonargparse_internals import arguments_of
 from recipes.cli.lent_arguments import take_nothing_over
 from recipes.cli.mistakes import explain, refuse_empty_groups, refuse_null, sentence
+from recipes.cli.monitor_mode import complete_modes
 from recipes.cli.parser import RecipeParser, parser_settings, words_for
 from recipes.cli.unforeseen import Circumstances, explain_error
 from recipes.cli.unwritable_defaults import leave_out_unwritable_defaults
@@ -268,6 +269,13 @@ class RecipeCLI(LightningCLI):
             model_class, _ = find_class(settings["model"]["class_path"], (LightningModule,))
             if issubclass(model_class, Recipe):
                 checkpoint["monitor"], checkpoint["mode"] = model_class.monitor, model_class.monitor_mode
+        if self.subcommand == "fit":
+            complete_modes(settings, self.command_line.given, self._own_mode(settings))
+
+    def _own_mode(self, settings: Any) -> dict[str, str]:
+        """The mode of the model's own metric, by its name."""
+        model_class, _ = find_class(settings["model"]["class_path"], (LightningModule,))
+        return {model_class.monitor: model_class.monitor_mode} if issubclass(model_class, Recipe) else {}
 
     def instantiate_classes(self) -> None:
         """Instantiates the data, the model and the trainer."""

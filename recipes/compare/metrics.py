@@ -1,24 +1,14 @@
 """Which metric a comparison shows, chooses by and calls better: known from the reports alone, whatever the task."""
 
 import math
-import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from recipes.runs.metric_mode import mode_of
+
 Report = dict[str, Any]
 
-LOWER_IS_BETTER = ("loss", "perplexity", "error", "wer", "cer", "bits_per_byte", "mae", "mse", "rmse", "nll", "ece")
-HIGHER_IS_BETTER = ("accuracy", "f1", "precision", "recall", "auroc", "score", "bleu", "rouge", "matthews", "r2")
 SHOWN_FIRST = ("accuracy", "f1", "perplexity")
-
-
-def mode_of(metric: str) -> str | None:
-    """``max`` if a metric is better when higher, ``min`` if when lower, by the words of its name; None if unknown."""
-    name = re.sub(r"\W+", "_", metric.rpartition("/")[2].lower())
-    for mode, words in (("min", LOWER_IS_BETTER), ("max", HIGHER_IS_BETTER)):
-        if re.search(rf"(?:^|_)(?:{'|'.join(words)})(?:\d+|l|lsum)?(?:_|$)", name):
-            return mode
-    return None
 
 
 def value_of(report: Report, metric: str) -> float | None:

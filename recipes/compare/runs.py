@@ -25,6 +25,7 @@ from recipes.runs.folder import VERSION
 
 INVALID_SETTINGS = 2
 LINES_READ = 200
+RANK = re.compile(r"^\[rank: \d+\] ")
 EXCEPTION = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Exit|Interrupt)\b.*")
 HOPELESS = "hopeless: "
 ENDED = "ended.json"
@@ -186,7 +187,7 @@ def _reason(status: int, log: Path, start: int) -> str:
     if status < 0:
         return f"ended by signal {-status} ({signal.strsignal(-status) or 'unknown'})"
     lines = _tail(log, start)
-    for line in reversed(lines):
+    for line in (RANK.sub("", line) for line in reversed(lines)):
         if line.startswith("error: "):
             return line.removeprefix("error: ")
     for line in reversed(lines):

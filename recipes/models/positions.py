@@ -19,7 +19,8 @@ def positions_of(config: "PretrainedConfig") -> int | None:
     """
     text = config.get_text_config()
     positions = getattr(text, "max_position_embeddings", None)
-    if positions is None or positions < 0:  # XLNet says -1
+    relative_only = not getattr(text, "position_biased_input", True)  # DeBERTa v3
+    if positions is None or positions < 0 or relative_only:  # XLNet says -1
         return None
     if text.model_type not in NUMBERED_AFTER_PADDING:
         return int(positions)

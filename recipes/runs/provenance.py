@@ -93,7 +93,9 @@ def assets(settings: Any) -> Iterator[tuple[str, str]]:
         if "/" not in value and not Path(value).suffix and value not in folders:
             continue
         try:
-            for name in sorted(glob.glob(os.path.expanduser(value), recursive=True)):
+            path = os.path.expanduser(value)
+            # the name of a file may look like a pattern
+            for name in [path] if os.path.isfile(path) else sorted(glob.glob(path, recursive=True)):
                 yield located.get(name, name), file_sha256(Path(name))
         except OSError:  # not a path, or one that cannot be read
             continue

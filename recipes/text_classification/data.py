@@ -348,7 +348,7 @@ class TextClassificationData(RecipeData):
         """Pads rows to the longest of them."""
         from transformers import DataCollatorWithPadding
 
-        padded = self._padded(max(len(row["input_ids"]) for row in rows))
+        padded = self._padded(max(1, *(len(row["input_ids"]) for row in rows)))  # decoders read no empty batch
         rows = [{name: value for name, value in row.items() if name not in COUNTS} for row in rows]
         return dict(DataCollatorWithPadding(self.tokenizer, padding="max_length", max_length=padded)(rows))
 

@@ -122,6 +122,7 @@ class TextClassifier(Recipe[TextClassificationData]):
             id2label=dict(enumerate(data.labels)),
             label2id={label: i for i, label in enumerate(data.labels)},
         )
+        config.problem_type = "single_label_classification"  # the base model's own may be another
         if self.pooling == "mean":
             config = with_mean_pooling(config, str(self.pretrained))
         check_vocabulary(data.tokenizer, config, self.pretrained, "data.tokenizer")

@@ -42,7 +42,7 @@ class PredictionWriter(BasePredictionWriter):
         super().setup(trainer, pl_module, stage)
         if stage != "predict":
             return
-        self.path = Path(trainer.log_dir or trainer.default_root_dir) / self.file
+        self.path = Path(trainer.log_dir or trainer.default_root_dir) / Path(self.file).expanduser()
         if self.path.exists():
             raise RecipeError(f"model.predictions: '{self.path}' exists already: name another file, or move it away")
 

@@ -37,7 +37,7 @@ def resolve(ckpt_path: str, command: str, root: Path, name: str) -> str:
         raise RecipeError(
             f"--ckpt_path {ckpt_path}: no run in {root / name} has a readable checkpoint; `fit` first or name a file"
         )
-    path = Path(ckpt_path)
+    path = Path(ckpt_path).expanduser()
     if path.is_dir() and (path / "checkpoints").is_dir():
         found = _newest_valid(path, "last" if command == "fit" else "best")
         if not found:
@@ -51,7 +51,7 @@ def resolve(ckpt_path: str, command: str, root: Path, name: str) -> str:
         raise RecipeError(
             f"--ckpt_path {ckpt_path}: no such file; expected a .ckpt file, the folder of a run, 'best' or 'last'"
         )
-    return ckpt_path
+    return str(path) if path.exists() else ckpt_path
 
 
 def _newest_valid(run: Path, which: str) -> Path | None:

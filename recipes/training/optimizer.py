@@ -11,7 +11,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import nn
 from torch.optim import Optimizer
 
-from recipes.messages import RecipeError
+from recipes.messages import RecipeError, tell
 from recipes.training.device_support import check_device_support, refuse_device
 from recipes.training.layer_rates import named_apart, scale_rates, split_by_layer
 
@@ -144,6 +144,11 @@ def configure(
         raise RecipeError(
             f"model.schedule is '{schedule}', but the run has no fixed number of steps: set trainer.max_epochs or "
             "trainer.max_steps"
+        )
+    if warmup >= max(1, steps):
+        tell(
+            f"model.warmup is {warmup:g} steps and the training has {steps:g}: the learning rate does not reach that "
+            "of the optimizer; a number below 1 is a share of the training"
         )
     try:
         scheduler = get_scheduler(

@@ -69,3 +69,4 @@ def _end_children(trainer: Trainer, exception: BaseException) -> None:
     kill = getattr(trainer.strategy.launcher, "kill", None)
     if isinstance(exception, Exception) and trainer.is_global_zero and kill is not None:
         kill(signal.SIGTERM)
+        trainer.strategy.launcher.procs[:] = []  # type: ignore[union-attr]  # Lightning would kill this process for it

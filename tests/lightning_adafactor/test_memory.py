@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy
 import pytest
 import torch
 import transformers
@@ -150,9 +151,16 @@ class Preconditioner:
 
 
 @dataclass
-class Slotted:
+class SlottedFields:
     __slots__ = ("moment",)
     moment: torch.Tensor
+
+
+class Slotted:
+    __slots__ = ("empty", "moment")
+
+    def __init__(self, moment: torch.Tensor) -> None:
+        self.moment = moment
 
 
 class Cycle:
@@ -170,7 +178,10 @@ class Cycle:
         ({torch.zeros(2), torch.zeros(3)}, 5),
         (collections.OrderedDict(a=torch.zeros(2)), 2),
         (Factors(torch.zeros(2), torch.zeros(3), 7, [torch.zeros(4)]), 10),
+        (SlottedFields(torch.zeros(5)), 5),
         (Slotted(torch.zeros(5)), 5),
+        ({"history": numpy.zeros((3, 2), dtype=numpy.float32)}, 6),
+        (numpy.array(["a", "b"]), 0),
         (Preconditioner(), 9),
         (Cycle(), 6),
     ],

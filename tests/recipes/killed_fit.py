@@ -2,12 +2,13 @@
 
 import os
 import signal
-import socket
 import sys
 from collections.abc import Sequence
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+
+from tests.ports import free_port
 
 CONTEXT = get_context("forkserver" if sys.platform != "win32" else "spawn")
 CONTEXT.set_forkserver_preload(
@@ -87,13 +88,6 @@ def start_tasks(folder: Path, size: int, *words: str, **variables: object) -> li
     common |= {"SLURM_STEP_ID": 0, "SLURM_STEP_NUM_TASKS": size, "MASTER_PORT": free_port(), **variables}
     places = [{"SLURM_PROCID": rank, "SLURM_NODEID": rank, "SLURM_LOCALID": 0} for rank in range(size)]
     return _start_all(folder, words, [{**common, **place} for place in places])
-
-
-def free_port() -> int:
-    """A port that nobody listens to."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def _start_all(folder: Path, words: Sequence[str], environments: list[dict[str, object]]) -> list[BaseProcess]:

@@ -102,7 +102,9 @@ class NanOnRank(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
         said = [Path(f"said.{rank}.txt") for rank in range(trainer.world_size)]
-        said[trainer.global_rank].write_text(str(exception), encoding="utf-8")
+        part = Path(f"said.{trainer.global_rank}.part")
+        part.write_text(str(exception), encoding="utf-8")
+        part.replace(said[trainer.global_rank])
         # The process that reports its error ends the others, of which one may not have come here yet.
         deadline = time.monotonic() + SECONDS
         while not all(file.exists() for file in said) and time.monotonic() < deadline:

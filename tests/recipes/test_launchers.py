@@ -9,7 +9,8 @@ import pytest
 import torch
 import yaml
 
-from tests.recipes.killed_fit import free_port, start_tasks
+from tests.ports import free_port
+from tests.recipes.killed_fit import start_tasks
 from tests.recipes.sharding import runs
 from tests.recipes.sharding.runs import ONE, Run, train
 

@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import pathlib
 import pickle
-import socket
 import time
 import traceback
 from collections.abc import Callable
@@ -15,6 +14,8 @@ from typing import Any
 
 import torch
 from torch import distributed
+
+from tests.ports import free_port
 
 PRELOADED = [
     "pytest",
@@ -26,7 +27,7 @@ PRELOADED = [
 ]
 """What takes seconds to import: once, in the process that all others are forked from."""
 
-TIMEOUT = datetime.timedelta(seconds=60)
+TIMEOUT = datetime.timedelta(seconds=300)
 """How long a process waits for the others."""
 
 LONGEST = 1200.0
@@ -39,9 +40,7 @@ def run(function: Callable[..., Any], size: int, folder: pathlib.Path, *args: An
     Raises:
         AssertionError: A process raised, with its traceback; or it ended without a result or not in time.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     processes = [
@@ -53,15 +52,15 @@ def run(function: Callable[..., Any], size: int, folder: pathlib.Path, *args: An
     ends = time.monotonic() + LONGEST
     for process in processes:
         process.join(max(0.0, ends - time.monotonic()))
-    results = [_result(folder / f"rank-{rank}.pickle", process) for rank, process in enumerate(processes)]
+    late = [process.is_alive() for process in processes]  # of all, before the end of one ends the others
+    results = [_result(folder / f"rank-{rank}.pickle", process, late[rank]) for rank, process in enumerate(processes)]
     failed = [f"rank {rank}: {result}" for rank, (good, result) in enumerate(results) if not good]
     assert not failed, "\n".join(failed)
     return [result for _, result in results]
 
 
-def _result(file: pathlib.Path, process: Any) -> tuple[bool, Any]:
+def _result(file: pathlib.Path, process: Any, late: bool) -> tuple[bool, Any]:
     """Whether a process did what it should, and what it returned, or what went wrong; ends one that still runs."""
-    late = process.is_alive()
     process.kill()
     process.join()
     if file.exists():

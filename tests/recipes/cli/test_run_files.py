@@ -89,6 +89,12 @@ def test_the_configuration_defines_the_best_checkpoint() -> None:
     ]
 
 
+@pytest.mark.usefixtures("finished_run")
+def test_a_monitor_without_a_mode_keeps_the_best_checkpoint() -> None:
+    assert run("fit", "--checkpoint.monitor", "val/score") == 0
+    assert saved(1)["checkpoint"]["mode"] == "max"
+
+
 def test_without_validation_the_newest_checkpoint_is_kept() -> None:
     assert run("fit", "--trainer.limit_val_batches", "0", "--checkpoint.monitor", "null") == 0
     assert Path("runs/tiny/version_0/checkpoints/epoch=2-step=12.ckpt").is_file()

@@ -16,11 +16,14 @@ from recipes.compare.schedule import Schedule
 
 CHILD = "from signal import *; import time; signal(SIGINT, SIG_IGN); signal(SIGTERM, SIG_IGN); time.sleep(60)"
 TELLS_WHEN = """
-import json, pathlib, sys, time
+import json, os, pathlib, sys, time
 options = dict(zip(sys.argv[1::2], sys.argv[2::2]))
 folder = pathlib.Path(options["--trainer.default_root_dir"])
 began = time.time()
-time.sleep(0.3)
+(pathlib.Path("started") / str(os.getpid())).touch()
+while len(list(pathlib.Path("started").iterdir())) < int(os.environ["TOGETHER"]) and time.time() < began + 60:
+    time.sleep(0.02)
+time.sleep(0.1)
 (folder / "some" / "version_0").mkdir(parents=True)
 report = {"monitor": {"name": "val/f1", "mode": "max"}, "metrics": {"val/f1": 0.5}, "times": [began, time.time()]}
 (folder / "some" / "version_0" / "report.json").write_text(json.dumps(report))
@@ -32,6 +35,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A working folder with a recipe, and a check for ended runs every 20 ms."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(trials, "SECONDS_BETWEEN_CHECKS", 0.02)
+    monkeypatch.setenv("TOGETHER", "1")
+    Path("started").mkdir()
     Path("some.yaml").write_text("data: {}\n", encoding="utf-8")
 
 
@@ -58,6 +63,7 @@ def most_at_a_time(folders: str) -> int:
 @pytest.mark.parametrize("jobs", [1, 3])
 def test_as_many_trainings_as_asked_go_on_at_a_time(jobs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "FIT", [sys.executable, "-c", TELLS_WHEN])
+    monkeypatch.setenv("TOGETHER", str(jobs))
     compared = a_plan("--jobs", str(jobs), "--timing-rounds", "0", "--sweep-lr", "1e-4", "3e-4", "1e-3", "--widen", "0")
 
     schedule = train(compared)

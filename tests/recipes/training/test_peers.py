@@ -99,7 +99,9 @@ def test_one_process_reports_an_error_and_all_end_with_its_status(actions: list[
     statuses, messages = together(actions)
 
     assert statuses == [7, 7, 7]
-    assert messages == [f"error of rank {actions.index('error')}"]
+    assert len(messages) == 1
+    # of several errors at the same time it may be any
+    assert messages[0] in [f"error of rank {rank}" for rank, action in enumerate(actions) if action == "error"]
 
 
 def test_processes_that_are_done_end_without_a_message() -> None:
