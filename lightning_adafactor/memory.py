@@ -22,7 +22,6 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import numpy
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
@@ -167,7 +166,7 @@ def _leaves(node: object, seen: dict[int, object], *, whole: bool = False) -> It
         yield from _leaves(child, seen, whole=whole)
 
 
-def _children(node: object) -> Iterable[object]:
+def _children(node: Any) -> Iterable[object]:
     """Returns what a container or an object holds."""
     if isinstance(node, Mapping):
         return node.values()
@@ -175,7 +174,7 @@ def _children(node: object) -> Iterable[object]:
         return node
     if dataclasses.is_dataclass(node):
         return [getattr(node, field.name, None) for field in dataclasses.fields(node)]
-    if isinstance(node, numpy.ndarray):
+    if hasattr(node, "__array_interface__"):  # numpy, which this library does not need
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that a read-only array must not be written to
             return [torch.as_tensor(node)] if node.dtype.kind in "biufc" else []
