@@ -7,8 +7,6 @@ from recipes.cli.given import Given
 from recipes.messages import RecipeError
 from recipes.runs.metric_mode import mode_of
 
-EARLY_STOPPING = ("EarlyStopping", "lightning.pytorch.callbacks.EarlyStopping")
-
 
 def complete_modes(settings: Any, given: Iterable[Given], own: Mapping[str, str]) -> None:
     """Sets ``mode`` of the checkpoints and of ``EarlyStopping`` by the name of the metric, unless it was given.
@@ -24,12 +22,11 @@ def complete_modes(settings: Any, given: Iterable[Given], own: Mapping[str, str]
     sources = [source.settings for source in given]
     if settings["checkpoint"]["monitor"] is not None and not _names_mode([each.get("checkpoint") for each in sources]):
         _complete(settings["checkpoint"], own, "checkpoint")
-    named = [value for each in sources for key, value in _items(each.get("trainer")) if key.startswith("callbacks")]
-    if _names_mode(named):
+    if _is_given_for_early_stopping(sources):
         return
     callbacks = settings["trainer"].get("callbacks") or []
     for number, callback in enumerate(callbacks if isinstance(callbacks, list) else [callbacks]):
-        if callback.get("class_path") in EARLY_STOPPING:
+        if _stops_early(callback["class_path"]):
             _complete(callback["init_args"], own, f"trainer.callbacks[{number}]")
 
 
@@ -44,8 +41,29 @@ def _complete(arguments: Any, own: Mapping[str, str], key: str) -> None:
     arguments["mode"] = mode
 
 
-def _items(settings: Any) -> Iterable[tuple[str, Any]]:
-    return settings.items() if isinstance(settings, Mapping) else ()
+def _is_given_for_early_stopping(sources: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether an ``EarlyStopping`` has a mode in a file, or in an option after the one that names its class."""
+    last = ""
+    for source in sources:
+        trainer = source.get("trainer")
+        for key, value in trainer.items() if isinstance(trainer, Mapping) else ():
+            if key.rstrip("+") != "callbacks":
+                continue
+            if isinstance(value, str):
+                last = value
+            elif isinstance(value, Mapping) and "class_path" not in value:
+                if _stops_early(last) and _names_mode(value):
+                    return True
+            else:
+                entries = value if isinstance(value, list) else [value]
+                own = [each for each in entries if isinstance(each, Mapping) and _stops_early(each.get("class_path"))]
+                if _names_mode(own):
+                    return True
+    return False
+
+
+def _stops_early(class_path: str | None) -> bool:
+    return (class_path or "").rpartition(".")[2] == "EarlyStopping"
 
 
 def _names_mode(settings: Any) -> bool:

@@ -9,10 +9,11 @@ from recipes.cli.monitor_mode import complete_modes
 from recipes.messages import RecipeError
 
 
-def completed(given: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+def completed(given: dict[str, Any] | list[dict[str, Any]], settings: dict[str, Any]) -> dict[str, Any]:
     """The settings after their modes were completed; Lightning's default is ``min``."""
     whole: dict[str, Any] = {"checkpoint": {"monitor": None, "mode": "min"}, "trainer": {"callbacks": None}, **settings}
-    complete_modes(whole, [Given({}), Given(given)], {"val/zeta": "max"})
+    sources = given if isinstance(given, list) else [given]
+    complete_modes(whole, [Given({}), *map(Given, sources)], {"val/zeta": "max"})
     return whole
 
 
@@ -41,3 +42,16 @@ def test_early_stopping_waits_for_better_values(given_mode: str | None) -> None:
     callback = {"class_path": "lightning.pytorch.callbacks.EarlyStopping", "init_args": {**arguments, "mode": "min"}}
     after = completed(given, {"trainer": {"callbacks": [callback]}})
     assert after["trainer"]["callbacks"][0]["init_args"]["mode"] == (given_mode or "max")
+
+
+@pytest.mark.parametrize(
+    ("classes", "mode"), [(["EarlyStopping"], "min"), (["EarlyStopping", "other.Callback"], "max")]
+)
+def test_a_mode_on_the_command_line_is_that_of_the_callback_before_it(classes: list[str], mode: str) -> None:
+    options = [{"trainer": {"callbacks+": name}} for name in classes]
+    callback = {
+        "class_path": "lightning.pytorch.callbacks.EarlyStopping",
+        "init_args": {"monitor": "val/f1", "mode": "min"},
+    }
+    after = completed([*options, {"trainer": {"callbacks": {"mode": "min"}}}], {"trainer": {"callbacks": [callback]}})
+    assert after["trainer"]["callbacks"][0]["init_args"]["mode"] == mode
