@@ -32,6 +32,7 @@ def end_of(trial: Trial) -> runs.Outcome:
     ("program", "reason"),
     [
         ("import sys; sys.exit('error: lr is too high')", "lr is too high"),
+        ("import sys; sys.exit('[rank: 1] error: lr is too high')", "lr is too high"),
         ("1 / 0", "ZeroDivisionError: division by zero"),
         ("import os; os.kill(os.getpid(), 9)", runs.KILLED),
         ("import os; os.kill(os.getpid(), 11)", "ended by signal 11 (Segmentation fault)"),

@@ -100,3 +100,10 @@ def test_repositories_of_the_hub_are_assets_with_their_commit(tmp_path: Path, mo
         "hub:model/org/tiny@v1": "2" * 40,
         "hub:dataset/org/texts": "3" * 40,
     }
+
+
+def test_a_file_whose_name_looks_like_a_pattern_is_itself(tmp_path: Path) -> None:
+    for name in ("train[1].csv", "train1.csv"):
+        (tmp_path / name).write_text(name, encoding="utf-8")
+    file = tmp_path / "train[1].csv"
+    assert dict(assets({"data": {"init_args": {"train": str(file)}}})) == {str(file): file_sha256(file)}

@@ -233,3 +233,28 @@ def test_a_decoder_that_pads_with_another_token_than_its_tokenizer_gives_the_sam
         probabilities.append(pandas.read_csv(tmp_path / f"p{len(texts)}.csv").filter(like="p(").iloc[0].tolist())
 
     assert probabilities[0] == pytest.approx(probabilities[1], abs=2e-6)
+
+
+def test_a_model_for_several_labels_is_saved_as_one_for_a_single_label(
+    tiny_model: Path, wires_csv: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_model, tmp_path / "model")
+    config = AutoConfig.from_pretrained(tiny_model)
+    config.problem_type = "multi_label_classification"
+    config.save_pretrained(tmp_path / "model")
+    module = TextClassifier(str(tmp_path / "model"), adafactor)
+    fit(module, data_of(wires_csv), max_steps=1)
+    assert module.model.config.problem_type == "single_label_classification"
+
+
+def test_a_decoder_predicts_a_batch_of_empty_texts(tiny_model: Path, wires_csv: Path) -> None:
+    data = data_of(wires_csv)
+    data.tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    assert data.collate([{"input_ids": [], "attention_mask": []}])["input_ids"].shape[1] > 0
+
+
+def test_a_warm_up_that_never_ends_is_told(
+    tiny_model: Path, wires_csv: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit(TextClassifier(str(tiny_model), adafactor, warmup=5), data_of(wires_csv), max_steps=2)
+    assert "note: model.warmup is 5 steps and the training has 2" in capsys.readouterr().err

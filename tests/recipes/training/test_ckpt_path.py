@@ -124,3 +124,9 @@ def test_a_folder_that_is_no_run_is_reported(tmp_path: Path) -> None:
 
 
 # What a checkpoint holds
+
+
+def test_a_home_folder_is_found(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(runs))
+    file = "cls/version_0/checkpoints/last.ckpt"
+    assert resolve(f"~/{file}", "fit", runs, "cls") == str(runs / file)
