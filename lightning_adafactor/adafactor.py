@@ -175,7 +175,7 @@ class Adafactor(Optimizer):
             for param in group["params"]:
                 if param.requires_grad and not param.is_meta:  # others have no step, such as frozen uint8 weights
                     choose(group, param)
-        check_for_fsdp1(group, allow_unfactored=group["allow_unfactored"])
+        check_for_fsdp1(group)
 
     def _claim_amp_scaling(self) -> None:
         """With ``fused=True``, asks ``GradScaler`` to hand over ``grad_scale`` and ``found_inf``."""
@@ -319,8 +319,7 @@ class Adafactor(Optimizer):
         state = self.state[param]
         check_state_for_capture(param, state, with_average=rule.beta1 is not None)
         if len(state) == 0:
-            unfactored = {name: group[name] for name in ("allow_unfactored", "on_nonfinite")}
-            check_for_deepspeed(param, self._given, **unfactored)
+            check_for_deepspeed(param, self._given, group)
             state.update(self._new_state(param, rule))
         elif rule.beta1 is not None and "exp_avg" not in state:
             state["exp_avg"] = torch.zeros_like(param, dtype=state_dtype(param))

@@ -146,8 +146,8 @@ class NonfiniteGradients:
                 self._remember(unexpected)
             elif unexpected.item():
                 raise RuntimeError(_describe(groups))
+        check_state_is_there(self._skipped is not None)
         if self._skipped is None:
-            check_state_is_there(False)
             self._skipped = torch.zeros((), dtype=torch.int64, device=found.device)
         # in place: a captured graph adds to the same number at each replay
         self._skipped += _sent(found, self._skipped.device).to(torch.int64)

@@ -12,12 +12,11 @@ from torch import Tensor, distributed, nn
 _REMEDY = "Shard with FSDP2 (torch.distributed.fsdp.fully_shard), which keeps shapes"
 
 
-def check_for_fsdp1(group: dict[str, Any], *, allow_unfactored: bool) -> None:
+def check_for_fsdp1(group: dict[str, Any]) -> None:
     """Refuses the flat shards of FSDP1 (``FullyShardedDataParallel``) in a parameter group.
 
     Args:
-        group: The group, with ``params``, ``on_nonfinite`` and perhaps ``param_names``.
-        allow_unfactored: Warn only.
+        group: The group, perhaps with ``param_names``; with ``allow_unfactored`` there is only a warning.
 
     Raises:
         RuntimeError: There is one, and ``allow_unfactored`` is False, or ``on_nonfinite`` decides about steps.
@@ -32,11 +31,10 @@ def check_for_fsdp1(group: dict[str, Any], *, allow_unfactored: bool) -> None:
         if getattr(param, "_fsdp_flattened", False)
     ]
     if flat:
-        _refuse("FSDP1", flat, allow_unfactored=allow_unfactored)
-        _check_decision("FSDP1", group["on_nonfinite"])
+        _refuse("FSDP1", flat, group)
 
 
-def check_for_deepspeed(param: Tensor, given: Set[int], *, allow_unfactored: bool, on_nonfinite: str) -> None:
+def check_for_deepspeed(param: Tensor, given: Set[int], group: dict[str, Any]) -> None:
     """Refuses a flat partition of DeepSpeed ZeRO, which it puts into a parameter group in place of the parameters.
 
     It is an ordinary tensor. What others put there in place of the parameters, such as accelerate with FSDP2 or tensor
@@ -45,8 +43,7 @@ def check_for_deepspeed(param: Tensor, given: Set[int], *, allow_unfactored: boo
     Args:
         param: A parameter of the optimizer.
         given: The ids of all parameters that were given to the optimizer.
-        allow_unfactored: Warn only.
-        on_nonfinite: The option of its group.
+        group: Its group; with ``allow_unfactored`` there is only a warning.
 
     Raises:
         RuntimeError: It is one, and ``allow_unfactored`` is False, or ``on_nonfinite`` decides about steps.
@@ -55,8 +52,7 @@ def check_for_deepspeed(param: Tensor, given: Set[int], *, allow_unfactored: boo
         return
     if param.dim() == 1 and id(param) not in given:
         name = str(getattr(param, "ds_id", "unnamed"))
-        _refuse("DeepSpeed ZeRO", [(name, param)], allow_unfactored=allow_unfactored)
-        _check_decision("DeepSpeed ZeRO", on_nonfinite)
+        _refuse("DeepSpeed ZeRO", [(name, param)], group)
 
 
 def _check_decision(engine: str, on_nonfinite: str) -> None:
@@ -68,10 +64,10 @@ def _check_decision(engine: str, on_nonfinite: str) -> None:
         )
 
 
-def _refuse(engine: str, flat: Sequence[tuple[str, Tensor]], *, allow_unfactored: bool) -> None:
+def _refuse(engine: str, flat: Sequence[tuple[str, Tensor]], group: dict[str, Any]) -> None:
     elements = sum(param.numel() for _, param in flat)
     what = ", ".join(f"{name!r} ({param.numel():,} elements)" for name, param in flat)
-    if not allow_unfactored:
+    if not group["allow_unfactored"]:
         raise RuntimeError(
             f"Adafactor cannot factor the flat shards of {engine}, which have lost the parameters' shapes: {what}. "
             f"{_REMEDY}, or pass allow_unfactored=True, which keeps one number per element"
@@ -82,3 +78,4 @@ def _refuse(engine: str, flat: Sequence[tuple[str, Tensor]], *, allow_unfactored
         f"{megabytes:,.2f} MB, and scales and clips each shard by itself: {what}. {_REMEDY}",
         stacklevel=4,
     )
+    _check_decision(engine, group["on_nonfinite"])

@@ -263,17 +263,16 @@ class RecipeCLI(LightningCLI):
         if replaced is not None:
             settings["trainer"]["precision"], reason = replaced
             tell(reason)
-        checkpoint = settings["checkpoint"]
+        checkpoint, own = settings["checkpoint"], self._own_metric(settings)
         has_validation = settings["data"].get("init_args", {}).get("validation", "given") is not None
         if checkpoint["monitor"] is None and has_validation and settings["trainer"]["limit_val_batches"] != 0:
-            model_class, _ = find_class(settings["model"]["class_path"], (LightningModule,))
-            if issubclass(model_class, Recipe):
-                checkpoint["monitor"], checkpoint["mode"] = model_class.monitor, model_class.monitor_mode
+            for monitor, mode in own.items():
+                checkpoint["monitor"], checkpoint["mode"] = monitor, mode
         if self.subcommand == "fit":
-            complete_modes(settings, self.command_line.given, self._own_mode(settings))
+            complete_modes(settings, self.command_line.given, own)
 
-    def _own_mode(self, settings: Any) -> dict[str, str]:
-        """The mode of the model's own metric, by its name."""
+    def _own_metric(self, settings: Any) -> dict[str, str]:
+        """The mode of the model's own metric, by its name; empty for a model that is no recipe's."""
         model_class, _ = find_class(settings["model"]["class_path"], (LightningModule,))
         return {model_class.monitor: model_class.monitor_mode} if issubclass(model_class, Recipe) else {}
 

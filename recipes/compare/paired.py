@@ -62,11 +62,7 @@ def detectable(pairs: Sequence[Mapping[str, Any]]) -> float | None:
     Returns:
         The difference of the means at which p reaches :data:`ALPHA` divided by the number of pairs. None without pairs.
     """
-    needed = [
-        pair["standard_error"] * critical_t(ALPHA / len(pairs), len(pair["seeds"]) - 1)
-        for pair in pairs
-        if "standard_error" in pair
-    ]
+    needed = [pair["standard_error"] * critical_t(ALPHA / len(pairs), len(pair["seeds"]) - 1) for pair in pairs]
     return statistics.median(needed) if needed else None
 
 

@@ -197,7 +197,7 @@ def _pairs(result: dict[str, Any]) -> str:
             pair["better"],
             pair["worse"],
             f"{pair['difference']:.4g}",
-            "–" if "interval" not in pair else f"{pair['interval'][0]:.3g} to {pair['interval'][1]:.3g}",
+            f"{pair['interval'][0]:.3g} to {pair['interval'][1]:.3g}",
             str(len(pair["seeds"])),
             f"{pair['p']:.3g}",
             f"{pair['p_adjusted']:.3g}",
